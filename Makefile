@@ -1,0 +1,63 @@
+# Holdfast: `make help` lists what there is.
+#
+# Build folder: target/, or CARGO_TARGET_DIR if it is set. Everything is built with one profile
+# (release), so that RocksDB compiles once.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),$(CURDIR)/target)
+BIN := $(TARGET_DIR)/release
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+BUILD := $(CARGO) build --release --locked --workspace --bins
+
+# make demo
+SEED ?= 1
+REPORT ?= target/demo-report.json
+# make lab-up, make lab-down
+DIRECTORS ?= 3
+BACKENDS ?= 3
+CLIENTS ?= 1
+LAB ?= lab.json
+
+.PHONY: help
+help: ## Show this list
+	@echo "Holdfast - layer-4 load balancing whose connections do not break"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  Variables: SEED=$(SEED) REPORT=$(REPORT) DIRECTORS=$(DIRECTORS) BACKENDS=$(BACKENDS) CLIENTS=$(CLIENTS) LAB=$(LAB)"
+
+.PHONY: packages
+packages: ## Install the Debian packages that are missing (starts and enables no service)
+	@$(SUDO) deploy/packages.sh
+
+.PHONY: build
+build: packages ## Build all binaries
+	$(BUILD)
+
+.PHONY: demo
+demo: build ## Raise the lab, run the cluster through its faults on real traffic, print what survived
+	@mkdir -p $(dir $(abspath $(REPORT)))
+	$(SUDO) $(BIN)/holdfast-chaos demo --bin-dir $(BIN) --seed $(SEED) --report $(abspath $(REPORT))
+
+.PHONY: lab-up
+lab-up: build ## Raise the lab and leave it standing (DIRECTORS, BACKENDS, CLIENTS, LAB=lab.json)
+	$(SUDO) $(BIN)/holdfast-chaos lab up --bin-dir $(BIN) --directors $(DIRECTORS) --backends $(BACKENDS) --clients $(CLIENTS) --lab $(abspath $(LAB))
+
+.PHONY: lab-down
+lab-down: ## Take the lab of LAB=lab.json away
+	$(SUDO) $(BIN)/holdfast-chaos lab down --lab $(abspath $(LAB))
+
+.PHONY: test
+test: packages ## Everything CI runs
+	@SUDO="$(SUDO)" tests/run.sh
+
+.PHONY: bench
+bench: packages ## Benchmarks: packet core, lab forwarding rate against a bare forwarder, replication
+	@SUDO="$(SUDO)" tests/bench.sh
+
+.PHONY: generate
+generate: ## Write the generated references in docs/ anew
+	HOLDFAST_WRITE_DOCS=1 $(CARGO) test --release --locked --workspace reference

@@ -1,0 +1,75 @@
+//! What a run could leave behind on the machine: namespaces, processes, mounts, links, rules, files.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::run::run;
+
+/// A list of everything a lab could leave behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traces(BTreeSet<String>);
+
+impl Traces {
+    /// Looks now.
+    pub fn look() -> Result<Traces> {
+        let mut found = BTreeSet::new();
+        let mut add = |kind: &str, text: String| {
+            found.extend(text.lines().map(|line| format!("{kind}: {}", line.trim())));
+        };
+        let output = |program: &str, args: &[&str]| -> Result<String> {
+            run(Command::new(program).args(args), Duration::from_secs(10))?.ok()
+        };
+        add("namespace", output("ip", &["netns", "list"])?);
+        add("link", strip_counters(&output("ip", &["-o", "link", "show"])?));
+        add("rule", output("ip", &["rule", "show"])?);
+        add("rule6", output("ip", &["-6", "rule", "show"])?);
+        add("mount", std::fs::read_to_string("/proc/self/mounts")?);
+        add("nft", output("nft", &["list", "tables"])?);
+        add("process", holdfast_processes()?);
+        for dir in ["/tmp", "/run", "/run/netns", "/var/lib", "/etc", "/dev/shm", "/sys/fs/bpf"] {
+            add("file", names_in(dir)?);
+        }
+        Ok(Traces(found))
+    }
+
+    /// What is there now and was not there before.
+    pub fn since(&self, before: &Traces) -> Vec<String> {
+        self.0.difference(&before.0).cloned().collect()
+    }
+}
+
+/// Keeps the name of a link and drops its state, which other work on the machine may change.
+fn strip_counters(text: &str) -> String {
+    text.lines()
+        .filter_map(|line| line.split(':').nth(1))
+        .map(|name| name.trim().to_owned() + "\n")
+        .collect()
+}
+
+/// Processes that a lab starts: ours, and the servers it runs in its namespaces.
+fn holdfast_processes() -> Result<String> {
+    let mut text = String::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let Ok(comm) = std::fs::read_to_string(path.join("comm")) else { continue };
+        let comm = comm.trim();
+        let ours = ["holdfast", "bird", "nginx", "iperf3", "sshd", "prometheus"];
+        if ours.iter().any(|name| comm.starts_with(name)) {
+            text += &format!("{comm} {}\n", path.display());
+        }
+    }
+    // The tests' own processes are not traces.
+    Ok(text.lines().filter(|l| !l.starts_with("holdfast_tests")).map(|l| format!("{l}\n")).collect())
+}
+
+fn names_in(dir: &str) -> Result<String> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(String::new()) };
+    let mut text = String::new();
+    for entry in entries {
+        text += &format!("{}\n", entry?.path().display());
+    }
+    Ok(text)
+}
