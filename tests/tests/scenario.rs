@@ -1,0 +1,80 @@
+//! The scenario in short: one crash step on real traffic, and both positive controls.
+//!
+//! A verdict is worth something only if the scenario can also say *fail* and *unknown*, so both are
+//! provoked here.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use holdfast_tests::{Finished, binary, run};
+use serde_json::Value;
+
+const DEADLINE: Duration = Duration::from_secs(300);
+
+fn scenario(report: &Path, extra: &[&str]) -> Result<Finished> {
+    let chaos = binary("holdfast-chaos");
+    run(
+        Command::new(&chaos)
+            .args(["demo", "--steps", "kill-daemon", "--bin-dir"])
+            .arg(chaos.parent().context("a binary has a folder")?)
+            .arg("--report")
+            .arg(report)
+            .args(extra),
+        DEADLINE,
+    )
+}
+
+fn report(path: &Path) -> Result<Value> {
+    let text = std::fs::read_to_string(path).context("the scenario wrote no report")?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+fn sum(step: &Value, field: &str) -> u64 {
+    step["cohorts"].as_array().map_or(0, |cohorts| {
+        cohorts.iter().map(|cohort| cohort[field].as_u64().unwrap_or(0)).sum()
+    })
+}
+
+#[test]
+fn connections_survive_the_death_of_their_director() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("report.json");
+    let finished = scenario(&path, &["--seed", "11"])?;
+    println!("{}", finished.stdout);
+    let report = report(&path)?;
+    assert_eq!(finished.code, 0, "{report:#}\n{}", finished.stderr);
+    assert_eq!(report["verdict"], "pass");
+    let step = &report["steps"][0];
+    assert_eq!(step["name"], "kill-daemon");
+    assert!(step["eligible_taken_over"].as_u64() >= Some(40), "{step:#}");
+    assert!(sum(step, "eligible") >= 200, "{step:#}");
+    assert_eq!(sum(step, "survived"), sum(step, "eligible"), "{step:#}");
+    assert_eq!(sum(step, "moved_backend") + sum(step, "corrupt"), 0, "{step:#}");
+    Ok(())
+}
+
+#[test]
+fn without_replication_the_scenario_reports_lost_connections() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("report.json");
+    let finished = scenario(&path, &["--seed", "12", "--control", "never"])?;
+    let report = report(&path)?;
+    assert_eq!(finished.code, 1, "{report:#}\n{}", finished.stderr);
+    assert_eq!(report["verdict"], "fail");
+    let step = &report["steps"][0];
+    assert!(sum(step, "survived") < sum(step, "eligible"), "nothing was lost: {step:#}");
+    Ok(())
+}
+
+#[test]
+fn without_a_fault_the_scenario_knows_nothing() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("report.json");
+    let finished = scenario(&path, &["--seed", "13", "--no-inject"])?;
+    let report = report(&path)?;
+    assert_eq!(finished.code, 2, "{report:#}\n{}", finished.stderr);
+    assert_eq!(report["verdict"], "unknown");
+    Ok(())
+}
