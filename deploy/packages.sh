@@ -58,16 +58,21 @@ if ! command -v apt-get >/dev/null; then
 fi
 
 # policy-rc.d answers 101 ("action forbidden by policy") while packages are configured, so that
-# none of their services starts. One that is there already is the operator's and stays.
+# none of their services starts. One that is there already comes back afterwards.
 policy=/usr/sbin/policy-rc.d
-made_policy=
-if [ ! -e "$policy" ]; then
-    printf '#!/bin/sh\nexit 101\n' >"$policy"
-    chmod 755 "$policy"
-    made_policy=1
+saved=
+if [ -e "$policy" ]; then
+    saved=$policy.before-holdfast
+    mv "$policy" "$saved"
 fi
-cleanup() { [ -z "$made_policy" ] || rm -f "$policy"; }
+cleanup() {
+    rm -f "$policy"
+    [ -z "$saved" ] || mv "$saved" "$policy"
+}
 trap cleanup EXIT
+trap 'exit 130' INT TERM
+printf '#!/bin/sh\nexit 101\n' >"$policy"
+chmod 755 "$policy"
 
 export DEBIAN_FRONTEND=noninteractive
 echo "installing: ${missing[*]}"
@@ -75,10 +80,8 @@ apt-get update -qq
 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 
 # What was just installed is for us to start, in namespaces; at boot nobody asked for it.
-if command -v systemctl >/dev/null; then
-    for package in "${missing[@]}"; do
-        for unit in $(dpkg -L "$package" | sed -n 's#^\(/usr\)\?/lib/systemd/system/\([^/@]*\.\(service\|socket\|timer\)\)$#\2#p'); do
-            systemctl disable --quiet "$unit" 2>/dev/null || true
-        done
+for package in "${missing[@]}"; do
+    for unit in $(dpkg -L "$package" | sed -n 's#^\(/usr\)\?/lib/systemd/system/\([^/@]*\.\(service\|socket\|timer\)\)$#\2#p'); do
+        deb-systemd-helper disable "$unit" >/dev/null 2>&1 || true
     done
-fi
+done
