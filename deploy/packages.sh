@@ -65,8 +65,9 @@ if [ -e "$policy" ]; then
     saved=$policy.before-holdfast
     mv "$policy" "$saved"
 fi
+before=$(mktemp)
 cleanup() {
-    rm -f "$policy"
+    rm -f "$policy" "$before" "$before.after"
     [ -z "$saved" ] || mv "$saved" "$policy"
 }
 trap cleanup EXIT
@@ -74,14 +75,17 @@ trap 'exit 130' INT TERM
 printf '#!/bin/sh\nexit 101\n' >"$policy"
 chmod 755 "$policy"
 
+enabled() { find /etc/systemd/system -type l 2>/dev/null | sort; }
+enabled >"$before"
+
 export DEBIAN_FRONTEND=noninteractive
 echo "installing: ${missing[*]}"
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 
-# What was just installed is for us to start, in namespaces; at boot nobody asked for it.
-for package in "${missing[@]}"; do
-    for unit in $(dpkg -L "$package" | sed -n 's#^\(/usr\)\?/lib/systemd/system/\([^/@]*\.\(service\|socket\|timer\)\)$#\2#p'); do
-        deb-systemd-helper disable "$unit" >/dev/null 2>&1 || true
-    done
+# What was just installed is for us to start, in namespaces; at boot nobody asked for it. These links
+# are what `systemctl enable` makes.
+enabled >"$before.after"
+comm -13 "$before" "$before.after" | while read -r link; do
+    rm -f "$link"
 done
