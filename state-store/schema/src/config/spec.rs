@@ -11,7 +11,7 @@ use crate::prefix::Prefix;
 use crate::session::ForwardingMode;
 
 /// What the cluster serves (`kind = "cluster"`).
-#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, Serialize, Deserialize)]
 pub struct ClusterSpec {
     /// Prefixes that LIPs are taken from.
     pub lip_pool: Vec<Prefix>,
@@ -21,6 +21,18 @@ pub struct ClusterSpec {
     pub listeners: Vec<ListenerSpec>,
     /// Server groups.
     pub groups: Vec<GroupSpec>,
+}
+
+impl Default for ClusterSpec {
+    /// What a new cluster serves: nothing.
+    fn default() -> ClusterSpec {
+        ClusterSpec {
+            lip_pool: Vec::new(),
+            lips_per_director: 2,
+            listeners: Vec::new(),
+            groups: Vec::new(),
+        }
+    }
 }
 
 /// VIP + port + protocol, and how its traffic is treated.
