@@ -22,8 +22,10 @@ stage_clippy() { $CARGO clippy --release --locked --workspace --all-targets -- -
 stage_docs() { RUSTDOCFLAGS="-D warnings" $CARGO doc --release --locked --workspace --no-deps --quiet; }
 
 stage_deny() {
-    if ! $CARGO deny --version >/dev/null 2>&1; then
-        echo "skipped: cargo-deny is not installed (cargo install --locked cargo-deny)"
+    PATH="$PATH:$TARGET_DIR/tools/bin"
+    if ! $CARGO deny --version >/dev/null 2>&1 &&
+        ! $CARGO install --quiet --locked cargo-deny --root "$TARGET_DIR/tools"; then
+        echo "skipped: cargo-deny is not installed and cannot be (offline)"
         return 0
     fi
     $CARGO deny --locked check bans licenses sources
