@@ -2,7 +2,8 @@
 //! place, the cause and a hint. The texts are compared as a whole.
 
 use holdfast_schema::config::{
-    FileKind, HealthSpec, check_cluster, kind_of, limits, parse_cluster, parse_node, reference,
+    DEFAULT_ADMIN_SOCKET, FileKind, HealthSpec, check_cluster, kind_of, limits, parse_cluster,
+    parse_node, reference,
 };
 
 fn cluster_errors(text: &str) -> String {
@@ -220,7 +221,7 @@ fn the_kinds_are_told_apart() {
 fn node_files_have_defaults_and_bounds() {
     let node = parse_node(reference::EXAMPLE_NODE, "n.toml").unwrap();
     assert_eq!(node.data_dir.to_str(), Some("/var/lib/holdfast"));
-    assert_eq!(node.admin_socket.to_str(), Some("/run/holdfast/admin.sock"));
+    assert_eq!(node.admin_socket.to_str(), Some(DEFAULT_ADMIN_SOCKET));
     assert_eq!((node.workers, node.max_sessions), (1, 1_000_000));
     assert_eq!((node.guard_timeout_ms, node.udp_ask_ms), (50, 10_000));
     let announce = node.announce.unwrap();

@@ -16,6 +16,7 @@ pub mod reference;
 pub mod spec;
 mod suggest;
 pub mod validate;
+mod values;
 mod write;
 
 pub use cluster_file::{CheckedCluster, check_cluster, parse_cluster};
@@ -26,3 +27,4 @@ pub use read::{FileKind, kind_of};
 pub use spec::*;
 pub use suggest::closest;
 pub use validate::{Place, SpecError, validate, warnings};
+pub use values::check_name;

@@ -165,6 +165,9 @@ pub enum HealthCheck {
     },
 }
 
+/// Where the admin API's socket is when the node file does not say; `holdfast` looks there too.
+pub const DEFAULT_ADMIN_SOCKET: &str = "/run/holdfast/admin.sock";
+
 /// What one machine is (`kind = "node"`).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NodeSpec {

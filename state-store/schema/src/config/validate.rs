@@ -8,8 +8,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use super::read::check_name;
 use super::spec::{ClusterSpec, GroupSpec, HealthCheck, ListenerSpec, ReplicateAfter};
+use super::values::check_name;
 use super::{closest, format_millis, limits};
 use crate::flow::Protocol;
 use crate::session::ForwardingMode;

@@ -11,13 +11,18 @@
 //! | `DELETE /v1/nodes/NAME` | [`ForceRequest`] | [`Done`] |
 //! | `GET /v1/config` | | [`ConfigDocument`] |
 //! | `PUT /v1/config` | [`ConfigChange`] | [`Done`] |
-//! | `GET /v1/sessions?client=&vip=&backend=&state=&limit=` | | [`SessionList`], of all live directors |
-//! | `GET /v1/sessions/count?client=&vip=&backend=&state=` | | [`SessionCount`] |
+//! | `GET /v1/sessions?client=&vip=&backend=&state=&limit=` ([`SessionQuery`]) | | [`SessionList`], of all live directors |
+//! | `GET /v1/sessions/count?client=&vip=&backend=&state=` ([`SessionQuery`]) | | [`SessionCount`] |
 //!
 //! Every error is an [`ErrorBody`] with an HTTP status that tells its class.
 
+mod query;
+
 use std::net::SocketAddr;
 
+pub use query::{
+    DEFAULT_SESSION_LIMIT, Endpoint, EndpointError, MAX_SESSION_LIMIT, SESSION_STATES, SessionQuery,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{MemberState, PlannedKind};
