@@ -6,7 +6,9 @@
 //! the store. The store knows no packets.
 #![forbid(unsafe_code)]
 
+pub mod liveness;
 pub mod metrics;
+pub mod pki;
 mod store;
 
 pub use store::Store;
