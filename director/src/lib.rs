@@ -1,3 +1,8 @@
 //! See the workspace README.
 
+#![deny(unsafe_code)]
+
 pub mod wire;
+pub mod worker;
+#[allow(unsafe_code)] // rings, packet memory, system calls; every block says why it holds
+pub mod xdp;
