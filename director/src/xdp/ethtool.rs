@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 
 use super::sys;
 
@@ -33,35 +34,39 @@ struct Channels {
     combined: u32,
 }
 
-/// What `ioctl` on an interface may carry: the structs above, and integers.
+/// Requests about one interface.
 pub(super) struct Request {
-    socket: OwnedFd,
+    control: Arc<OwnedFd>,
     request: libc::ifreq,
 }
 
+/// A socket for requests. It belongs to the network namespace of the thread that opens it, and so
+/// do the requests, whichever thread makes them.
+pub(super) fn control_socket() -> io::Result<Arc<OwnedFd>> {
+    // SAFETY: takes integers, creates a descriptor.
+    sys::owned(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })
+        .map(Arc::new)
+}
+
 impl Request {
-    /// For the interface `name` of the calling thread's network namespace.
-    pub(super) fn new(name: &str) -> io::Result<Request> {
+    /// For the interface `name` of the control socket's network namespace.
+    pub(super) fn new(control: &Arc<OwnedFd>, name: &str) -> io::Result<Request> {
         if name.len() >= libc::IFNAMSIZ || name.is_empty() || name.contains('\0') {
             return Err(io::Error::from_raw_os_error(libc::ENODEV));
         }
-        // SAFETY: takes integers, creates a descriptor.
-        let socket = sys::owned(unsafe {
-            libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)
-        })?;
         // SAFETY: ifreq is plain old data, for which all zeroes is a value.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
             *to = from as libc::c_char;
         }
-        Ok(Request { socket, request })
+        Ok(Request { control: control.clone(), request })
     }
 
     fn call(&mut self, number: libc::c_ulong) -> io::Result<()> {
         // SAFETY: `request` is a valid ifreq; where the kernel follows a pointer in it
         // (SIOCETHTOOL), `ethtool` has set it to a value that outlives this call.
         sys::check(unsafe {
-            libc::ioctl(self.socket.as_raw_fd(), number as _, &raw mut self.request)
+            libc::ioctl(self.control.as_raw_fd(), number as _, &raw mut self.request)
         })
         .map(drop)
     }
@@ -70,6 +75,13 @@ impl Request {
     fn ethtool<T>(&mut self, value: &mut T) -> io::Result<()> {
         self.request.ifr_ifru.ifru_data = std::ptr::from_mut(value).cast();
         self.call(SIOCETHTOOL)
+    }
+
+    /// The interface's number.
+    pub(super) fn index(&mut self) -> io::Result<u32> {
+        self.call(libc::SIOCGIFINDEX as _)?;
+        // SAFETY: SIOCGIFINDEX fills this member.
+        Ok(unsafe { self.request.ifr_ifru.ifru_ifindex }.cast_unsigned())
     }
 
     /// The interface's flags (`IFF_UP` and so on).

@@ -1,10 +1,11 @@
 //! A network interface, as far as XDP cares about it.
 
-use std::ffi::CString;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use super::error::XdpError;
-use super::ethtool::Request;
+use super::ethtool::{Request, control_socket};
 
 /// Ethernet header, and a VLAN tag that a card may have left in.
 const LINK_HEADER: u32 = 18;
@@ -17,19 +18,20 @@ const KERNEL_HEADROOM: u32 = 256;
 pub struct Interface {
     name: String,
     index: u32,
+    control: Arc<OwnedFd>,
 }
 
 impl Interface {
     /// Looks an interface up and refuses what cannot carry an AF_XDP socket.
     pub fn usable(name: &str) -> Result<Interface, XdpError> {
-        let missing = || XdpError::NoInterface { interface: name.to_owned() };
-        let c_name = CString::new(name).map_err(|_| missing())?;
-        // SAFETY: `c_name` is a valid C string for the length of the call.
-        let index = unsafe { libc::if_nametoindex(c_name.as_ptr()) };
-        if index == 0 {
-            return Err(missing());
-        }
-        let interface = Interface { name: name.to_owned(), index };
+        let failed = |what, source| XdpError::Query { interface: name.to_owned(), what, source };
+        let control = control_socket().map_err(|e| failed("opening a socket for requests", e))?;
+        let index = Request::new(&control, name).and_then(|mut r| r.index());
+        let index = index.map_err(|e| match e.raw_os_error() {
+            Some(libc::ENODEV) => XdpError::NoInterface { interface: name.to_owned() },
+            _ => failed("looking it up", e),
+        })?;
+        let interface = Interface { name: name.to_owned(), index, control };
         let flags = interface.ask("reading its flags", Request::flags)?;
         let refuse = |role| XdpError::Bond { interface: name.to_owned(), role };
         if flags & libc::IFF_MASTER != 0 {
@@ -59,7 +61,7 @@ impl Interface {
         what: &'static str,
         question: impl FnOnce(&mut Request) -> io::Result<T>,
     ) -> Result<T, XdpError> {
-        Request::new(&self.name)
+        Request::new(&self.control, &self.name)
             .and_then(|mut request| question(&mut request))
             .map_err(|source| XdpError::Query { interface: self.name.clone(), what, source })
     }
