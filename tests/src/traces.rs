@@ -62,7 +62,11 @@ fn holdfast_processes() -> Result<String> {
         }
     }
     // The tests' own processes are not traces.
-    Ok(text.lines().filter(|l| !l.starts_with("holdfast_tests")).map(|l| format!("{l}\n")).collect())
+    Ok(text
+        .lines()
+        .filter(|l| !l.starts_with("holdfast_tests"))
+        .map(|l| format!("{l}\n"))
+        .collect())
 }
 
 fn names_in(dir: &str) -> Result<String> {

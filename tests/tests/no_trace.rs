@@ -62,7 +62,11 @@ fn after_a_failed_run() -> Result<()> {
         Duration::from_secs(60),
     )?;
     assert_ne!(finished.code, 0, "a lab without binaries cannot pass");
-    assert!(finished.stderr.contains("holdfastd"), "the error names what is missing: {}", finished.stderr);
+    assert!(
+        finished.stderr.contains("holdfastd"),
+        "the error names what is missing: {}",
+        finished.stderr
+    );
     drop(empty);
     nothing_since(&before)
 }

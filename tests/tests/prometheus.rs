@@ -66,13 +66,33 @@ fn counters_agree_with_the_clients() -> Result<()> {
     let first = &directors[0];
     lab.holdfast(first, &["group", "add", "pages"])?.ok()?;
     lab.holdfast(first, &["backend", "add", "pages", "b1", &format!("{addr}:8000")])?.ok()?;
-    let listener =
-        ["listener", "add", "pages", "--vip", &vip, "--port", "80", "--protocol", "tcp", "--group", "pages"];
+    let listener = [
+        "listener",
+        "add",
+        "pages",
+        "--vip",
+        &vip,
+        "--port",
+        "80",
+        "--protocol",
+        "tcp",
+        "--group",
+        "pages",
+    ];
     lab.holdfast(first, &listener)?.ok()?;
     let fetch = |times: u64| -> Result<u64> {
         let mut curl = lab.command_in(&client, "curl");
-        curl.args(["-sS", "--no-keepalive", "-H", "Connection: close", "-w", "%{http_code}\n", "-o", "/dev/null"])
-            .arg(format!("http://{vip}/page?[1-{times}]"));
+        curl.args([
+            "-sS",
+            "--no-keepalive",
+            "-H",
+            "Connection: close",
+            "-w",
+            "%{http_code}\n",
+            "-o",
+            "/dev/null",
+        ])
+        .arg(format!("http://{vip}/page?[1-{times}]"));
         let text = run(&mut curl, Duration::from_secs(60))?.ok()?;
         Ok(text.lines().filter(|l| l.ends_with("200")).count() as u64)
     };
@@ -102,6 +122,9 @@ fn counters_agree_with_the_clients() -> Result<()> {
     assert_eq!(after - before, REQUESTS as f64, "one session a request");
     let bytes = settled("sum(holdfast_bytes_total{direction=\"to_client\"})")? - bytes_before;
     let body = (REQUESTS * 20_000) as f64;
-    assert!(bytes > body && bytes < body * 1.2, "clients got {body} bytes, directors counted {bytes}");
+    assert!(
+        bytes > body && bytes < body * 1.2,
+        "clients got {body} bytes, directors counted {bytes}"
+    );
     lab.down()
 }

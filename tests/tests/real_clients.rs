@@ -29,8 +29,19 @@ fn listen(lab: &Lab, name: &str, vip: &str, port: &str, backend: &str) -> Result
     let director = &directors[0];
     lab.holdfast(director, &["group", "add", name])?.ok()?;
     lab.holdfast(director, &["backend", "add", name, "b1", backend])?.ok()?;
-    let listener =
-        ["listener", "add", name, "--vip", vip, "--port", port, "--protocol", "tcp", "--group", name];
+    let listener = [
+        "listener",
+        "add",
+        name,
+        "--vip",
+        vip,
+        "--port",
+        port,
+        "--protocol",
+        "tcp",
+        "--group",
+        name,
+    ];
     lab.holdfast(director, &listener)?.ok()?;
     Ok(())
 }
@@ -151,9 +162,15 @@ fn ssh_curl_and_iperf3_outlive_their_director() -> Result<()> {
             .arg(format!("http://{vip}:8081/large")),
     )?;
     let mut iperf_client = lab.command_in(&client, "iperf3");
-    let mut iperf = Background::start(
-        iperf_client.args(["-c", &vip, "-t", "14", "-b", "40M", "--forceflush"]),
-    )?;
+    let mut iperf = Background::start(iperf_client.args([
+        "-c",
+        &vip,
+        "-t",
+        "14",
+        "-b",
+        "40M",
+        "--forceflush",
+    ]))?;
 
     let port = client_of(&lab, &client, &vip, 22)?;
     let victim = eventually("the session is replicated", SOON, || carrier(&lab, &port))?;

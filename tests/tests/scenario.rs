@@ -32,9 +32,9 @@ fn report(path: &Path) -> Result<Value> {
 }
 
 fn sum(step: &Value, field: &str) -> u64 {
-    step["cohorts"].as_array().map_or(0, |cohorts| {
-        cohorts.iter().map(|cohort| cohort[field].as_u64().unwrap_or(0)).sum()
-    })
+    step["cohorts"]
+        .as_array()
+        .map_or(0, |cohorts| cohorts.iter().map(|cohort| cohort[field].as_u64().unwrap_or(0)).sum())
 }
 
 #[test]
