@@ -140,10 +140,10 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if self.file.exists() {
-            if let Err(error) = self.take_down() {
-                eprintln!("taking the lab away: {error:#}");
-            }
+        if self.file.exists()
+            && let Err(error) = self.take_down()
+        {
+            eprintln!("taking the lab away: {error:#}");
         }
     }
 }
