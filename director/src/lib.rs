@@ -2,6 +2,8 @@
 
 #![deny(unsafe_code)]
 
+pub mod session;
+pub mod tables;
 pub mod wire;
 pub mod worker;
 #[allow(unsafe_code)] // rings, packet memory, system calls; every block says why it holds

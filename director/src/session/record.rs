@@ -1,0 +1,469 @@
+//! One session's record: what lies in which word, and the handle through which it is used.
+//!
+//! Every word is an atomic, so reading a record that is being rewritten is never undefined, only
+//! wrong; the version word says which. Words of the first two lines and those marked *fixed* are
+//! written before the record goes live and stay until its slot is used again. Each direction has a
+//! line of its own, because its packets come to its own worker.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use holdfast_schema::bucket::Bucket;
+use holdfast_schema::cluster::{BackendId, DirectorId, ListenerId};
+use holdfast_schema::config::ReplicateAfter;
+use holdfast_schema::flow::FlowKey;
+use holdfast_schema::session::{
+    ForwardingMode, HalfSeen, Incarnation, SessionFlags, SessionRecord,
+};
+
+use super::key::{KEY_WORDS, LAST_WORD, PackedKey};
+use super::slab::WORDS;
+use super::table::SessionTable;
+use super::{Side, Slot};
+
+/// Indexes of words.
+pub(super) mod word {
+    /// How often the slot was used, and [`Phase`](super::Phase) in the two low bits.
+    pub const VERSION: usize = 0;
+    /// [`SessionFlags`] and the bits of [`state`](super::state).
+    pub const STATE: usize = 1;
+    /// Client > VIP. Fixed.
+    pub const KEY: usize = 2;
+    /// Table time from which the sweep has something to do here.
+    pub const DUE: usize = 7;
+    /// Backend > LIP; mode and bucket above the last word's key bits. Fixed.
+    pub const REPLY: usize = 8;
+    /// Listener (high half), backend. Fixed.
+    pub const TARGET: usize = 13;
+    /// Incarnation: stamp. Fixed.
+    pub const STAMP: usize = 14;
+    /// Incarnation: counter. Fixed.
+    pub const COUNTER: usize = 15;
+    /// The client's direction: four words, see [`half`](super::half).
+    pub const CLIENT: usize = 16;
+    /// Table time of creation. Fixed.
+    pub const CREATED: usize = 20;
+    /// Idle timeout (high half), replicate-after ([`DEFAULT_AFTER`](super::DEFAULT_AFTER): ask the
+    /// listener). Fixed.
+    pub const TIMES: usize = 21;
+    /// ISN delta (high half), timestamp delta. Fixed.
+    pub const DELTAS: usize = 22;
+    /// Owner (high half), generation.
+    pub const OWNER: usize = 23;
+    /// The backend's direction.
+    pub const BACKEND: usize = 24;
+    /// Flags that the store is known to have (low), flags last sent to it (16 bits higher).
+    pub const SAID: usize = 28;
+    /// Incarnation: creator (high half), ISN. Fixed.
+    pub const CREATOR: usize = 29;
+    /// Table time of the last refresh that this director sent or was present at.
+    pub const REFRESHED: usize = 30;
+    /// The next slot in a list of unused ones.
+    pub const NEXT: usize = 31;
+}
+
+/// Words of a direction, from its first. What was seen here and what others reported have a writer
+/// each (a worker; the store's apply thread), so that neither can overwrite the other's news.
+pub(super) mod half {
+    /// Table time of the last packet seen here; 0: none.
+    pub const LOCAL: usize = 0;
+    /// Its sequence end (high half) and acknowledgement.
+    pub const LOCAL_NUMBERS: usize = 1;
+    /// Table time of the last packet that another director reported; 0: none.
+    pub const REMOTE: usize = 2;
+    /// Its sequence end and acknowledgement.
+    pub const REMOTE_NUMBERS: usize = 3;
+}
+
+/// Bits of the state word above the session's flags.
+pub(super) mod state {
+    /// Where the flags are.
+    pub const FLAGS: u64 = 0xffff;
+    /// Counted in the pool of half-open sessions and in its port class.
+    pub const HALF_OPEN: u64 = 1 << 16;
+    /// A flush has to wait for it. Derived, see `SessionTable::change`.
+    pub const UNREPLICATED: u64 = 1 << 17;
+    /// Its listener wants no replication.
+    pub const NEVER: u64 = 1 << 18;
+    /// The store has it.
+    pub const ACKED: u64 = 1 << 19;
+    /// Its create was handed out at least once.
+    pub const PROPOSED: u64 = 1 << 20;
+    /// A newer session took its client key; it only keeps its local port at rest.
+    pub const DETACHED: u64 = 1 << 21;
+    /// Its owner is this director.
+    pub const OWNED: u64 = 1 << 22;
+    /// Its owner changed here and the store was not told yet.
+    pub const ADOPTED: u64 = 1 << 23;
+    /// Freed.
+    pub const DEAD: u64 = 1 << 24;
+}
+
+/// What a record is, in the low bits of its version.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Never used, or freed: zero is what fresh memory says.
+    Free = 0,
+    /// Being written.
+    Writing = 1,
+    /// In use.
+    Live = 2,
+}
+
+const PHASE: u64 = 3;
+
+/// Replicate-after of a record that came from another director.
+pub(super) const DEFAULT_AFTER: u32 = u32::MAX;
+
+/// Table time is CLOCK_MONOTONIC plus this: 0 stays "never", and an age (32 bits) that reaches back
+/// before the machine's start can be subtracted.
+pub(super) const TIME_BASE_MS: u64 = 1 << 32;
+
+#[inline]
+pub(super) fn pack(high: u32, low: u32) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
+}
+
+#[inline]
+pub(super) fn high(word: u64) -> u32 {
+    (word >> 32) as u32
+}
+
+#[inline]
+pub(super) fn low(word: u64) -> u32 {
+    word as u32
+}
+
+/// How many milliseconds before `now` (table time) `then` was, within 32 bits.
+pub(super) fn age(now: u64, then: u64) -> u32 {
+    u32::try_from(now.saturating_sub(then)).unwrap_or(u32::MAX)
+}
+
+/// The words of one record.
+#[derive(Clone, Copy)]
+pub(super) struct Record<'t>(pub(super) &'t [AtomicU64; WORDS]);
+
+impl Record<'_> {
+    #[inline]
+    pub(super) fn get(&self, word: usize) -> u64 {
+        self.0[word].load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(super) fn put(&self, word: usize, value: u64) {
+        self.0[word].store(value, Ordering::Relaxed);
+    }
+
+    /// The version, if the record is live. What is read afterwards counts if [`still`](Self::still).
+    #[inline]
+    pub(super) fn live(&self) -> Option<u64> {
+        let version = self.0[word::VERSION].load(Ordering::Acquire);
+        (version & PHASE == Phase::Live as u64).then_some(version)
+    }
+
+    /// Whether the record was not rewritten since its version was read.
+    #[inline]
+    pub(super) fn still(&self, version: u64) -> bool {
+        // The reading half of a sequence lock: the words read before may not move below this.
+        fence(Ordering::Acquire);
+        self.get(word::VERSION) == version
+    }
+
+    /// Begins to write a record whose slot nobody else may use.
+    pub(super) fn begin(&self) {
+        let version = self.get(word::VERSION);
+        self.put(word::VERSION, (version | PHASE) + 1 + Phase::Writing as u64);
+        // The writing half of the sequence lock: the words written after may not move above.
+        fence(Ordering::Release);
+    }
+
+    /// Ends writing: live from now on.
+    pub(super) fn publish(&self) {
+        let version = self.get(word::VERSION);
+        self.0[word::VERSION].store(version & !PHASE | Phase::Live as u64, Ordering::Release);
+    }
+
+    /// Ends the life of the session that `version` names. Only one caller is told true.
+    pub(super) fn end(&self, version: u64) -> bool {
+        let free = version & !PHASE | Phase::Free as u64;
+        self.0[word::VERSION]
+            .compare_exchange(version, free, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    #[inline]
+    fn packed(&self, first: usize) -> PackedKey {
+        let mut key = PackedKey([0; KEY_WORDS]);
+        for (to, at) in key.0.iter_mut().zip(first..) {
+            *to = self.get(at);
+        }
+        key.0[KEY_WORDS - 1] &= LAST_WORD;
+        key
+    }
+
+    #[inline]
+    pub(super) fn key(&self, side: Side) -> PackedKey {
+        self.packed(match side {
+            Side::Client => word::KEY,
+            Side::Backend => word::REPLY,
+        })
+    }
+
+    pub(super) fn put_keys(
+        &self,
+        key: &PackedKey,
+        reply: &PackedKey,
+        mode: ForwardingMode,
+        bucket: Bucket,
+    ) {
+        for i in 0..KEY_WORDS {
+            self.put(word::KEY + i, key.0[i]);
+            self.put(word::REPLY + i, reply.0[i]);
+        }
+        let extra = (mode as u64) << 40 | (bucket.index() as u64) << 48;
+        self.put(word::REPLY + KEY_WORDS - 1, reply.0[KEY_WORDS - 1] | extra);
+    }
+
+    pub(super) fn mode(&self) -> ForwardingMode {
+        match (self.get(word::REPLY + KEY_WORDS - 1) >> 40) as u8 {
+            0 => ForwardingMode::FullNat,
+            1 => ForwardingMode::Dnat,
+            2 => ForwardingMode::DsrL2,
+            _ => ForwardingMode::DsrTunnel,
+        }
+    }
+
+    pub(super) fn bucket(&self) -> Bucket {
+        // `of_local_port` takes the low six bits, which is all there is.
+        Bucket::of_local_port((self.get(word::REPLY + KEY_WORDS - 1) >> 48) as u16)
+    }
+
+    #[inline]
+    pub(super) fn flags(&self) -> SessionFlags {
+        SessionFlags((self.get(word::STATE) & state::FLAGS) as u16)
+    }
+
+    pub(super) fn incarnation(&self) -> Incarnation {
+        let creator = self.get(word::CREATOR);
+        Incarnation {
+            stamp: self.get(word::STAMP),
+            creator: DirectorId(high(creator)),
+            counter: self.get(word::COUNTER),
+            isn: low(creator),
+        }
+    }
+
+    pub(super) fn put_incarnation(&self, incarnation: &Incarnation) {
+        self.put(word::STAMP, incarnation.stamp);
+        self.put(word::COUNTER, incarnation.counter);
+        self.put(word::CREATOR, pack(incarnation.creator.0, incarnation.isn));
+    }
+
+    pub(super) fn owner(&self) -> DirectorId {
+        DirectorId(high(self.get(word::OWNER)))
+    }
+
+    /// The later of what was seen here and what was reported, as (table time, numbers).
+    pub(super) fn merged(&self, first: usize) -> (u64, u64) {
+        let (local, remote) = (self.get(first + half::LOCAL), self.get(first + half::REMOTE));
+        if local >= remote {
+            (local, self.get(first + half::LOCAL_NUMBERS))
+        } else {
+            (remote, self.get(first + half::REMOTE_NUMBERS))
+        }
+    }
+
+    /// Table time of the last packet of either side that this director saw itself; 0: none.
+    pub(super) fn seen_here(&self) -> u64 {
+        self.get(word::CLIENT + half::LOCAL).max(self.get(word::BACKEND + half::LOCAL))
+    }
+
+    /// Table time of the last packet of either side that anybody saw, or of creation.
+    pub(super) fn seen(&self) -> u64 {
+        self.merged(word::CLIENT).0.max(self.merged(word::BACKEND).0).max(self.get(word::CREATED))
+    }
+
+    /// Table time from which the session is forgotten if no packet comes.
+    pub(super) fn expires(&self) -> u64 {
+        let limit = self.flags().idle_limit_ms(high(self.get(word::TIMES)));
+        self.seen() + u64::from(limit)
+    }
+
+    /// Takes over what another director saw of a direction, if it is later than the last report.
+    pub(super) fn report(&self, first: usize, seen: &HalfSeen, now: u64) {
+        let then = now.saturating_sub(u64::from(seen.age_ms)).max(1);
+        if then > self.get(first + half::REMOTE) {
+            self.put(first + half::REMOTE_NUMBERS, pack(seen.seq, seen.ack));
+            self.put(first + half::REMOTE, then);
+        }
+    }
+
+    /// One direction as it is told to others. A side never seen counts as seen at creation.
+    pub(super) fn half_seen(&self, first: usize, now: u64) -> HalfSeen {
+        let (then, numbers) = self.merged(first);
+        let then = if then == 0 { self.get(word::CREATED) } else { then };
+        HalfSeen { age_ms: age(now, then), seq: high(numbers), ack: low(numbers) }
+    }
+
+    /// The session as it is told to others; ages relative to `now` (table time).
+    pub(super) fn describe(&self, now: u64) -> SessionRecord {
+        let (target, deltas) = (self.get(word::TARGET), self.get(word::DELTAS));
+        SessionRecord {
+            key: self.key(Side::Client).unpack(),
+            reply: self.key(Side::Backend).unpack(),
+            incarnation: self.incarnation(),
+            generation: low(self.get(word::OWNER)),
+            listener: ListenerId(high(target)),
+            backend: BackendId(low(target)),
+            mode: self.mode(),
+            owner: self.owner(),
+            flags: self.flags(),
+            created_age_ms: age(now, self.get(word::CREATED)),
+            idle_timeout_ms: high(self.get(word::TIMES)),
+            isn_delta: high(deltas),
+            timestamp_delta: low(deltas),
+            client: self.half_seen(word::CLIENT, now),
+            backend_seen: self.half_seen(word::BACKEND, now),
+        }
+    }
+}
+
+/// Replicate-after as the record keeps it, and whether it is *never*.
+pub(super) fn pack_replicate_after(after: ReplicateAfter) -> (u32, bool) {
+    match after {
+        ReplicateAfter::Millis(ms) => (ms.min(DEFAULT_AFTER - 1), false),
+        ReplicateAfter::Never => (0, true),
+    }
+}
+
+/// A session in the slab.
+///
+/// For a worker, everything here stays true from its lookup to its next quiescent point, even if
+/// another thread frees the session meanwhile; the module's documentation says why.
+#[derive(Clone, Copy)]
+pub struct Session<'t> {
+    pub(super) table: &'t SessionTable,
+    pub(super) record: Record<'t>,
+    pub(super) slot: Slot,
+}
+
+impl Session<'_> {
+    /// Its slot.
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// Client > VIP.
+    #[inline]
+    pub fn key(&self) -> FlowKey {
+        self.record.key(Side::Client).unpack()
+    }
+
+    /// Backend > LIP.
+    #[inline]
+    pub fn reply(&self) -> FlowKey {
+        self.record.key(Side::Backend).unpack()
+    }
+
+    /// Which use of its key this is.
+    pub fn incarnation(&self) -> Incarnation {
+        self.record.incarnation()
+    }
+
+    /// The listener it came through.
+    #[inline]
+    pub fn listener(&self) -> ListenerId {
+        ListenerId(high(self.record.get(word::TARGET)))
+    }
+
+    /// The backend it began with.
+    #[inline]
+    pub fn backend(&self) -> BackendId {
+        BackendId(low(self.record.get(word::TARGET)))
+    }
+
+    /// How its packets are rewritten.
+    #[inline]
+    pub fn mode(&self) -> ForwardingMode {
+        self.record.mode()
+    }
+
+    /// Its bucket.
+    #[inline]
+    pub fn bucket(&self) -> Bucket {
+        self.record.bucket()
+    }
+
+    /// The director that forwards the client's side, as far as known here.
+    pub fn owner(&self) -> DirectorId {
+        self.record.owner()
+    }
+
+    /// The listener's idle timeout when it began.
+    pub fn idle_timeout_ms(&self) -> u32 {
+        high(self.record.get(word::TIMES))
+    }
+
+    /// When it was created (0: before this machine started).
+    pub fn created_ms(&self) -> u64 {
+        self.record.get(word::CREATED).saturating_sub(TIME_BASE_MS)
+    }
+
+    /// Added to the client's sequence numbers towards the backend.
+    #[inline]
+    pub fn isn_delta(&self) -> u32 {
+        high(self.record.get(word::DELTAS))
+    }
+
+    /// Added to the client's TCP timestamps towards the backend.
+    #[inline]
+    pub fn timestamp_delta(&self) -> u32 {
+        low(self.record.get(word::DELTAS))
+    }
+
+    /// What has been seen of it, by anybody.
+    #[inline]
+    pub fn flags(&self) -> SessionFlags {
+        self.record.flags()
+    }
+
+    /// Adds flags. Cheap when they are all set already.
+    #[inline]
+    pub fn set_flags(&self, flags: SessionFlags) {
+        if !self.record.flags().has(flags) {
+            self.table.change(self.record, |word| word | u64::from(flags.0));
+            self.table.look_soon(self.record);
+        }
+    }
+
+    /// Records a packet of one side: two plain stores.
+    #[inline]
+    pub fn touch(&self, side: Side, now_ms: u64, seq_end: u32, ack: u32) {
+        let first = side_words(side);
+        self.record.put(first + half::LOCAL_NUMBERS, pack(seq_end, ack));
+        self.record.put(first + half::LOCAL, now_ms + TIME_BASE_MS);
+    }
+
+    /// Sequence end and acknowledgement of the last packet of one side, if anybody saw one.
+    pub fn numbers(&self, side: Side) -> Option<(u32, u32)> {
+        let (then, numbers) = self.record.merged(side_words(side));
+        (then != 0).then(|| (high(numbers), low(numbers)))
+    }
+
+    /// Whether the store is known to have it.
+    pub fn replicated(&self) -> bool {
+        self.record.get(word::STATE) & state::ACKED != 0
+    }
+
+    /// The session as it is told to others.
+    pub fn describe(&self, now_ms: u64) -> SessionRecord {
+        self.record.describe(now_ms + TIME_BASE_MS)
+    }
+}
+
+pub(super) fn side_words(side: Side) -> usize {
+    match side {
+        Side::Client => word::CLIENT,
+        Side::Backend => word::BACKEND,
+    }
+}

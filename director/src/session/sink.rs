@@ -1,0 +1,342 @@
+//! What other directors say: records of the store, and answers to misses.
+//!
+//! The store's calls come from its apply threads (one at a time per shard) and its network tasks.
+//! They hold the L2 entry of a record while they touch it, never two entries at once.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+
+use ahash::RandomState;
+use dashmap::try_result::TryResult;
+use holdfast_schema::bucket::ShardId;
+use holdfast_schema::flow::FlowKey;
+use holdfast_schema::session::{
+    Incarnation, SessionFlags, SessionRecord, SessionSink, SessionUpdate,
+};
+
+use super::key::PackedKey;
+use super::record::{DEFAULT_AFTER, Record, TIME_BASE_MS, age, half, high, pack, state, word};
+use super::stats::count;
+use super::table::{OpenError, SessionTable, Target, Wait};
+use super::{Side, Slot};
+
+/// How often a record is tried against a table that changes under it.
+const ATTEMPTS: usize = 8;
+
+/// A session that stands in the way of another, as it was seen under its L2 entry.
+struct Holder {
+    slot: Slot,
+    version: u64,
+    incarnation: Incarnation,
+    flags: SessionFlags,
+}
+
+/// Where a record came from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// The store applied it.
+    Store,
+    /// Another director answered a miss with it.
+    Peer,
+}
+
+impl Source {
+    fn wait(self) -> Wait {
+        match self {
+            Source::Store => Wait::Yes,
+            Source::Peer => Wait::No,
+        }
+    }
+}
+
+impl SessionTable {
+    /// Runs `visit` on the record that a key leads to, while the record cannot be given to another
+    /// session. `Err`: another thread was writing near it (never with `Wait::Yes`).
+    fn with<T>(
+        &self,
+        key: &PackedKey,
+        wait: Wait,
+        visit: impl FnOnce(Record<'_>, Target) -> T,
+    ) -> Result<Option<T>, OpenError> {
+        let entry = match wait {
+            Wait::Yes => self.l2.get(key),
+            Wait::No => match self.l2.try_get(key) {
+                TryResult::Present(entry) => Some(entry),
+                TryResult::Absent => None,
+                TryResult::Locked => {
+                    count(&self.counts.contended);
+                    return Err(OpenError::Contended);
+                }
+            },
+        };
+        Ok(entry.map(|entry| visit(self.record(entry.slot()), *entry)))
+    }
+
+    fn holder(&self, key: &PackedKey, wait: Wait) -> Result<Option<Holder>, OpenError> {
+        let found = self.with(key, wait, |record, target| {
+            // Not live: it is being freed, and its entry is about to go.
+            record.live().map(|version| Holder {
+                slot: target.slot(),
+                version,
+                incarnation: record.incarnation(),
+                flags: record.flags(),
+            })
+        })?;
+        Ok(found.flatten())
+    }
+
+    /// Puts a session that another director answered a miss with into the table. The slot is valid
+    /// until the caller's next quiescent point. `Exists`: this director knows a newer session under
+    /// that key; `ReplyTaken`: one with a better claim to the reply key.
+    pub fn install(&self, record: &SessionRecord, now_ms: u64) -> Result<Slot, OpenError> {
+        self.accept(record, now_ms + TIME_BASE_MS, Source::Peer)
+    }
+
+    fn accept(&self, said: &SessionRecord, now: u64, source: Source) -> Result<Slot, OpenError> {
+        let (key, reply) = (PackedKey::new(&said.key), PackedKey::new(&said.reply));
+        let mut outcome = Err(OpenError::Contended);
+        for _ in 0..ATTEMPTS {
+            if let Some(slot) = self.join(&key, said, now, source)? {
+                return Ok(slot);
+            }
+            if let Some(holder) = self.holder(&key, source.wait())? {
+                if holder.incarnation > said.incarnation {
+                    count(&self.counts.refused);
+                    return Err(OpenError::Exists(holder.slot));
+                }
+                if holder.incarnation < said.incarnation {
+                    self.supersede(holder.slot, holder.version);
+                }
+                continue;
+            }
+            if let Some(holder) = self.holder(&reply, source.wait())? {
+                if !has_better_claim(said, &holder) {
+                    count(&self.counts.refused);
+                    return Err(OpenError::ReplyTaken);
+                }
+                count(&self.counts.superseded);
+                self.free(holder.slot, holder.version);
+                continue;
+            }
+            outcome = self.add(&key, &reply, said, now, source);
+            match outcome {
+                // Somebody put one of the keys in between: look again who.
+                Err(OpenError::Exists(_) | OpenError::ReplyTaken) => {}
+                Err(error) => {
+                    count(&self.counts.refused);
+                    return Err(error);
+                }
+                Ok(slot) => {
+                    count(&self.counts.received);
+                    return Ok(slot);
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Merges a record into the session of the same identity, if that is here.
+    fn join(
+        &self,
+        key: &PackedKey,
+        said: &SessionRecord,
+        now: u64,
+        source: Source,
+    ) -> Result<Option<Slot>, OpenError> {
+        let joined = self.with(key, source.wait(), |record, target| {
+            if record.live().is_none() || record.incarnation() != said.incarnation {
+                return None;
+            }
+            record.report(word::CLIENT, &said.client, now);
+            record.report(word::BACKEND, &said.backend_seen, now);
+            let mut bits = u64::from(said.flags.0);
+            if source == Source::Store {
+                bits |= state::ACKED;
+                // Before the flags: the sweep must not take them for news to the store.
+                self.stored(record, said.flags);
+                if said.generation >= record.get(word::OWNER) as u32 {
+                    self.set_owner(record, said.owner, said.generation);
+                }
+            }
+            self.change(record, |old| old | bits);
+            self.look_soon(record);
+            Some(target.slot())
+        })?;
+        Ok(joined.flatten())
+    }
+
+    /// Notes flags that the store is known to have.
+    fn stored(&self, record: Record<'_>, flags: SessionFlags) {
+        use std::sync::atomic::Ordering::Relaxed;
+        record.0[word::SAID].fetch_or(u64::from(flags.0), Relaxed);
+    }
+
+    fn add(
+        &self,
+        key: &PackedKey,
+        reply: &PackedKey,
+        said: &SessionRecord,
+        now: u64,
+        source: Source,
+    ) -> Result<Slot, OpenError> {
+        // Others' half-open sessions are not in this director's pool; they may not take the room that
+        // established ones need.
+        let capacity = self.slab.capacity();
+        if !said.flags.established() && self.sessions() >= capacity - capacity / 8 {
+            return Err(OpenError::HalfOpenFull);
+        }
+        let slot = self.slab.take().or_else(|| {
+            self.slab.reclaim(64);
+            self.slab.take()
+        });
+        let slot = slot.ok_or(OpenError::Full)?;
+        let record = self.record(slot);
+        record.begin();
+        record.put_keys(key, reply, said.mode, self.bucket_of(said));
+        record.put(word::TARGET, pack(said.listener.0, said.backend.0));
+        record.put_incarnation(&said.incarnation);
+        record.put(word::CREATED, now.saturating_sub(u64::from(said.created_age_ms)).max(1));
+        record.put(word::TIMES, pack(said.idle_timeout_ms, DEFAULT_AFTER));
+        record.put(word::DELTAS, pack(said.isn_delta, said.timestamp_delta));
+        record.put(word::OWNER, pack(said.owner.0, said.generation));
+        for (first, seen) in [(word::CLIENT, &said.client), (word::BACKEND, &said.backend_seen)] {
+            record.put(first + half::LOCAL, 0);
+            record.put(first + half::REMOTE, 0);
+            record.report(first, seen, now);
+        }
+        record.put(word::REFRESHED, now);
+        record.put(word::DUE, 0);
+        let mut bits = u64::from(said.flags.0);
+        if source == Source::Store {
+            bits |= state::ACKED;
+            record.put(word::SAID, u64::from(said.flags.0));
+        } else {
+            record.put(word::SAID, 0);
+        }
+        if said.owner == self.me {
+            bits |= state::OWNED;
+        }
+        self.put_state(record, bits);
+        record.publish();
+        self.index(slot, key, reply, source.wait()).map(|()| slot)
+    }
+
+    /// Keeps a session that the store does not have: it is to be proposed (again).
+    fn keep(&self, record: Record<'_>) {
+        count(&self.counts.vetoed);
+        record.put(word::SAID, 0);
+        self.change(record, |bits| bits & !(state::ACKED | state::PROPOSED));
+        self.look_soon(record);
+    }
+
+    /// Whether this director itself saw a packet within the session's idle limit.
+    fn alive_here(&self, record: Record<'_>, now: u64) -> bool {
+        let limit = record.flags().idle_limit_ms(high(record.get(word::TIMES)));
+        let seen = record.seen_here();
+        seen != 0 && age(now, seen) < limit
+    }
+
+    /// Removes an acknowledged session that the store has not, unless it is alive here.
+    fn lost(&self, key: &PackedKey, is_lost: impl FnOnce(Record<'_>) -> bool) {
+        let now = self.now();
+        let verdict = self.with(key, Wait::Yes, |record, target| {
+            let version = record.live()?;
+            if !is_lost(record) {
+                return None;
+            }
+            if self.alive_here(record, now) {
+                self.keep(record);
+                return None;
+            }
+            Some((target.slot(), version))
+        });
+        if let Ok(Some(Some((slot, version)))) = verdict {
+            self.free(slot, version);
+        }
+    }
+}
+
+/// Whether a record takes a reply key from the session that holds it here. Established beats not
+/// established: the latter's SYN has met the former's connection at the backend. Else the newer one.
+fn has_better_claim(said: &SessionRecord, holder: &Holder) -> bool {
+    let open = |flags: SessionFlags| flags.established() && !flags.closing();
+    match (open(said.flags), open(holder.flags)) {
+        (true, false) => true,
+        (false, true) => false,
+        _ => said.incarnation > holder.incarnation,
+    }
+}
+
+impl SessionSink for SessionTable {
+    fn created(&self, record: &SessionRecord) {
+        // Refusals are counted; the store keeps the record, so a miss still finds it there.
+        let _ = self.accept(record, self.now(), Source::Store);
+    }
+
+    fn updated(&self, update: &SessionUpdate) {
+        let now = self.now();
+        let _ = self.with(&PackedKey::new(&update.key), Wait::Yes, |record, _| {
+            if record.live().is_none() || record.incarnation() != update.incarnation {
+                return;
+            }
+            self.stored(record, update.flags);
+            if update.from != self.me {
+                let halves =
+                    [(word::CLIENT, &update.client), (word::BACKEND, &update.backend_seen)];
+                for (first, seen) in halves {
+                    if let Some(seen) = seen {
+                        record.report(first, seen, now);
+                    }
+                }
+            }
+            if record.owner() != update.owner {
+                let generation = record.get(word::OWNER) as u32;
+                self.set_owner(record, update.owner, generation.wrapping_add(1));
+                self.change(record, |bits| bits & !state::ADOPTED);
+            }
+            if !record.flags().has(update.flags) {
+                self.change(record, |bits| bits | u64::from(update.flags.0));
+                self.look_soon(record);
+            }
+        });
+    }
+
+    fn expired(&self, key: &FlowKey, incarnation: &Incarnation) {
+        self.lost(&PackedKey::new(key), |record| record.incarnation() == *incarnation);
+    }
+
+    fn installed(&self, shard: ShardId, records: &[SessionRecord]) {
+        let mut kept: HashMap<PackedKey, Incarnation, RandomState> =
+            HashMap::with_capacity_and_hasher(records.len(), RandomState::new());
+        for record in records {
+            kept.insert(PackedKey::new(&record.key), record.incarnation);
+            self.created(record);
+        }
+        for index in 0..self.slab.high_water() {
+            let record = self.record(Slot(index));
+            let Some(version) = record.live() else { continue };
+            let (bits, bucket) = (record.get(word::STATE), record.bucket());
+            let (key, incarnation) = (record.key(Side::Client), record.incarnation());
+            // What is read is one session's if the version still stands; `lost` checks it again.
+            if !record.still(version)
+                || bits & state::ACKED == 0
+                || self.shard_of(bucket) != Some(shard)
+                || kept.get(&key) == Some(&incarnation)
+            {
+                continue;
+            }
+            self.lost(&key, |record| {
+                record.incarnation() == incarnation && record.get(word::STATE) & state::ACKED != 0
+            });
+        }
+    }
+
+    fn find(&self, key: &FlowKey) -> Option<SessionRecord> {
+        let now = self.now();
+        let found = self.with(&PackedKey::new(key), Wait::Yes, |record, _| {
+            let private = record.get(word::STATE) & state::NEVER != 0;
+            (record.live().is_some() && !private).then(|| record.describe(now))
+        });
+        found.ok().flatten().flatten()
+    }
+}

@@ -1,0 +1,1 @@
+//! Tests of the session table as a whole.

@@ -1,0 +1,101 @@
+//! Local ports of FullNAT: which ones to try for a new session.
+//!
+//! A class is (LIP, backend, bucket): the ports from 1024 up whose low six bits are the bucket, about
+//! a thousand. Whether a port is free is decided by L2 (its reply key is there or not), so a cursor
+//! that goes round is all there is to keep: it makes a port that was just freed the last to be tried.
+//!
+//! The ports of a class form two halves. After an unclean end a director does not know which ports of
+//! the half it used before are still in use, so it prefers the half of its incarnation's parity, and
+//! is confined to it until the old sessions are known or gone (PROTOCOLS, dying).
+
+use std::hash::Hasher;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use holdfast_schema::bucket::{BUCKETS, Bucket};
+use holdfast_schema::cluster::BackendId;
+use holdfast_schema::flow::Addr;
+use siphasher::sip::SipHasher13;
+
+/// How many ports are tried for a session on one LIP.
+pub const PORT_TRIES: usize = 64;
+
+/// Cursors; classes are hashed into them. Two classes that share one merely skip a port now and then.
+const CURSORS: usize = 1 << 16;
+
+/// The first port that is given away, in steps of [`BUCKETS`].
+const FIRST: u32 = 1_024 / BUCKETS as u32;
+
+/// Ports of each half of a class.
+const HALF: u32 = (65_536 / BUCKETS as u32 - FIRST) / 2;
+
+/// The rotating cursors of one director, shared by its workers and kept across table changes.
+pub struct PortCursors {
+    cursors: Vec<AtomicU32>,
+    odd: AtomicBool,
+    confined: AtomicBool,
+}
+
+impl PortCursors {
+    /// Cursors of a director in this incarnation.
+    pub fn new(incarnation: u64) -> PortCursors {
+        PortCursors {
+            cursors: std::iter::repeat_with(|| AtomicU32::new(0)).take(CURSORS).collect(),
+            odd: AtomicBool::new(incarnation % 2 == 1),
+            confined: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes over the incarnation when it is known better (it is, once the start is committed).
+    pub fn set_incarnation(&self, incarnation: u64) {
+        self.odd.store(incarnation % 2 == 1, Ordering::Relaxed);
+    }
+
+    /// Whether only the preferred half may be used.
+    pub fn set_confined(&self, confined: bool) {
+        self.confined.store(confined, Ordering::Relaxed);
+    }
+
+    /// Whether only the preferred half may be used.
+    pub fn confined(&self) -> bool {
+        self.confined.load(Ordering::Relaxed)
+    }
+
+    /// The local ports to try for a new session, best first, [`PORT_TRIES`] at the most.
+    pub fn candidates(&self, lip: &Addr, backend: BackendId, bucket: Bucket) -> Candidates<'_> {
+        // Not attackable: LIPs and backends are configured and buckets are few.
+        let mut hasher = SipHasher13::new();
+        hasher.write(&lip.0);
+        hasher.write_u32(backend.0);
+        let class = (hasher.finish() as usize).wrapping_add(bucket.index() * 2) % CURSORS;
+        Candidates { ports: self, class, bucket, tried: 0 }
+    }
+
+    fn next(&self, class: usize, bucket: Bucket, odd: bool) -> u16 {
+        let cursor = &self.cursors[(class + usize::from(odd)) % CURSORS];
+        let turn = cursor.fetch_add(1, Ordering::Relaxed) % HALF;
+        let step = FIRST + turn * 2 + u32::from(odd);
+        (step * BUCKETS as u32) as u16 + bucket.index() as u16
+    }
+}
+
+/// Yields ports to try; see [`PortCursors::candidates`].
+pub struct Candidates<'c> {
+    ports: &'c PortCursors,
+    class: usize,
+    bucket: Bucket,
+    tried: usize,
+}
+
+impl Iterator for Candidates<'_> {
+    type Item = u16;
+
+    fn next(&mut self) -> Option<u16> {
+        if self.tried == PORT_TRIES {
+            return None;
+        }
+        let odd = self.ports.odd.load(Ordering::Relaxed);
+        let preferred = self.tried < PORT_TRIES / 2 || self.ports.confined();
+        self.tried += 1;
+        Some(self.ports.next(self.class, self.bucket, odd == preferred))
+    }
+}
