@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod core;
 pub mod session;
 pub mod tables;
 pub mod wire;

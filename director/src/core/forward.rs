@@ -1,0 +1,177 @@
+//! Packets of known sessions.
+
+use holdfast_schema::flow::{FlowKey, Protocol};
+use holdfast_schema::session::ForwardingMode;
+
+use super::answer::{self, IcmpError};
+use super::counters::Count;
+use super::frame::{Frame, Verdict};
+use super::meta::{Content, Meta, Segment};
+use super::nat;
+use super::reason::DropReason;
+use super::track;
+use super::{Core, Moment};
+use crate::session::{Side, Slot};
+
+/// Why a packet is not forwarded.
+enum Obstacle {
+    Reason(DropReason),
+    /// The sender should hear of it.
+    Tell(IcmpError),
+    /// The segment begins a new connection in place of a closing one.
+    Reopen,
+}
+
+impl Core {
+    /// Judges a packet whose session is known.
+    #[inline]
+    pub(super) fn known(
+        &mut self,
+        at: &Moment<'_>,
+        frame: &mut Frame<'_>,
+        key: &FlowKey,
+        meta: &Meta,
+        (slot, side): (Slot, Side),
+    ) -> Verdict {
+        let outcome = match &meta.content {
+            Content::Transport(segment) => {
+                self.forward(at, frame, key, meta, segment, (slot, side))
+            }
+            Content::Error(_) => self.forward_error(at, frame, meta, (slot, side)),
+        };
+        match outcome {
+            Ok(()) => {
+                let (packets, bytes) = match side {
+                    Side::Client => (Count::ToBackendPackets, Count::ToBackendBytes),
+                    Side::Backend => (Count::ToClientPackets, Count::ToClientBytes),
+                };
+                self.counters.add(packets, 1);
+                self.counters.add(bytes, frame.len() as u64);
+                Verdict::Transmit
+            }
+            Err(Obstacle::Reason(reason)) => self.drop(reason),
+            Err(Obstacle::Tell(error)) => self.tell(at, frame, key, error),
+            Err(Obstacle::Reopen) => match &meta.content {
+                Content::Transport(segment) => {
+                    self.open_tcp(at, frame, key, meta, segment, Some(slot))
+                }
+                Content::Error(_) => self.drop(DropReason::Internal),
+            },
+        }
+    }
+
+    #[inline]
+    fn forward(
+        &self,
+        at: &Moment<'_>,
+        frame: &mut Frame<'_>,
+        key: &FlowKey,
+        meta: &Meta,
+        segment: &Segment,
+        (slot, side): (Slot, Side),
+    ) -> Result<(), Obstacle> {
+        let session = self.table.session(slot);
+        let flags = session.flags();
+        let tcp = key.protocol == Protocol::Tcp;
+        // The client's number matters for what opens or may establish a connection only.
+        let isn = if tcp && (segment.flags.opens() || !flags.established()) {
+            session.incarnation().isn
+        } else {
+            0
+        };
+        if tcp
+            && side == Side::Client
+            && segment.flags.opens()
+            && flags.closing()
+            && segment.seq != isn
+        {
+            return Err(Obstacle::Reopen);
+        }
+        if session.mode() != ForwardingMode::FullNat {
+            return Err(Obstacle::Reason(DropReason::UnsupportedMode));
+        }
+        let to = match side {
+            Side::Client => session.reply().reversed(),
+            Side::Backend => session.key().reversed(),
+        };
+        let ends = nat::endpoints(&to).ok_or(Obstacle::Reason(DropReason::UnsupportedMode))?;
+        if meta.ttl <= 1 {
+            return Err(Obstacle::Tell(IcmpError::TtlExceeded));
+        }
+        let hop = at.tables.next_hop(&to.dst).ok_or(Obstacle::Reason(DropReason::NoRoute))?;
+        if meta.total_len > hop.mtu {
+            return Err(match meta.dont_fragment {
+                true => Obstacle::Tell(IcmpError::TooBig(hop.mtu)),
+                false => Obstacle::Reason(DropReason::TooBig),
+            });
+        }
+        if !nat::translate(frame.packet_mut(), meta, key.protocol, &ends, &hop) {
+            return Err(Obstacle::Reason(DropReason::Internal));
+        }
+        let backend_end = || session.numbers(Side::Backend).map(|(end, _)| end);
+        let after = track::after(flags, key.protocol, side, segment, isn, backend_end);
+        session.touch(side, at.now_ms, segment.seq.wrapping_add(segment.len), segment.ack);
+        if after != flags {
+            session.set_flags(after);
+        }
+        Ok(())
+    }
+
+    /// An ICMP error neither refreshes nor ends its session (RFC 5508 REQ-7): anybody can send one.
+    fn forward_error(
+        &mut self,
+        at: &Moment<'_>,
+        frame: &mut Frame<'_>,
+        meta: &Meta,
+        (slot, side): (Slot, Side),
+    ) -> Result<(), Obstacle> {
+        let Content::Error(quote) = &meta.content else {
+            return Err(Obstacle::Reason(DropReason::Internal));
+        };
+        let session = self.table.session(slot);
+        if session.mode() != ForwardingMode::FullNat {
+            return Err(Obstacle::Reason(DropReason::UnsupportedMode));
+        }
+        let to = match side {
+            Side::Client => session.reply().reversed(),
+            Side::Backend => session.key().reversed(),
+        };
+        let ends = nat::endpoints(&to).ok_or(Obstacle::Reason(DropReason::UnsupportedMode))?;
+        // No ICMP error is ever sent about an ICMP error (RFC 1122 section 3.2.2).
+        if meta.ttl <= 1 {
+            return Err(Obstacle::Reason(DropReason::TtlExpired));
+        }
+        let hop = at.tables.next_hop(&to.dst).ok_or(Obstacle::Reason(DropReason::NoRoute))?;
+        if meta.total_len > hop.mtu {
+            return Err(Obstacle::Reason(DropReason::TooBig));
+        }
+        if !nat::translate_error(frame.packet_mut(), meta, quote, &ends, &hop) {
+            return Err(Obstacle::Reason(DropReason::Internal));
+        }
+        self.counters.add(Count::IcmpTranslated, 1);
+        Ok(())
+    }
+
+    /// Answers a packet with an ICMP error, if the budget for those allows it.
+    #[cold]
+    fn tell(
+        &mut self,
+        at: &Moment<'_>,
+        frame: &mut Frame<'_>,
+        key: &FlowKey,
+        error: IcmpError,
+    ) -> Verdict {
+        let (count, reason) = match error {
+            IcmpError::TooBig(_) => (Count::AnsweredTooBig, DropReason::TooBig),
+            IcmpError::TtlExceeded => (Count::AnsweredTtl, DropReason::TtlExpired),
+        };
+        let Some(hop) = at.tables.next_hop(&key.src) else { return self.drop(reason) };
+        if !self.icmp_bucket.take(&self.icmp_rate, at.now_ns)
+            || answer::icmp_error(frame, error, &hop).is_none()
+        {
+            return self.drop(reason);
+        }
+        self.counters.add(count, 1);
+        Verdict::Transmit
+    }
+}

@@ -1,0 +1,438 @@
+//! The packet core: decides what becomes of every packet. No I/O, no clock, no locks that wait.
+//!
+//! One [`Core`] per worker. Frames and the time come in; rewritten frames and verdicts go out; what
+//! has to be asked of other directors comes out of [`Core::take_questions`], and answers go into
+//! [`Core::answer`]. In the path of a packet there is, after start, no allocation and no panic; the
+//! parts of a batch:
+//!
+//! 1. [`meta`] reads every frame: malformed ones are dropped, echo requests answered ([`answer`]),
+//!    the others have a flow key.
+//! 2. All keys are looked up in L1 together, what is not there in L2.
+//! 3. Packets of known sessions are rewritten ([`nat`]), and what they tell is noted ([`track`]).
+//!    Of the others, first ones open a session ([`open`]); the rest wait until the question who
+//!    knows their session is answered ([`unknown`], [`waiting`], [`miss`]).
+//!
+//! Every packet is counted once ([`counters`]): as forwarded, answered, dropped for one
+//! [`DropReason`], or waiting.
+#![forbid(unsafe_code)]
+
+mod answer;
+mod budget;
+mod config;
+pub mod counters;
+mod forward;
+mod frame;
+mod meta;
+pub mod miss;
+mod nat;
+mod open;
+mod reason;
+mod track;
+mod unknown;
+mod waiting;
+
+use std::sync::Arc;
+
+use ahash::RandomState;
+use holdfast_schema::flow::{Addr, FlowKey};
+
+pub use config::CoreConfig;
+pub use counters::{Count, Counters, SharedCounters};
+pub use frame::{Frame, Verdict};
+pub use miss::{MissAnswer, MissKind, MissQuestion};
+pub use reason::DropReason;
+
+use crate::session::{FlowCache, Lookup, SessionTable, Side, Slot, WorkerHandle};
+use crate::tables::ForwardingTables;
+use budget::{AskBudget, Rate, TokenBucket};
+use meta::{Class, Meta};
+use miss::Denials;
+use waiting::{Chain, RoomSize, WaitFor, WaitingRoom};
+
+/// Frames that are looked up together.
+pub const BATCH: usize = 64;
+
+/// Where packets that leave the waiting room go: the frame, and what has become of it
+/// ([`Verdict::Transmit`] or [`Verdict::Drop`]). The frame is only lent.
+pub type Release<'r> = dyn FnMut(&mut Frame<'_>, Verdict) + 'r;
+
+/// What a packet is judged by: the tables and the time of its batch.
+#[derive(Clone, Copy)]
+struct Moment<'t> {
+    tables: &'t ForwardingTables,
+    now_ns: u64,
+    now_ms: u64,
+}
+
+impl<'t> Moment<'t> {
+    fn new(tables: &'t ForwardingTables, now_ns: u64) -> Moment<'t> {
+        Moment { tables, now_ns, now_ms: now_ns / 1_000_000 }
+    }
+}
+
+/// What is known of a packet before its session is looked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Standing {
+    /// It just came in.
+    Fresh,
+    /// It waited, since then, for something other than a denial.
+    Waited { since_ns: u64 },
+    /// It waited, and everybody denies its session.
+    Denied,
+}
+
+/// One batch between its passes. Kept for its memory.
+#[derive(Default)]
+struct Batch {
+    keys: Vec<FlowKey>,
+    metas: Vec<(usize, Meta)>,
+    found: Vec<Option<(Slot, Side)>>,
+}
+
+/// The packet core of one worker.
+pub struct Core {
+    table: Arc<SessionTable>,
+    worker: WorkerHandle,
+    cache: FlowCache,
+    config: CoreConfig,
+    udp_ask: bool,
+    batch: Batch,
+    room: WaitingRoom,
+    waiting_keys: Vec<waiting::Waiting>,
+    denials: Denials,
+    budget: AskBudget,
+    icmp_rate: Rate,
+    icmp_bucket: TokenBucket,
+    next_lip: usize,
+    counters: Counters,
+    shared: Arc<SharedCounters>,
+}
+
+impl Core {
+    /// A core that works on `table`. `worker` is its thread's part in the table's quiescence
+    /// protocol; `seed` has to be random in production, because clients choose what is hashed;
+    /// `shared` shows its counters to others. Allocates everything it will ever need.
+    pub fn new(
+        table: Arc<SessionTable>,
+        worker: WorkerHandle,
+        config: CoreConfig,
+        seed: u64,
+        shared: Arc<SharedCounters>,
+    ) -> Core {
+        let hasher = |n: u64| RandomState::with_seeds(seed, seed.rotate_left(17), !seed, n);
+        let size = RoomSize {
+            packets: config.waiting_packets,
+            flows: config.waiting_flows,
+            packets_a_flow: config.waiting_packets_a_flow,
+            bytes_a_packet: config.waiting_bytes,
+        };
+        let asks = Rate::new(config.asks_per_second, config.ask_burst);
+        let prefix_asks = Rate::new(config.prefix_asks_per_second, config.prefix_ask_burst);
+        Core {
+            cache: FlowCache::new(config.flow_cache_sessions, seed),
+            udp_ask: false,
+            batch: Batch {
+                keys: Vec::with_capacity(BATCH),
+                metas: Vec::with_capacity(BATCH),
+                found: vec![None; BATCH],
+            },
+            room: WaitingRoom::new(size, hasher(1)),
+            waiting_keys: Vec::with_capacity(config.waiting_flows as usize),
+            denials: Denials::new(hasher(2)),
+            budget: AskBudget::new(asks, prefix_asks, hasher(3)),
+            icmp_rate: Rate::new(config.icmp_errors_per_second, config.icmp_error_burst),
+            icmp_bucket: TokenBucket::default(),
+            next_lip: 0,
+            counters: Counters::default(),
+            table,
+            worker,
+            config,
+            shared,
+        }
+    }
+
+    /// Judges and rewrites a batch of frames; `verdicts` is as long as `frames`. `now_ns` is
+    /// CLOCK_MONOTONIC. Call [`Core::poll`] afterwards while packets wait.
+    pub fn process(
+        &mut self,
+        tables: &ForwardingTables,
+        now_ns: u64,
+        frames: &mut [Frame<'_>],
+        verdicts: &mut [Verdict],
+    ) {
+        debug_assert_eq!(frames.len(), verdicts.len());
+        let at = Moment::new(tables, now_ns);
+        self.table.tick(at.now_ms);
+        for (frames, verdicts) in frames.chunks_mut(BATCH).zip(verdicts.chunks_mut(BATCH)) {
+            self.batch(&at, frames, verdicts);
+        }
+        self.end_batch();
+    }
+
+    fn batch(&mut self, at: &Moment<'_>, frames: &mut [Frame<'_>], verdicts: &mut [Verdict]) {
+        // Taken out of `self` for the time being; nothing is allocated for what stays behind.
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.keys.clear();
+        batch.metas.clear();
+        let mut bytes = 0;
+        for (index, (frame, verdict)) in frames.iter_mut().zip(verdicts.iter_mut()).enumerate() {
+            bytes += frame.len() as u64;
+            *verdict = match meta::classify(frame.packet()) {
+                Ok(Class::Flow(key, meta)) => {
+                    batch.keys.push(key);
+                    batch.metas.push((index, meta));
+                    continue;
+                }
+                Ok(Class::Echo(src, dst)) => self.echo(at, frame, &src, &dst),
+                Err(reason) => self.drop(reason),
+            };
+        }
+        self.counters.add(Count::ReceivedPackets, frames.len().min(verdicts.len()) as u64);
+        self.counters.add(Count::ReceivedBytes, bytes);
+        if let Some(found) = batch.found.get_mut(..batch.keys.len()) {
+            self.cache.lookup_batch(&self.table, &batch.keys, found);
+        }
+        let flows = batch.keys.iter().zip(&batch.metas).zip(&batch.found);
+        for ((key, (index, meta)), found) in flows {
+            if let (Some(frame), Some(verdict)) = (frames.get_mut(*index), verdicts.get_mut(*index))
+            {
+                *verdict = self.flow(at, frame, key, meta, *found, Standing::Fresh);
+            }
+        }
+        self.batch = batch;
+    }
+
+    fn end_batch(&mut self) {
+        self.worker.quiescent();
+        self.counters.set_parked(u64::from(self.room.len()));
+        self.shared.publish(&self.counters);
+    }
+
+    /// Judges a packet of, or about, a flow.
+    #[inline]
+    fn flow(
+        &mut self,
+        at: &Moment<'_>,
+        frame: &mut Frame<'_>,
+        key: &FlowKey,
+        meta: &Meta,
+        cached: Option<(Slot, Side)>,
+        standing: Standing,
+    ) -> Verdict {
+        // Behind packets of the same flow that wait already, which are released first. A SYN begins
+        // something new and has no need to wait.
+        if self.room.len() > 0
+            && standing == Standing::Fresh
+            && !meta.opens()
+            && self.room.holds(key)
+        {
+            return self.park(at, frame, key, meta, WaitFor::Lock, standing);
+        }
+        let found = match cached {
+            Some(found) => found,
+            None => {
+                self.counters.add(Count::SharedLookups, 1);
+                match self.table.lookup(key) {
+                    Lookup::Found(slot, side) => {
+                        self.cache.insert(key, slot, side);
+                        (slot, side)
+                    }
+                    Lookup::Absent => return self.unknown(at, frame, key, meta, standing),
+                    Lookup::Contended => {
+                        self.counters.add(Count::ContendedLookups, 1);
+                        return self.park(at, frame, key, meta, WaitFor::Lock, standing);
+                    }
+                }
+            }
+        };
+        self.known(at, frame, key, meta, found)
+    }
+
+    #[inline]
+    fn drop(&mut self, reason: DropReason) -> Verdict {
+        self.counters.drop(reason);
+        Verdict::Drop(reason)
+    }
+
+    fn echo(&mut self, at: &Moment<'_>, frame: &mut Frame<'_>, src: &Addr, dst: &Addr) -> Verdict {
+        let tables = at.tables;
+        if !tables.is_vip(dst) && !tables.is_lip(dst) {
+            return self.drop(DropReason::NotOurs);
+        }
+        if !tables.vip_pingable(dst) {
+            return self.drop(DropReason::EchoUnserved);
+        }
+        if !unknown::may_be_client(tables, src) {
+            return self.drop(DropReason::BadSource);
+        }
+        let Some(hop) = tables.next_hop(src) else { return self.drop(DropReason::NoRoute) };
+        match answer::echo(frame, &hop) {
+            Some(()) => {
+                self.counters.add(Count::AnsweredEcho, 1);
+                Verdict::Transmit
+            }
+            None => self.drop(DropReason::Internal),
+        }
+    }
+
+    /// Appends the questions that are due now, for the first time or again. There are never more
+    /// than [`CoreConfig::waiting_flows`]: with that capacity, nothing is allocated.
+    pub fn take_questions(&mut self, now_ns: u64, out: &mut Vec<MissQuestion>) {
+        let counters = &mut self.counters;
+        self.room.due(now_ns, self.config.repeat_ns, |key, kind, id, again| {
+            let count = if again { Count::QuestionsRepeated } else { Count::Questions };
+            counters.add(count, 1);
+            out.push(MissQuestion { id, key, kind });
+        });
+    }
+
+    /// Takes an answer: makes the session known, and releases the packets that waited for it, in
+    /// order.
+    pub fn answer(
+        &mut self,
+        tables: &ForwardingTables,
+        now_ns: u64,
+        answer: &MissAnswer,
+        release: &mut Release<'_>,
+    ) {
+        let at = Moment::new(tables, now_ns);
+        self.table.tick(at.now_ms);
+        let key = self.room.asked(answer.id());
+        if key.is_none() {
+            self.counters.add(Count::AnswersLate, 1);
+        }
+        match answer {
+            MissAnswer::Found { record, .. } => {
+                self.counters.add(Count::AnswersFound, 1);
+                // Also when nobody waits any more: the sender will try again. A refusal means that a
+                // session with a better claim is here, or that there is no room; a packet that still
+                // finds nothing is asked about again, until its time is over.
+                let _ = self.table.install(record, at.now_ms);
+                if let Some(key) = key {
+                    self.release(&at, &key, false, release);
+                }
+            }
+            MissAnswer::NoWithAuthority { .. } => {
+                self.counters.add(Count::AnswersDenied, 1);
+                if let Some(key) = key {
+                    self.denials.remember(&key, now_ns + self.config.remember_denial_ns);
+                    self.release(&at, &key, true, release);
+                }
+            }
+            MissAnswer::DontKnow { .. } => {
+                self.counters.add(Count::AnswersUnknown, 1);
+                if let Some(chain) = key.and_then(|key| self.room.detach(&key)) {
+                    self.discard_chain(chain, DropReason::MissUnknown, release);
+                }
+            }
+        }
+        self.end_batch();
+    }
+
+    /// Releases packets whose session has become known or whose lock is free again, and drops those
+    /// that waited too long. Call it after [`Core::process`], and every millisecond, while
+    /// [`Core::parked`] is not 0.
+    pub fn poll(&mut self, tables: &ForwardingTables, now_ns: u64, release: &mut Release<'_>) {
+        if self.room.len() > 0 {
+            let at = Moment::new(tables, now_ns);
+            let mut waiting = std::mem::take(&mut self.waiting_keys);
+            waiting.clear();
+            self.room.list(&mut waiting);
+            for flow in &waiting {
+                let again = flow.wait_for == WaitFor::Lock
+                    || matches!(self.table.lookup(&flow.key), Lookup::Found(..));
+                if again {
+                    self.release(&at, &flow.key, false, release);
+                }
+                // What has been parked again keeps the time since when it waits.
+                if now_ns.saturating_sub(flow.since_ns) >= self.config.wait_ns
+                    && let Some(chain) = self.room.detach(&flow.key)
+                {
+                    let reason = match flow.wait_for {
+                        WaitFor::Answer => DropReason::MissTimeout,
+                        WaitFor::Lock => DropReason::Contended,
+                    };
+                    self.discard_chain(chain, reason, release);
+                }
+            }
+            self.waiting_keys = waiting;
+        }
+        self.end_batch();
+    }
+
+    fn release(&mut self, at: &Moment<'_>, key: &FlowKey, denied: bool, release: &mut Release<'_>) {
+        let Some(mut chain) = self.room.detach(key) else { return };
+        let standing = match denied {
+            true => Standing::Denied,
+            false => Standing::Waited { since_ns: chain.since_ns },
+        };
+        while let Some(mut parcel) = self.room.take(&mut chain) {
+            self.counters.add(Count::Released, 1);
+            let mut frame = Frame::new(&mut parcel.data, 0, parcel.len);
+            let verdict = match meta::classify(frame.packet()) {
+                Ok(Class::Flow(key, meta)) => {
+                    self.flow(at, &mut frame, &key, &meta, None, standing)
+                }
+                // It was a packet of a flow when it was parked.
+                Ok(Class::Echo(..)) | Err(_) => self.drop(DropReason::Internal),
+            };
+            if verdict != Verdict::Parked {
+                release(&mut frame, verdict);
+            }
+            self.room.give_back(parcel);
+        }
+    }
+
+    fn discard_chain(&mut self, mut chain: Chain, reason: DropReason, release: &mut Release<'_>) {
+        while let Some(mut parcel) = self.room.take(&mut chain) {
+            let verdict = self.drop(reason);
+            release(&mut Frame::new(&mut parcel.data, 0, parcel.len), verdict);
+            self.room.give_back(parcel);
+        }
+    }
+
+    /// Packets that wait now.
+    pub fn parked(&self) -> u32 {
+        self.room.len()
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The table this core works on.
+    pub fn table(&self) -> &Arc<SessionTable> {
+        &self.table
+    }
+
+    /// The worker's part in the quiescence protocol, to go offline for a long sleep.
+    pub fn worker(&self) -> &WorkerHandle {
+        &self.worker
+    }
+
+    /// Whether UDP misses ask the others in any case (for a while after a membership or announcement
+    /// change).
+    pub fn set_udp_ask(&mut self, ask: bool) {
+        self.udp_ask = ask;
+    }
+
+    /// Corrects the Unix time (ms) at which the monotonic clock was 0.
+    pub fn set_unix_ms_at_zero(&mut self, unix_ms: u64) {
+        self.config.unix_ms_at_zero = unix_ms;
+    }
+
+    /// Counts frames that were thrown away unread (`frames` of them, `bytes` together).
+    pub fn count_discarded(&mut self, reason: DropReason, frames: u64, bytes: u64) {
+        self.counters.add(Count::ReceivedPackets, frames);
+        self.counters.add(Count::ReceivedBytes, bytes);
+        self.counters.drop_many(reason, frames);
+        self.shared.publish(&self.counters);
+    }
+
+    /// Counts a frame that was to be transmitted and could not be.
+    pub fn count_unsent(&mut self, reason: DropReason) {
+        self.counters.add(Count::Unsent, 1);
+        self.counters.drop_many(reason, 1);
+    }
+}

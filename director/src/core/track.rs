@@ -1,0 +1,173 @@
+//! TCP in the middle: what a packet tells about the state of its session (DESIGN section 7).
+
+use holdfast_schema::flow::Protocol;
+use holdfast_schema::session::SessionFlags;
+
+use super::meta::Segment;
+use crate::session::Side;
+use crate::wire::TcpFlags;
+
+/// The flags a session has after a packet of one side. `isn` is the client's initial sequence
+/// number, `backend_end` the sequence number behind the backend's last packet, if one was seen.
+#[inline]
+pub(super) fn after(
+    flags: SessionFlags,
+    protocol: Protocol,
+    side: Side,
+    segment: &Segment,
+    isn: u32,
+    backend_end: impl FnOnce() -> Option<u32>,
+) -> SessionFlags {
+    match (protocol, side) {
+        (Protocol::Tcp, Side::Client) => after_client(flags, segment, backend_end),
+        (Protocol::Tcp, Side::Backend) => after_backend(flags, segment, isn),
+        (Protocol::Udp, Side::Client) => flags.with(SessionFlags::CLIENT_OPENED),
+        (Protocol::Udp, Side::Backend) => {
+            flags.with(SessionFlags::BACKEND_ANSWERED).with(SessionFlags::ESTABLISHED)
+        }
+    }
+}
+
+#[inline]
+fn after_client(
+    flags: SessionFlags,
+    segment: &Segment,
+    backend_end: impl FnOnce() -> Option<u32>,
+) -> SessionFlags {
+    let is = |bits| segment.flags.has(bits);
+    if is(TcpFlags::RST) {
+        return flags.with(SessionFlags::RESET);
+    }
+    if is(TcpFlags::SYN) {
+        return flags.with(SessionFlags::CLIENT_OPENED);
+    }
+    let mut after = flags;
+    // Anybody can send a SYN and an ACK behind it. Only who got the SYN-ACK knows its number.
+    if !flags.established()
+        && is(TcpFlags::ACK)
+        && flags.has(SessionFlags::BACKEND_ANSWERED)
+        && backend_end().is_none_or(|end| end == segment.ack)
+    {
+        after = after.with(SessionFlags::ESTABLISHED);
+    }
+    if is(TcpFlags::FIN) {
+        after = after.with(SessionFlags::CLIENT_FIN);
+    }
+    after
+}
+
+#[inline]
+fn after_backend(flags: SessionFlags, segment: &Segment, isn: u32) -> SessionFlags {
+    let is = |bits| segment.flags.has(bits);
+    if is(TcpFlags::RST) {
+        return flags.with(SessionFlags::RESET);
+    }
+    if is(TcpFlags::SYN) {
+        let answered = is(TcpFlags::ACK);
+        return if answered { flags.with(SessionFlags::BACKEND_ANSWERED) } else { flags };
+    }
+    let mut after = flags;
+    if !flags.established() && is(TcpFlags::ACK) {
+        // A bare ACK of nothing but the SYN proves nothing: it may be the challenge ACK of a
+        // TIME_WAIT or half-open port. Data, a FIN, or an ACK of the client's data do.
+        let acknowledged = segment.ack.wrapping_sub(isn.wrapping_add(1));
+        let acks_data = flags.has(SessionFlags::BACKEND_ANSWERED)
+            && acknowledged != 0
+            && acknowledged < 1 << 31;
+        if segment.data || is(TcpFlags::FIN) || acks_data {
+            after = after.with(SessionFlags::BACKEND_ANSWERED).with(SessionFlags::ESTABLISHED);
+        }
+    }
+    if is(TcpFlags::FIN) && !flags.has(SessionFlags::BACKEND_FIN) {
+        after = after.with(SessionFlags::BACKEND_FIN);
+        if !flags.has(SessionFlags::CLIENT_FIN) {
+            after = after.with(SessionFlags::BACKEND_CLOSED_FIRST);
+        }
+    }
+    after
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type F = SessionFlags;
+    const ISN: u32 = 0xffff_fff0;
+    const SYN: u8 = 2;
+    const ACK: u8 = 0x10;
+    const FIN: u8 = 1;
+    const RST: u8 = 4;
+
+    fn flags(all: &[SessionFlags]) -> SessionFlags {
+        all.iter().fold(F::default(), |sum, f| sum.with(*f))
+    }
+
+    /// A segment of the client or the backend: bits, data, and how far its ACK is beyond the ISN.
+    fn run(steps: &[(Side, u8, bool, u32)]) -> SessionFlags {
+        steps.iter().fold(F::default(), |state, &(side, bits, data, acked)| {
+            let segment = Segment {
+                flags: TcpFlags(bits),
+                seq: 0,
+                ack: ISN.wrapping_add(acked),
+                len: 0,
+                data,
+            };
+            after(state, Protocol::Tcp, side, &segment, ISN, || Some(ISN))
+        })
+    }
+
+    #[test]
+    fn tcp_states() {
+        use Side::{Backend as B, Client as C};
+        let opened = (C, SYN, false, 0);
+        let answered = (B, SYN | ACK, false, 1);
+        let acked = (C, ACK, false, 0);
+        let open = [F::CLIENT_OPENED, F::BACKEND_ANSWERED, F::ESTABLISHED];
+        for (name, steps, expected) in [
+            ("SYN", &[opened][..], &[F::CLIENT_OPENED][..]),
+            ("ACK without SYN-ACK", &[opened, acked], &[F::CLIENT_OPENED]),
+            ("SYN-ACK", &[opened, answered], &open[..2]),
+            ("blind ACK of the client", &[opened, answered, (C, ACK, false, 1)], &open[..2]),
+            ("client's ACK", &[opened, answered, acked], &open),
+            ("backend data", &[opened, answered, (B, ACK, true, 1)], &open),
+            ("backend data, SYN-ACK seen elsewhere", &[opened, (B, ACK, true, 1)], &open),
+            ("backend ACKs data", &[opened, answered, (B, ACK, false, 30)], &open),
+            ("challenge ACK, half-open", &[opened, answered, (B, ACK, false, 1)], &open[..2]),
+            ("challenge ACK, TIME_WAIT", &[opened, (B, ACK, false, 9)], &open[..1]),
+            ("bare SYN of the backend", &[opened, (B, SYN, false, 0)], &open[..1]),
+            ("refused", &[opened, (B, RST | ACK, false, 1)], &[F::CLIENT_OPENED, F::RESET]),
+            ("client resets", &[opened, (C, RST, false, 0)], &[F::CLIENT_OPENED, F::RESET]),
+        ] {
+            assert_eq!(run(steps).0, flags(expected).0, "{name}");
+        }
+    }
+
+    #[test]
+    fn who_closed_first() {
+        use Side::{Backend as B, Client as C};
+        let start = [(C, SYN, false, 0), (B, SYN | ACK, false, 1), (C, ACK, false, 0)];
+        let open = flags(&[F::CLIENT_OPENED, F::BACKEND_ANSWERED, F::ESTABLISHED]);
+        let (client, backend) = ((C, FIN | ACK, false, 0), (B, FIN | ACK, false, 1));
+        for (steps, expected) in [
+            (&[client][..], &[F::CLIENT_FIN][..]),
+            (&[client, backend], &[F::CLIENT_FIN, F::BACKEND_FIN]),
+            (&[client, backend, backend], &[F::CLIENT_FIN, F::BACKEND_FIN]),
+            (&[backend], &[F::BACKEND_FIN, F::BACKEND_CLOSED_FIRST]),
+            (&[backend, client], &[F::CLIENT_FIN, F::BACKEND_FIN, F::BACKEND_CLOSED_FIRST]),
+            (&[backend, backend], &[F::BACKEND_FIN, F::BACKEND_CLOSED_FIRST]),
+        ] {
+            let all = [&start[..], steps].concat();
+            assert_eq!(run(&all).0, open.with(flags(expected)).0, "{steps:?}");
+        }
+    }
+
+    #[test]
+    fn udp_is_established_by_an_answer() {
+        let none = Segment::default();
+        let opened = after(F::default(), Protocol::Udp, Side::Client, &none, 0, || None);
+        assert_eq!(opened.0, F::CLIENT_OPENED.0);
+        let again = after(opened, Protocol::Udp, Side::Client, &none, 0, || None);
+        assert!(!again.established());
+        assert!(after(opened, Protocol::Udp, Side::Backend, &none, 0, || None).established());
+    }
+}
