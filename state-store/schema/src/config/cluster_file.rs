@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::defaults::default_unknown_session;
 use super::error::{ConfigError, ConfigErrors};
 use super::read::{FileKind, Table, read_file};
 use super::spec::{
@@ -179,17 +180,9 @@ fn listener(table: &Table<'_, '_>) -> Option<ListenerSpec> {
         group: group?,
         replicate_after: replicate_after?,
         idle_timeout_ms: idle_timeout_ms.unwrap_or_else(|| default_idle_timeout_ms(protocol)),
-        unknown_session: unknown_session.unwrap_or(default_unknown_session(protocol)),
+        unknown_session: unknown_session.unwrap_or_else(|| default_unknown_session(protocol)),
         new_udp: new_udp?,
     })
-}
-
-/// What packets of unknown sessions get when the listener does not say.
-pub(super) fn default_unknown_session(protocol: Protocol) -> UnknownSession {
-    match protocol {
-        Protocol::Tcp => UnknownSession::Reset,
-        Protocol::Udp => UnknownSession::Drop,
-    }
 }
 
 fn health(table: &Table<'_, '_>) -> Option<HealthSpec> {

@@ -6,6 +6,7 @@
 //! key can break. Reading reports every error with its line and a hint, not just the first.
 
 mod cluster_file;
+mod defaults;
 mod duration;
 mod error;
 pub mod keys;
@@ -27,4 +28,4 @@ pub use read::{FileKind, kind_of};
 pub use spec::*;
 pub use suggest::closest;
 pub use validate::{Place, SpecError, validate, warnings};
-pub use values::check_name;
+pub use values::{WordError, check_name};

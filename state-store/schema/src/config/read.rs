@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, ConfigErrors, Source};
-use super::keys::{self, Key, Kind, Presence, Refused};
+use super::keys::{self, Key, Kind, Presence};
 use super::values::{Problem, check_name, duration, in_range, list, problem, string, what};
 use super::{closest, limits};
 use crate::prefix::Prefix;
@@ -339,22 +339,7 @@ impl<'r, 'd> Table<'r, 'd> {
 
     pub(super) fn one_of(&self, name: &str) -> Option<&'static str> {
         self.value(name, |value, key| {
-            let Kind::OneOf(words, refused) = &key.kind else {
-                unreachable!("{} is no word", key.name)
-            };
-            let text = string(value)?;
-            if let Some(word) = words.iter().find(|word| **word == text) {
-                return Ok(*word);
-            }
-            if let Some(Refused { instead, .. }) = refused.iter().find(|r| r.name == text) {
-                return Err(problem(format!("= \"{text}\" is not there yet"), *instead));
-            }
-            let all = || words.iter().copied();
-            let hint = match closest(text, all()) {
-                Some(meant) => format!("did you mean \"{meant}\"?"),
-                None => format!("it can be {}", list(all())),
-            };
-            Err(problem(format!("cannot be \"{}\"", text.escape_debug()), hint))
+            key.word(string(value)?).map_err(|e| problem(e.message, e.hint))
         })
     }
 

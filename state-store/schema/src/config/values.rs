@@ -4,7 +4,8 @@ use std::ops::RangeInclusive;
 
 use toml::de::{DeInteger, DeValue};
 
-use super::{format_millis, limits, parse_millis};
+use super::keys::{Key, Kind, Refused};
+use super::{closest, format_millis, limits, parse_millis};
 
 /// Why a value is wrong, to be read after its key: `port` ... is 0; it must be 1 to 65535.
 pub(super) struct Problem {
@@ -77,4 +78,60 @@ pub(super) fn duration(value: &DeValue<'_>, range: &RangeInclusive<u32>) -> Resu
 
 pub(super) fn list<'w>(words: impl Iterator<Item = &'w str>) -> String {
     words.map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// Why a word is not among those a key can be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WordError {
+    /// To be read after the key: `cannot be "tpc"`.
+    pub message: String,
+    /// What to write instead.
+    pub hint: String,
+}
+
+impl Key {
+    /// This word, if the key can be it ([`Kind::OneOf`]).
+    pub fn word(&self, text: &str) -> Result<&'static str, WordError> {
+        let Kind::OneOf(words, refused) = &self.kind else {
+            let message = "takes no words".to_owned();
+            return Err(WordError { message, hint: String::new() });
+        };
+        if let Some(word) = words.iter().find(|word| **word == text) {
+            return Ok(*word);
+        }
+        if let Some(Refused { instead, .. }) = refused.iter().find(|r| r.name == text) {
+            let message = format!("= \"{text}\" is not there yet");
+            return Err(WordError { message, hint: (*instead).to_owned() });
+        }
+        let all = || words.iter().copied();
+        let hint = match closest(text, all()) {
+            Some(meant) => format!("did you mean \"{meant}\"?"),
+            None => format!("it can be {}", list(all())),
+        };
+        Err(WordError { message: format!("cannot be \"{}\"", text.escape_debug()), hint })
+    }
+
+    /// A duration that this key can be, in milliseconds; none is `never`.
+    pub fn millis(&self, text: &str) -> Result<Option<u32>, String> {
+        let range = match &self.kind {
+            Kind::MillisOrNever(_) if text == "never" => return Ok(None),
+            Kind::MillisOrNever(range) | Kind::Millis(range) => range,
+            _ => return Err("takes no duration".to_owned()),
+        };
+        let millis = parse_millis(text).map_err(|e| e.to_string())?;
+        if range.contains(&millis) {
+            return Ok(Some(millis));
+        }
+        let (from, to) = (format_millis(*range.start()), format_millis(*range.end()));
+        Err(format!("it must be from {from} to {to}"))
+    }
+
+    /// A number that this key can be.
+    pub fn number(&self, text: &str) -> Result<u32, String> {
+        let Kind::Integer(range) = &self.kind else { return Err("takes no number".to_owned()) };
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| {
+            format!("it must be a whole number from {} to {}", range.start(), range.end())
+        })
+    }
 }
