@@ -8,6 +8,7 @@
 
 pub mod liveness;
 pub mod metrics;
+pub mod peer;
 pub mod pki;
 mod store;
 
