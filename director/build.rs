@@ -4,8 +4,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-/// The programs: source below `bpf/`.
-const PROGRAMS: [&str; 1] = ["steer.bpf.c"];
+/// The programs, below `bpf/`: the director's, and the traffic of its benchmarks.
+const PROGRAMS: [&str; 2] = ["steer.bpf.c", "generator.bpf.c"];
 
 /// Where distributions keep `asm/types.h` besides `/usr/include` (Debian multiarch).
 fn multiarch_include() -> Option<PathBuf> {

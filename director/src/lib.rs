@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod core;
+pub mod director;
 pub mod session;
 pub mod tables;
 pub mod wire;

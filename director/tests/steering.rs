@@ -9,7 +9,8 @@ use std::process::Command;
 
 use common::{DIRECTOR_MAC, Link, PEER_MAC, RawSocket, privileged, wait_for};
 use etherparse::PacketBuilder;
-use holdfast_director::worker::{Fate, Frame, PacketCore, Pool, PoolConfig, Waker};
+use holdfast_director::core::{Frame, Verdict};
+use holdfast_director::worker::{PacketCore, Pool, PoolConfig, Waker};
 use holdfast_director::xdp::{AttachedMode, Interface, XdpError};
 use holdfast_schema::config::XdpMode;
 use holdfast_schema::flow::Addr;
@@ -35,16 +36,16 @@ const GREETING: [u8; 60] = {
 };
 
 impl PacketCore for Reflector {
-    fn process(&mut self, _now_ns: u64, frames: &mut [Frame<'_>], fates: &mut [Fate]) {
-        for (frame, fate) in frames.iter_mut().zip(fates) {
-            if let Some(macs) = frame.bytes_mut().get_mut(..12) {
+    fn process(&mut self, _now_ns: u64, frames: &mut [Frame<'_>], verdicts: &mut [Verdict]) {
+        for (frame, verdict) in frames.iter_mut().zip(verdicts) {
+            if let Some(macs) = frame.packet_mut().get_mut(..12) {
                 macs.rotate_left(6);
-                *fate = Fate::Transmit;
+                *verdict = Verdict::Transmit;
             }
         }
     }
 
-    fn turn(&mut self, _now_ns: u64, send: &mut dyn FnMut(&[u8]) -> bool) {
+    fn turn(&mut self, _now_ns: u64, _received: usize, send: &mut dyn FnMut(&[u8]) -> bool) {
         if std::mem::take(&mut self.announce) {
             assert!(send(&GREETING));
         }
@@ -54,7 +55,9 @@ impl PacketCore for Reflector {
         false
     }
 
-    fn quiescent(&mut self) {}
+    fn unsent(&mut self) {}
+
+    fn discarded(&mut self, _frames: u64, _bytes: u64) {}
 }
 
 fn config(workers: u16, mode: XdpMode) -> PoolConfig {

@@ -7,8 +7,9 @@
 use std::io;
 use std::sync::Arc;
 
+use super::PacketCore;
 use super::counters::{IoCounters, add};
-use super::{BATCH, Fate, Frame, PacketCore};
+use crate::core::{BATCH, DropReason, Frame, Verdict};
 use crate::xdp::Rings;
 use crate::xdp::ring::{CompletionRing, Descriptor, FillRing, RxRing, TxRing};
 use crate::xdp::umem::{Chunk, Umem};
@@ -79,22 +80,21 @@ impl Lane {
         if count == 0 {
             return 0;
         }
-        let mut fates = [Fate::Done; BATCH];
+        // The core gives every frame a verdict; one that it forgot would not be sent.
+        let mut verdicts = [Verdict::Drop(DropReason::Internal); BATCH];
         let umem = &self.umem;
         let mut frames = self.held.each_mut().map(|held| match held {
             Some(Held { chunk, start, length }) => Frame::new(umem.bytes(chunk), *start, *length),
             None => Frame::new(&mut [], 0, 0),
         });
-        core.process(now_ns, &mut frames[..count], &mut fates[..count]);
-        let places = frames.map(|frame| frame.place());
+        core.process(now_ns, &mut frames[..count], &mut verdicts[..count]);
+        let lengths = frames.map(|frame| frame.len());
         for index in 0..count {
             let Some(held) = self.held[index].take() else { continue };
-            let (start, length) = places[index];
-            match fates[index] {
-                Fate::Transmit => {
-                    self.transmit(held.chunk, start, length);
-                }
-                Fate::Done => self.free.push(held.chunk),
+            if verdicts[index] != Verdict::Transmit {
+                self.free.push(held.chunk);
+            } else if !self.transmit(held.chunk, held.start, lengths[index]) {
+                core.unsent();
             }
         }
         count
@@ -117,11 +117,13 @@ impl Lane {
         count
     }
 
-    /// Throws away what waits in the receive ring now.
-    pub(crate) fn discard(&mut self) {
+    /// Throws away what waits in the receive ring now: how many frames, how many bytes.
+    pub(crate) fn discard(&mut self) -> (u64, u64) {
         let waiting = self.rx.waiting();
+        let mut bytes = 0;
         for _ in 0..waiting {
             let Some(descriptor) = self.rx.pop() else { break };
+            bytes += u64::from(descriptor.length);
             match self.umem.reclaim(descriptor.address) {
                 Some((chunk, _)) => self.free.push(chunk),
                 None => add(&self.counters.bad_descriptor, 1),
@@ -130,6 +132,7 @@ impl Lane {
         self.rx.release();
         add(&self.counters.received, u64::from(waiting));
         add(&self.counters.stale, u64::from(waiting));
+        (u64::from(waiting), bytes)
     }
 
     fn transmit(&mut self, chunk: Chunk, start: usize, length: usize) -> bool {

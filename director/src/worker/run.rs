@@ -117,7 +117,8 @@ impl<C: PacketCore> Worker<C> {
             add(&counters.stalls, 1);
         }
         if self.control.discard.swap(false, Ordering::AcqRel) || stalled {
-            self.lane.discard();
+            let (frames, bytes) = self.lane.discard();
+            self.core.discarded(frames, bytes);
         }
     }
 
@@ -127,9 +128,8 @@ impl<C: PacketCore> Worker<C> {
         self.lane.recycle();
         let received = self.lane.forward(now_ns, &mut self.core);
         let lane = &mut self.lane;
-        self.core.turn(now_ns, &mut |packet| lane.send_copy(packet));
+        self.core.turn(now_ns, received, &mut |packet| lane.send_copy(packet));
         let left = self.lane.flush(|| self.socket.kick());
-        self.core.quiescent();
         if received > 0 {
             return Ok(()); // There may be more; an empty round is cheaper than a system call.
         }

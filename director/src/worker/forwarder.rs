@@ -1,0 +1,154 @@
+//! The packet core as a worker drives it: with the current tables, with answers coming in and
+//! questions going out.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arc_swap::{ArcSwap, Cache};
+use crossbeam_queue::ArrayQueue;
+
+use super::PacketCore;
+use crate::core::{
+    Core, CoreConfig, DropReason, Frame, MissAnswer, MissQuestion, SharedCounters, Verdict,
+};
+use crate::session::SessionTable;
+use crate::tables::ForwardingTables;
+use crate::xdp::monotonic_ns;
+
+/// Most answers that wait for a worker. More than there are questions on the way.
+const ANSWERS: usize = 4096;
+
+/// How often the offset between the wall clock and the monotonic one is taken anew.
+const CLOCK_INTERVAL_NS: u64 = 1_000_000_000;
+
+/// Takes a worker's questions. Must not block.
+pub(crate) type Ask = Box<dyn Fn(MissQuestion) + Send>;
+
+/// What a worker's forwarder shares with other threads.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) answers: ArrayQueue<MissAnswer>,
+    pub(crate) counters: Arc<SharedCounters>,
+    udp_ask: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn new() -> Shared {
+        Shared {
+            answers: ArrayQueue::new(ANSWERS),
+            counters: Arc::default(),
+            udp_ask: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether UDP misses ask the others in any case.
+    pub(crate) fn set_udp_ask(&self, ask: bool) {
+        self.udp_ask.store(ask, Ordering::Relaxed);
+    }
+}
+
+/// The packet core of one worker.
+pub(crate) struct Forwarder {
+    core: Core,
+    tables: Cache<Arc<ArcSwap<ForwardingTables>>, Arc<ForwardingTables>>,
+    shared: Arc<Shared>,
+    questions: Vec<MissQuestion>,
+    ask: Ask,
+    clock_taken_ns: u64,
+}
+
+/// The Unix time (ms) at which the monotonic clock was 0.
+fn unix_ms_at_zero(now_ns: u64) -> u64 {
+    // A wall clock before 1970 only orders new sessions behind everything else.
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (unix.as_millis() as u64).saturating_sub(now_ns / 1_000_000)
+}
+
+impl Forwarder {
+    pub(crate) fn new(
+        sessions: &Arc<SessionTable>,
+        tables: Arc<ArcSwap<ForwardingTables>>,
+        mut config: CoreConfig,
+        shared: Arc<Shared>,
+        ask: Ask,
+    ) -> Forwarder {
+        let now_ns = monotonic_ns();
+        config.unix_ms_at_zero = unix_ms_at_zero(now_ns);
+        let questions = Vec::with_capacity(config.waiting_flows as usize);
+        // The standard library's keys come from the operating system's random numbers.
+        let seed = RandomState::new().build_hasher().finish();
+        let handle = sessions.register_worker();
+        let core = Core::new(sessions.clone(), handle, config, seed, shared.counters.clone());
+        Forwarder {
+            core,
+            tables: Cache::new(tables),
+            shared,
+            questions,
+            ask,
+            clock_taken_ns: now_ns,
+        }
+    }
+
+    fn send_released(
+        send: &mut dyn FnMut(&[u8]) -> bool,
+        unsent: &mut u32,
+        frame: &Frame<'_>,
+        verdict: Verdict,
+    ) {
+        if verdict == Verdict::Transmit && !send(frame.packet()) {
+            *unsent += 1;
+        }
+    }
+}
+
+impl PacketCore for Forwarder {
+    fn process(&mut self, now_ns: u64, frames: &mut [Frame<'_>], verdicts: &mut [Verdict]) {
+        self.core.process(self.tables.load(), now_ns, frames, verdicts);
+    }
+
+    fn turn(&mut self, now_ns: u64, received: usize, send: &mut dyn FnMut(&[u8]) -> bool) {
+        let mut unsent = 0;
+        // No more than were there at first: answers must not keep packets waiting.
+        for _ in 0..self.shared.answers.len() {
+            let Some(answer) = self.shared.answers.pop() else { break };
+            let release = &mut |frame: &mut Frame<'_>, verdict| {
+                Self::send_released(send, &mut unsent, frame, verdict);
+            };
+            self.core.answer(self.tables.load(), now_ns, &answer, release);
+        }
+        // Processing a batch is a quiescent point; without one, this is.
+        if self.core.parked() > 0 || received == 0 {
+            let release = &mut |frame: &mut Frame<'_>, verdict| {
+                Self::send_released(send, &mut unsent, frame, verdict);
+            };
+            self.core.poll(self.tables.load(), now_ns, release);
+        }
+        for _ in 0..unsent {
+            self.core.count_unsent(DropReason::TxRingFull);
+        }
+        if self.core.parked() > 0 {
+            self.core.take_questions(now_ns, &mut self.questions);
+            self.questions.drain(..).for_each(|question| (self.ask)(question));
+        }
+        self.core.set_udp_ask(self.shared.udp_ask.load(Ordering::Relaxed));
+        if now_ns.saturating_sub(self.clock_taken_ns) >= CLOCK_INTERVAL_NS {
+            self.clock_taken_ns = now_ns;
+            self.core.set_unix_ms_at_zero(unix_ms_at_zero(now_ns));
+        }
+    }
+
+    fn waiting(&self) -> bool {
+        self.core.parked() > 0
+    }
+
+    fn unsent(&mut self) {
+        self.core.count_unsent(DropReason::TxRingFull);
+    }
+
+    fn discarded(&mut self, frames: u64, bytes: u64) {
+        self.core.count_discarded(DropReason::Stale, frames, bytes);
+    }
+}
