@@ -51,7 +51,7 @@ fn apply(lab: &Lab, director: &Director, text: &str) -> Result<Finished> {
 }
 
 /// The cluster's own configuration with something added in front of its tables and behind them.
-fn with(lab: &Lab, director: &Director, pool: Option<&str>, tail: &str) -> Result<String> {
+fn with(director: &Director, pool: Option<&str>, tail: &str) -> Result<String> {
     let shown = run(
         Command::new(binary("holdfast")).args([
             "--socket",
@@ -105,26 +105,26 @@ fn configurations_that_make_no_sense() -> Result<()> {
     let subnet = format!("\"{}.0/24\"", own.rsplit_once('.').context("an IPv4 address")?.0);
 
     refused(&lab, "broken TOML", &["cluster.toml:1"], || apply(&lab, first, "kind = \"cluster"))?;
-    let unknown = with(&lab, first, None, &listener(&vip, "replicate-aftr = \"3s\""))?;
+    let unknown = with(first, None, &listener(&vip, "replicate-aftr = \"3s\""))?;
     refused(&lab, "unknown key", &["replicate-aftr", "replicate-after"], || {
         apply(&lab, first, &unknown)
     })?;
-    let overlap = with(&lab, first, None, &listener(&lip, ""))?;
+    let overlap = with(first, None, &listener(&lip, ""))?;
     refused(&lab, "VIP overlaps a LIP", &[&lip, "LIP"], || apply(&lab, first, &overlap))?;
-    let connected = with(&lab, first, Some(&subnet), "")?;
+    let connected = with(first, Some(&subnet), "")?;
     refused(&lab, "LIP in a connected subnet", &["connected", "d"], || {
         apply(&lab, first, &connected)
     })?;
     for mode in ["dnat", "dsr-l2", "dsr-tunnel"] {
-        let text = with(&lab, first, None, &listener(&vip, &format!("mode = \"{mode}\"")))?;
+        let text = with(first, None, &listener(&vip, &format!("mode = \"{mode}\"")))?;
         refused(&lab, mode, &[mode, "not"], || apply(&lab, first, &text))?;
     }
-    let six = with(&lab, first, None, &listener("2001:db8::10", ""))?;
+    let six = with(first, None, &listener("2001:db8::10", ""))?;
     refused(&lab, "IPv6 listener", &["IPv6", "not"], || apply(&lab, first, &six))?;
     for (key, value) in
         [("toa", "true"), ("proxy-protocol", "\"v2\""), ("scheduler", "\"round-robin\"")]
     {
-        let text = with(&lab, first, None, &listener(&vip, &format!("{key} = {value}")))?;
+        let text = with(first, None, &listener(&vip, &format!("{key} = {value}")))?;
         refused(&lab, key, &[key, "not"], || apply(&lab, first, &text))?;
     }
     lab.down()
