@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use holdfast_schema::cluster::DirectorId;
-use quinn::{Connection, Incoming, RecvStream, SendStream};
+use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -29,10 +29,10 @@ const HANDSHAKE: Duration = Duration::from_secs(3);
 const READ: usize = 256 << 10;
 
 /// Accepts connections until the endpoint closes.
-pub(super) async fn run(shared: Arc<Shared>) {
+pub(super) async fn run(shared: Arc<Shared>, endpoint: Endpoint) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     let complaints = Arc::new(Throttle::default());
-    while let Some(incoming) = shared.endpoint.accept().await {
+    while let Some(incoming) = endpoint.accept().await {
         let Ok(permit) = handshakes.clone().try_acquire_owned() else {
             shared.metrics.failed(HandshakeFailure::Busy);
             incoming.refuse();

@@ -146,6 +146,12 @@ pub(super) fn describe(error: &ConnectionError) -> String {
             Some(text) => format!("the peer refused us in the TLS handshake: {text}"),
             None => format!("the peer aborted the connection: {closed}"),
         },
+        ConnectionError::TransportError(inner) if failed_in_tls(error) => {
+            let cause = &inner.reason;
+            let foreign = cause.contains("UnknownIssuer") || cause.contains("BadSignature");
+            let hint = if foreign { " (it is of another authority than ours)" } else { "" };
+            format!("TLS failed: {cause}{hint}")
+        }
         ConnectionError::TransportError(error) => error.to_string(),
         ConnectionError::Reset => "the peer has restarted".to_owned(),
         ConnectionError::TimedOut => "the peer does not answer".to_owned(),
@@ -166,8 +172,9 @@ fn alert(code: quinn::TransportErrorCode) -> Option<String> {
         44 => "certificate revoked",
         45 => "certificate expired (or the clocks differ)",
         46 => "certificate unknown",
-        48 => "unknown authority: the certificate is of another cluster",
+        48 => "the certificate is of another authority",
         49 => "access denied",
+        51 => "bad signature: the certificate is of another authority",
         80 => "internal error",
         116 => "certificate required",
         120 => "no application protocol in common",

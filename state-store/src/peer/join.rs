@@ -37,7 +37,7 @@ pub(super) async fn serve(shared: Arc<Shared>, connection: Connection) {
     let from = connection.remote_address();
     connection.set_max_concurrent_uni_streams(VarInt::from_u32(0));
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(1));
-    let in_rate = shared.join_pacer.lock().try_take(shared.now(), 10);
+    let in_rate = shared.join_pacer.lock().try_take(shared.now(), 1);
     let (true, Ok(_turn)) = (in_rate, shared.joins.try_acquire()) else {
         shared.metrics.failed(HandshakeFailure::Busy);
         connection.close(close::BUSY, b"too many join requests; try again in a moment");

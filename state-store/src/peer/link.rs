@@ -182,8 +182,8 @@ pub(super) async fn dial(
             |e: &dyn std::fmt::Display| Failure::new(HandshakeFailure::Other, e.to_string());
         let config = shared.tls.read().client(purpose);
         let name = director_name(info.id, shared.cluster);
-        let connection = shared
-            .endpoint
+        let endpoint = shared.endpoint().ok_or_else(|| other(&"this director stops"))?;
+        let connection = endpoint
             .connect_with(config, info.address, &name)
             .map_err(|e| other(&e))?
             .await

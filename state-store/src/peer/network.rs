@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::Stream;
 use holdfast_schema::cluster::DirectorId;
 use parking_lot::{Mutex, RwLock};
-use quinn::{Endpoint, TokioRuntime};
+use quinn::{AsyncUdpSocket, Endpoint, Runtime, TokioRuntime};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -31,6 +31,9 @@ use crate::pki::{ClusterId, Fingerprint, Identity};
 /// How long a stop waits for the last packets to leave.
 const LINGER: Duration = Duration::from_millis(300);
 
+/// How long a shutdown waits for the socket to be closed.
+const CLOSED: Duration = Duration::from_secs(2);
+
 /// Heartbeats that wait for the handler.
 const HEARTBEAT_BACKLOG: usize = 1_024;
 
@@ -39,7 +42,8 @@ pub(super) struct Shared {
     pub(super) me: DirectorId,
     pub(super) cluster: ClusterId,
     pub(super) limits: Limits,
-    pub(super) endpoint: Endpoint,
+    /// Gone after a stop: as long as it lives, so does its socket.
+    endpoint: RwLock<Option<Endpoint>>,
     pub(super) tls: RwLock<Arc<Tls>>,
     pub(super) handler: Arc<dyn Inbound>,
     pub(super) metrics: Arc<NetMetrics>,
@@ -65,6 +69,11 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// The endpoint, unless the transport has been stopped.
+    pub(super) fn endpoint(&self) -> Option<Endpoint> {
+        self.endpoint.read().clone()
+    }
+
     /// Monotonic time since the start.
     pub(super) fn now(&self) -> Duration {
         self.started.elapsed()
@@ -118,15 +127,20 @@ impl std::fmt::Debug for Network {
 /// Stops the thread `hf-peers` when the last handle goes.
 struct StopOnDrop {
     shared: Arc<Shared>,
-    ended: watch::Receiver<bool>,
+    address: Option<SocketAddr>,
+    socket: Weak<dyn AsyncUdpSocket>,
 }
 
 impl StopOnDrop {
     fn stop(&self) {
-        self.shared.endpoint.close(close::SHUTDOWN, b"the director stops");
-        self.shared.stopping.send_replace(true);
-        // Links hold tasks, tasks hold what we share: cut the knot.
-        self.shared.peers.write().clear();
+        let shared = &self.shared;
+        if let Some(endpoint) = shared.endpoint.write().take() {
+            endpoint.close(close::SHUTDOWN, b"the director stops");
+        }
+        shared.stopping.send_replace(true);
+        // Connections that are still held keep the socket open.
+        shared.peers.write().clear();
+        shared.registry.close_where(|_| true, close::SHUTDOWN, "the director stops");
     }
 }
 
@@ -150,12 +164,15 @@ impl Network {
             .enable_all()
             .build()
             .map_err(|e| failed(&e))?;
+        let watched;
         let endpoint = {
             // Where the endpoint is made is where the socket is read.
             let _inside = runtime.enter();
             let server = Some(tls.server.clone());
             let settings = tls::endpoint(&config.identity);
-            Endpoint::new(settings, server, socket, Arc::new(TokioRuntime))
+            let socket = TokioRuntime.wrap_udp_socket(socket).map_err(|e| failed(&e))?;
+            watched = Arc::downgrade(&socket);
+            Endpoint::new_with_abstract_socket(settings, server, socket, Arc::new(TokioRuntime))
                 .map_err(|e| failed(&e))?
         };
         let (heard, mut hear) = mpsc::channel(HEARTBEAT_BACKLOG);
@@ -166,7 +183,7 @@ impl Network {
             me,
             cluster: config.identity.cluster(),
             limits,
-            endpoint,
+            endpoint: RwLock::new(Some(endpoint.clone())),
             tls: RwLock::new(Arc::new(tls)),
             handler,
             metrics: Arc::default(),
@@ -178,15 +195,22 @@ impl Network {
             heard,
             snapshots_out: Semaphore::new(limits.snapshots_out),
             snapshots_in: Semaphore::new(limits.snapshots_in),
-            snapshot_pacer: Mutex::new(Pacer::new(limits.snapshot_bytes_per_s)),
-            join_pacer: Mutex::new(Pacer::new(u64::from(limits.joins_per_s) * 10)),
+            snapshot_pacer: Mutex::new(Pacer::new(
+                limits.snapshot_bytes_per_s,
+                // A tenth of a second's worth.
+                limits.snapshot_bytes_per_s / 10,
+            )),
+            join_pacer: Mutex::new(Pacer::new(
+                limits.joins_per_s.into(),
+                limits.joins_per_s.into(),
+            )),
             joins: Semaphore::new(limits.joins_at_once),
             main: main.clone(),
             own: runtime.handle().clone(),
             stopping,
             started: Instant::now(),
         });
-        shared.spawn(&shared.own, accept::run(shared.clone()));
+        shared.spawn(&shared.own, accept::run(shared.clone(), endpoint.clone()));
         shared.spawn(&shared.own, heartbeat::run(shared.clone()));
         shared.spawn(&main, {
             let handler = shared.handler.clone();
@@ -196,8 +220,7 @@ impl Network {
                 }
             }
         });
-        let (end, ended) = watch::channel(false);
-        let endpoint = shared.endpoint.clone();
+        let address = endpoint.local_addr().ok();
         std::thread::Builder::new()
             .name("hf-peers".to_owned())
             .spawn(move || {
@@ -206,18 +229,15 @@ impl Network {
                     // Lets the farewell of each connection leave.
                     let _ = tokio::time::timeout(LINGER, endpoint.wait_idle()).await;
                 });
-                drop(endpoint);
-                drop(runtime);
-                end.send_replace(true);
             })
             .map_err(|e| failed(&e))?;
-        let stop = Arc::new(StopOnDrop { shared: shared.clone(), ended });
+        let stop = Arc::new(StopOnDrop { shared: shared.clone(), address, socket: watched });
         Ok(Network { shared, stop })
     }
 
     /// Where it listens (the port, if it was asked to choose one).
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.shared.endpoint.local_addr().ok()
+        self.stop.address
     }
 
     /// Takes over the member list (our own entry may be in it). New members are dialled; removed
@@ -282,7 +302,9 @@ impl Network {
             return Err(NetError::Identity("it is of another director or cluster".to_owned()));
         }
         let tls = Tls::new(identity)?;
-        self.shared.endpoint.set_server_config(Some(tls.server.clone()));
+        if let Some(endpoint) = self.shared.endpoint() {
+            endpoint.set_server_config(Some(tls.server.clone()));
+        }
         *self.shared.tls.write() = Arc::new(tls);
         Ok(())
     }
@@ -369,11 +391,15 @@ impl Network {
         self.shared.metrics.clone()
     }
 
-    /// Says farewell to the peers and stops; the port is free when this returns.
-    pub async fn shutdown(&self) {
+    /// Says farewell to the peers and stops. The port is free when this returns true; false: some
+    /// call still holds a connection after two seconds.
+    pub async fn shutdown(&self) -> bool {
         self.stop.stop();
-        let mut ended = self.stop.ended.clone();
-        // An error would mean that the thread is gone already.
-        let _ = ended.wait_for(|ended| *ended).await;
+        let closed = async {
+            while self.stop.socket.strong_count() > 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(CLOSED, closed).await.is_ok()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Keeps a rate, with a burst of a tenth of a second's worth (at least one).
+/// Keeps a rate, with bursts up to a limit.
 #[derive(Debug)]
 pub(super) struct Pacer {
     per_s: f64,
@@ -13,9 +13,8 @@ pub(super) struct Pacer {
 }
 
 impl Pacer {
-    pub(super) fn new(per_s: u64) -> Pacer {
-        let per_s = per_s.max(1) as f64;
-        let burst = (per_s / 10.0).max(1.0);
+    pub(super) fn new(per_s: u64, burst: u64) -> Pacer {
+        let (per_s, burst) = (per_s.max(1) as f64, burst.max(1) as f64);
         Pacer { per_s, burst, room: burst, at: Duration::ZERO }
     }
 
@@ -49,7 +48,7 @@ mod tests {
 
     #[test]
     fn the_rate_is_kept_over_time() {
-        let mut pacer = Pacer::new(1_000_000);
+        let mut pacer = Pacer::new(1_000_000, 100_000);
         let mut now = Duration::ZERO;
         for _ in 0..1_000 {
             now += pacer.book(now, 10_000);
@@ -60,7 +59,7 @@ mod tests {
 
     #[test]
     fn rest_earns_no_more_than_the_burst() {
-        let mut pacer = Pacer::new(20);
+        let mut pacer = Pacer::new(20, 2);
         let later = Duration::from_secs(3_600);
         let taken = (0..10).filter(|_| pacer.try_take(later, 1)).count();
         assert_eq!(taken, 2);
