@@ -16,8 +16,8 @@ use tokio::net::UnixStream;
 
 use crate::failure::Failure;
 
-/// How long a director may take for an answer. It bounds its own work at less than that.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// How long a director may take for an answer. It bounds its own work at a minute.
+const ANSWER_WITHIN: Duration = Duration::from_secs(65);
 
 /// Most bytes an answer may have.
 const MOST_BYTES: usize = 64 << 20;

@@ -96,12 +96,12 @@ pub fn time(text: &str) -> Result<u32, String> {
     }
 }
 
-/// How long a token lives: whole seconds, from 1 minute to 30 days.
+/// How long a token lives: whole seconds, up to 30 days.
 pub fn expiry(text: &str) -> Result<u64, String> {
-    let seconds = u64::from(time(text)? / 1_000);
-    if (60..=30 * 86_400).contains(&seconds) {
-        Ok(seconds)
+    let millis = time(text)?;
+    if millis % 1_000 == 0 && millis <= 30 * 86_400_000 {
+        Ok(u64::from(millis / 1_000))
     } else {
-        Err("it must be from 1m to 30d".to_owned())
+        Err("it must be whole seconds, from 1s to 30d".to_owned())
     }
 }

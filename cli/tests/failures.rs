@@ -128,7 +128,7 @@ fn wrong_usage_exits_with_2() {
         &["node", "add"],
         &["node", "add", "../etc"],
         &["node", "add", "d1", "--expires", "5"],
-        &["node", "add", "d1", "--expires", "1s"],
+        &["node", "add", "d1", "--expires", "1500ms"],
         &["node", "drain", "d1", "--timeout", "0"],
         &["node", "remove", "d1", "--force", " "],
         &["cluster", "init", "--shards", "65"],
