@@ -1,6 +1,6 @@
 //! How large, how many, how long: the limits of the configuration.
 //!
-//! The key table, the readers and [`super::validate`] share them, so that a value is refused in
+//! The key table, the readers and [`mod@super::validate`] share them, so that a value is refused in
 //! the same way whether it comes in a file or over the admin API.
 
 use std::ops::RangeInclusive;

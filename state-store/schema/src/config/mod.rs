@@ -2,7 +2,7 @@
 //! `node` (what one machine is) and `cluster` (what the cluster serves).
 //!
 //! [`spec`] holds the types, [`keys`] the one table of every key (the readers, the defaults and
-//! the reference in docs/configuration.md all come from it), [`validate`] the rules that no single
+//! the reference in docs/configuration.md all come from it), [`mod@validate`] the rules that no single
 //! key can break. Reading reports every error with its line and a hint, not just the first.
 
 mod cluster_file;
