@@ -1,7 +1,7 @@
 //! What the packet core counts: plain numbers of one worker, mirrored for readers at batch ends.
 //!
 //! Every received packet ends in exactly one place, so that at any batch end
-//! `received = forwarded + answered + dropped + parked` ([`Counters::unaccounted`] is 0).
+//! `received + unsent = forwarded + answered + dropped + parked` ([`Counters::unaccounted`] is 0).
 
 use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,6 +61,7 @@ counts! {
     AnswersDenied "answers_denied" "Answers that denied the session with authority.";
     AnswersUnknown "answers_unknown" "Answers that could not tell.";
     AnswersLate "answers_late" "Answers to questions that nobody waited for any more.";
+    Unsent "unsent" "Packets counted as forwarded or answered that could not be transmitted (counted as dropped too).";
     UdpScheduledUnasked "udp_scheduled_unasked" "UDP flows scheduled here because the asking budget was used up.";
 }
 
@@ -121,7 +122,7 @@ impl Counters {
 
     /// Packets whose fate nobody counted; always 0 at a batch end.
     pub fn unaccounted(&self) -> i128 {
-        i128::from(self.count(Count::ReceivedPackets))
+        i128::from(self.count(Count::ReceivedPackets)) + i128::from(self.count(Count::Unsent))
             - i128::from(self.forwarded_packets())
             - i128::from(self.answered_packets())
             - i128::from(self.dropped_packets())
@@ -136,6 +137,10 @@ impl Counters {
     #[inline]
     pub(super) fn drop(&mut self, reason: DropReason) {
         self.drops[reason as usize] += 1;
+    }
+
+    pub(super) fn drop_many(&mut self, reason: DropReason, n: u64) {
+        self.drops[reason as usize] += n;
     }
 
     #[inline]

@@ -421,4 +421,18 @@ impl Core {
     pub fn set_unix_ms_at_zero(&mut self, unix_ms: u64) {
         self.config.unix_ms_at_zero = unix_ms;
     }
+
+    /// Counts frames that were thrown away unread (`frames` of them, `bytes` together).
+    pub fn count_discarded(&mut self, reason: DropReason, frames: u64, bytes: u64) {
+        self.counters.add(Count::ReceivedPackets, frames);
+        self.counters.add(Count::ReceivedBytes, bytes);
+        self.counters.drop_many(reason, frames);
+        self.shared.publish(&self.counters);
+    }
+
+    /// Counts a frame that was to be transmitted and could not be.
+    pub fn count_unsent(&mut self, reason: DropReason) {
+        self.counters.add(Count::Unsent, 1);
+        self.counters.drop_many(reason, 1);
+    }
 }

@@ -73,6 +73,8 @@ reasons! {
     IcmpDenied "icmp_denied" "Everybody denies the session that an ICMP error is about.";
     Contended "contended" "A lock of the session table stayed taken for as long as a packet may wait.";
     Internal "internal" "An assumption of the packet core did not hold (a defect; please report it).";
+    TxRingFull "tx_ring_full" "The transmit ring was full.";
+    Stale "stale" "The packet waited in a ring while this director was stalled.";
 }
 
 impl DropReason {
