@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use holdfast_schema::cluster::DirectorId;
 use parking_lot::{Mutex, RwLock};
+use quinn::udp::UdpSocketState;
 use quinn::{AsyncUdpSocket, Endpoint, Runtime, TokioRuntime};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -30,6 +31,9 @@ use crate::pki::{ClusterId, Fingerprint, Identity};
 
 /// How long a stop waits for the last packets to leave.
 const LINGER: Duration = Duration::from_millis(300);
+
+/// Buffers asked for the socket (bytes).
+const SOCKET_BUFFER: usize = 4 << 20;
 
 /// How long a shutdown waits for the socket to be closed.
 const CLOSED: Duration = Duration::from_secs(2);
@@ -160,6 +164,12 @@ impl Network {
         let main = Handle::try_current().map_err(|e| failed(&e))?;
         let tls = Tls::new(&config.identity)?;
         let socket = UdpSocket::bind(listen).map_err(|e| failed(&e))?;
+        // More is better while a snapshot comes in; the kernel gives what it allows
+        // (net.core.rmem_max), and that is not a reason to fail.
+        if let Ok(state) = UdpSocketState::new((&socket).into()) {
+            let _ = state.set_recv_buffer_size((&socket).into(), SOCKET_BUFFER);
+            let _ = state.set_send_buffer_size((&socket).into(), SOCKET_BUFFER);
+        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -66,11 +66,14 @@ enum OnSnapshot {
     Refuse,
 }
 
+/// Sender, header, and the bytes or why they did not all come.
+type Snapshot = (DirectorId, Bytes, Result<Vec<u8>, String>);
+
 /// Remembers everything.
 struct Recorder {
     messages: Mutex<Vec<(DirectorId, Lane, Bytes)>>,
     heartbeats: Mutex<Vec<(DirectorId, u64, Bytes)>>,
-    snapshots: Mutex<Vec<(DirectorId, Bytes, Result<Vec<u8>, String>)>>,
+    snapshots: Mutex<Vec<Snapshot>>,
     joins: Mutex<Vec<Bytes>>,
     on_snapshot: OnSnapshot,
 }
