@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::error::XdpError;
 use super::interface::Interface;
@@ -18,6 +19,9 @@ const TX_BUDGET: u32 = 128;
 
 /// Room for packets between our sending and the driver's completing; by default about 200 packets.
 const SEND_BUFFER_BYTES: libc::c_int = 8 << 20;
+
+/// How long a queue may stay busy after its last socket was closed.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How large a socket's memory is.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +104,7 @@ impl Socket {
         }
         socket.raise_limits();
         let rings = socket.map_rings(config, umem, chunks).map_err(failed("mapping its rings"))?;
-        socket.bind(interface).map_err(failed("binding it"))?;
+        socket.bind_patiently(interface).map_err(failed("binding it"))?;
         Ok((socket, rings))
     }
 
@@ -203,6 +207,20 @@ impl Socket {
         let (memory, layout) = map(&offsets.tx, half, packet, libc::XDP_PGOFF_TX_RING)?;
         let tx = TxRing::new(memory, layout, half)?;
         Ok(Rings { umem, chunks, fill, completion, rx, tx })
+    }
+
+    /// The kernel lets go of a closed socket's queue a little later (xp_release_deferred), so a
+    /// daemon that is started again at once may find it busy for a moment.
+    fn bind_patiently(&self, interface: &Interface) -> io::Result<()> {
+        let deadline = Instant::now() + RELEASE_PATIENCE;
+        loop {
+            match self.bind(interface) {
+                Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                result => return result,
+            }
+        }
     }
 
     fn bind(&self, interface: &Interface) -> io::Result<()> {
