@@ -265,3 +265,23 @@ impl Director {
         drop(self);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_director_is_shared_between_threads() {
+        fn shared<T: Send + Sync>() {}
+        shared::<Director>();
+        shared::<DirectorConfig>();
+    }
+
+    #[test]
+    fn a_quarter_of_the_sessions_may_be_half_open() {
+        let config = DirectorConfig::new("eth0", DirectorId(1), 1, Box::new(|_, _| {}));
+        assert_eq!(config.max_half_open * 4, config.max_sessions);
+        let small = config.with_max_sessions(2);
+        assert_eq!((small.max_sessions, small.max_half_open), (2, 1));
+    }
+}

@@ -31,7 +31,7 @@ pub enum XdpError {
     Bond {
         /// The interface.
         interface: String,
-        /// "a bond" or "part of a bond".
+        /// Its part in the bond.
         role: &'static str,
     },
     /// Fewer receive queues than workers.

@@ -33,12 +33,8 @@ impl Interface {
         })?;
         let interface = Interface { name: name.to_owned(), index, control };
         let flags = interface.ask("reading its flags", Request::flags)?;
-        let refuse = |role| XdpError::Bond { interface: name.to_owned(), role };
-        if flags & libc::IFF_MASTER != 0 {
-            return Err(refuse("a bond"));
-        }
-        if flags & libc::IFF_SLAVE != 0 {
-            return Err(refuse("part of a bond"));
+        if let Some(role) = bond_role(flags) {
+            return Err(XdpError::Bond { interface: name.to_owned(), role });
         }
         if flags & libc::IFF_UP == 0 {
             return Err(XdpError::InterfaceDown { interface: name.to_owned() });
@@ -136,6 +132,17 @@ pub(super) struct Merging {
     lro: bool,
 }
 
+/// Which part the interface with these flags has in a bond, if it has one.
+fn bond_role(flags: i32) -> Option<&'static str> {
+    if flags & libc::IFF_MASTER != 0 {
+        Some("a bond (or another master of interfaces)")
+    } else if flags & libc::IFF_SLAVE != 0 {
+        Some("part of a bond")
+    } else {
+        None
+    }
+}
+
 /// The smallest chunk for an MTU, or the largest MTU that fits any.
 fn chunk_bytes(mtu: u32) -> Result<u32, u32> {
     let most = |chunk: u32| chunk - KERNEL_HEADROOM - LINK_HEADER;
@@ -153,6 +160,14 @@ mod tests {
         assert_eq!(chunk_bytes(1774), Ok(2048));
         assert_eq!(chunk_bytes(1775), Ok(4096));
         assert_eq!(chunk_bytes(9000), Err(3822));
+    }
+
+    #[test]
+    fn bonds_and_their_parts_are_told_by_their_flags() {
+        let up = libc::IFF_UP | libc::IFF_RUNNING;
+        assert_eq!(bond_role(up), None);
+        assert!(bond_role(up | libc::IFF_MASTER).is_some_and(|role| role.contains("a bond")));
+        assert_eq!(bond_role(up | libc::IFF_SLAVE), Some("part of a bond"));
     }
 
     #[test]
