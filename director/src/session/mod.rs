@@ -15,8 +15,11 @@
 //!    what a worker looked up stays what it is until that worker calls [`WorkerHandle::quiescent`],
 //!    which it does between batches, when it holds no slot. A slot kept across batches must be
 //!    looked up again (or compared: [`SessionTable::verify`]).
-//! 3. Threads without a handle only touch a record while they hold its L2 entry, which is removed
-//!    before the slot is given back.
+//! 3. Threads without a handle (the store's, operators') are *guests* while they touch records: a
+//!    short stay that counts like a worker that was not quiescent.
+//!
+//! So nobody ever sees a slot that changed its session under them: the record they found may have
+//! ended, which is as if its last packet had come a moment earlier.
 //!
 //! # How a worker uses it
 //!
@@ -42,6 +45,7 @@
 mod cache;
 mod classes;
 mod key;
+mod open;
 mod prefetch;
 mod quiescence;
 mod record;
@@ -54,11 +58,12 @@ mod table;
 mod tests;
 
 pub use cache::{CacheStats, FlowCache};
+pub use open::{NewSession, OpenError};
 pub use quiescence::WorkerHandle;
 pub use record::Session;
 pub use stats::{PassCounts, TableStats};
 pub use sweep::{SweepPolicy, SweepProgress, Sweeper};
-pub use table::{CLASS_PORTS, Lookup, NewSession, OpenError, SessionTable};
+pub use table::{CLASS_PORTS, Lookup, SessionTable};
 
 /// Index of a session's record in the slab. May be stale; see the module's documentation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

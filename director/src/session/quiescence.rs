@@ -13,13 +13,37 @@ use parking_lot::Mutex;
 /// The mark of a participant that holds nothing until it says otherwise.
 const OFFLINE: u64 = u64::MAX;
 
+/// How many threads can be guests at a time; one more has to wait a moment.
+const GUESTS: usize = 64;
+
 type Mark = Arc<CachePadded<AtomicU64>>;
 
 /// The epochs of one table and who takes part.
-#[derive(Default)]
 pub(super) struct Epochs {
     current: CachePadded<AtomicU64>,
     marks: Mutex<Vec<Mark>>,
+    guests: Vec<CachePadded<AtomicU64>>,
+}
+
+impl Default for Epochs {
+    fn default() -> Epochs {
+        let guest = || CachePadded::new(AtomicU64::new(OFFLINE));
+        Epochs {
+            current: CachePadded::default(),
+            marks: Mutex::default(),
+            guests: std::iter::repeat_with(guest).take(GUESTS).collect(),
+        }
+    }
+}
+
+/// A short stay of a thread that has no handle of its own: slots it sees are not used again before
+/// it is dropped.
+pub(super) struct Guest<'e>(&'e AtomicU64);
+
+impl Drop for Guest<'_> {
+    fn drop(&mut self) {
+        self.0.store(OFFLINE, Ordering::Release);
+    }
 }
 
 impl Epochs {
@@ -32,6 +56,24 @@ impl Epochs {
         WorkerHandle { epochs: self.clone(), mark }
     }
 
+    /// Lets a thread without a handle in. Not for workers: it waits if all places are taken.
+    pub(super) fn guest(&self) -> Guest<'_> {
+        loop {
+            let epoch = self.current.load(Ordering::SeqCst);
+            let free = self.guests.iter().find(|mark| {
+                mark.load(Ordering::Relaxed) == OFFLINE
+                    && mark
+                        .compare_exchange(OFFLINE, epoch, Ordering::SeqCst, Ordering::Relaxed)
+                        .is_ok()
+            });
+            if let Some(mark) = free {
+                fence(Ordering::SeqCst);
+                return Guest(mark);
+            }
+            std::thread::yield_now();
+        }
+    }
+
     /// Begins an epoch. What was freed before this call is free of holders once `passed` says so.
     pub(super) fn advance(&self) -> u64 {
         self.current.fetch_add(1, Ordering::SeqCst) + 1
@@ -39,10 +81,11 @@ impl Epochs {
 
     /// Whether every participant has been quiescent since `epoch` began.
     pub(super) fn passed(&self, epoch: u64) -> bool {
-        // With the fence in `online`: either we see that somebody came online with an older mark, or
+        // With the fences in `online` and `guest`: either we see that somebody came online with an older mark, or
         // that somebody sees everything that happened before the epoch began.
         fence(Ordering::SeqCst);
-        self.marks.lock().iter().all(|mark| mark.load(Ordering::Acquire) >= epoch)
+        let passed = |mark: &AtomicU64| mark.load(Ordering::Acquire) >= epoch;
+        self.guests.iter().all(|mark| passed(mark)) && self.marks.lock().iter().all(|m| passed(m))
     }
 }
 
@@ -101,10 +144,17 @@ mod tests {
         assert!(epochs.passed(first));
         b.online();
         assert!(epochs.passed(first), "it came online after the epoch began");
-        let second = epochs.advance();
+        let guest = epochs.guest();
+        let third = epochs.advance();
         a.quiescent();
-        assert!(!epochs.passed(second));
+        b.quiescent();
+        assert!(!epochs.passed(third));
+        drop(guest);
+        assert!(epochs.passed(third));
+        let fourth = epochs.advance();
+        a.quiescent();
+        assert!(!epochs.passed(fourth));
         drop(b);
-        assert!(epochs.passed(second));
+        assert!(epochs.passed(fourth));
     }
 }

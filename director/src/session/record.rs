@@ -177,10 +177,11 @@ impl Record<'_> {
         fence(Ordering::Release);
     }
 
-    /// Ends writing: live from now on.
-    pub(super) fn publish(&self) {
-        let version = self.get(word::VERSION);
-        self.0[word::VERSION].store(version & !PHASE | Phase::Live as u64, Ordering::Release);
+    /// Ends writing: live from now on. Returns the version that names the session.
+    pub(super) fn publish(&self) -> u64 {
+        let version = self.get(word::VERSION) & !PHASE | Phase::Live as u64;
+        self.0[word::VERSION].store(version, Ordering::Release);
+        version
     }
 
     /// Ends the life of the session that `version` names. Only one caller is told true.

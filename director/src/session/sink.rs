@@ -1,7 +1,8 @@
 //! What other directors say: records of the store, and answers to misses.
 //!
 //! The store's calls come from its apply threads (one at a time per shard) and its network tasks.
-//! They hold the L2 entry of a record while they touch it, never two entries at once.
+//! They are guests of the quiescence protocol while they touch records, and hold one L2 entry at a
+//! time.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -15,13 +16,18 @@ use holdfast_schema::session::{
 };
 
 use super::key::PackedKey;
+use super::open::{OpenError, Wait};
 use super::record::{DEFAULT_AFTER, Record, TIME_BASE_MS, age, half, high, pack, state, word};
 use super::stats::count;
-use super::table::{OpenError, SessionTable, Target, Wait};
+use super::table::{SessionTable, Target};
 use super::{Side, Slot};
 
-/// How often a record is tried against a table that changes under it.
-const ATTEMPTS: usize = 8;
+/// How often a worker tries a record against a table that changes under it, before "next batch".
+const ATTEMPTS_PEER: usize = 8;
+
+/// How often the store's threads try: what they wait for are a few instructions of another thread,
+/// which may have lost its processor, so they yield in between.
+const ATTEMPTS_STORE: usize = 100_000;
 
 /// A session that stands in the way of another, as it was seen under its L2 entry.
 struct Holder {
@@ -29,6 +35,14 @@ struct Holder {
     version: u64,
     incarnation: Incarnation,
     flags: SessionFlags,
+}
+
+/// What stands at a key.
+enum Standing {
+    Nothing,
+    /// A session that is being freed; its entry is about to go.
+    Ending,
+    Session(Holder),
 }
 
 /// Where a record came from.
@@ -50,8 +64,8 @@ impl Source {
 }
 
 impl SessionTable {
-    /// Runs `visit` on the record that a key leads to, while the record cannot be given to another
-    /// session. `Err`: another thread was writing near it (never with `Wait::Yes`).
+    /// Runs `visit` on the record that a key leads to. (It may be ending; the caller is a guest, so it
+    /// is not another session's.) `Err`: another thread was writing near it (never with `Wait::Yes`).
     fn with<T>(
         &self,
         key: &PackedKey,
@@ -72,17 +86,17 @@ impl SessionTable {
         Ok(entry.map(|entry| visit(self.record(entry.slot()), *entry)))
     }
 
-    fn holder(&self, key: &PackedKey, wait: Wait) -> Result<Option<Holder>, OpenError> {
-        let found = self.with(key, wait, |record, target| {
-            // Not live: it is being freed, and its entry is about to go.
-            record.live().map(|version| Holder {
+    fn standing(&self, key: &PackedKey, wait: Wait) -> Result<Standing, OpenError> {
+        let found = self.with(key, wait, |record, target| match record.live() {
+            None => Standing::Ending,
+            Some(version) => Standing::Session(Holder {
                 slot: target.slot(),
                 version,
                 incarnation: record.incarnation(),
                 flags: record.flags(),
-            })
+            }),
         })?;
-        Ok(found.flatten())
+        Ok(found.unwrap_or(Standing::Nothing))
     }
 
     /// Puts a session that another director answered a miss with into the table. The slot is valid
@@ -93,46 +107,72 @@ impl SessionTable {
     }
 
     fn accept(&self, said: &SessionRecord, now: u64, source: Source) -> Result<Slot, OpenError> {
-        let (key, reply) = (PackedKey::new(&said.key), PackedKey::new(&said.reply));
-        let mut outcome = Err(OpenError::Contended);
-        for _ in 0..ATTEMPTS {
-            if let Some(slot) = self.join(&key, said, now, source)? {
-                return Ok(slot);
-            }
-            if let Some(holder) = self.holder(&key, source.wait())? {
-                if holder.incarnation > said.incarnation {
-                    count(&self.counts.refused);
-                    return Err(OpenError::Exists(holder.slot));
-                }
-                if holder.incarnation < said.incarnation {
-                    self.supersede(holder.slot, holder.version);
-                }
-                continue;
-            }
-            if let Some(holder) = self.holder(&reply, source.wait())? {
-                if !has_better_claim(said, &holder) {
-                    count(&self.counts.refused);
-                    return Err(OpenError::ReplyTaken);
-                }
-                count(&self.counts.superseded);
-                self.free(holder.slot, holder.version);
-                continue;
-            }
-            outcome = self.add(&key, &reply, said, now, source);
-            match outcome {
-                // Somebody put one of the keys in between: look again who.
-                Err(OpenError::Exists(_) | OpenError::ReplyTaken) => {}
+        let _guest = self.slab.epochs.guest();
+        let keys = (PackedKey::new(&said.key), PackedKey::new(&said.reply));
+        let attempts = match source {
+            Source::Store => ATTEMPTS_STORE,
+            Source::Peer => ATTEMPTS_PEER,
+        };
+        for attempt in 0..attempts {
+            match self.try_accept(&keys, said, now, source) {
+                Ok(Some(slot)) => return Ok(slot),
+                Ok(None) if attempt > 2 && source == Source::Store => std::thread::yield_now(),
+                Ok(None) => {}
                 Err(error) => {
                     count(&self.counts.refused);
                     return Err(error);
                 }
-                Ok(slot) => {
-                    count(&self.counts.received);
-                    return Ok(slot);
-                }
             }
         }
-        outcome
+        count(&self.counts.refused);
+        Err(OpenError::Contended)
+    }
+
+    /// One attempt; `None` when the table changed under it or something had to make way first.
+    fn try_accept(
+        &self,
+        (key, reply): &(PackedKey, PackedKey),
+        said: &SessionRecord,
+        now: u64,
+        source: Source,
+    ) -> Result<Option<Slot>, OpenError> {
+        if let Some(slot) = self.join(key, said, now, source)? {
+            return Ok(Some(slot));
+        }
+        match self.standing(key, source.wait())? {
+            Standing::Nothing => {}
+            Standing::Ending => return Ok(None),
+            Standing::Session(holder) if holder.incarnation > said.incarnation => {
+                return Err(OpenError::Exists(holder.slot));
+            }
+            Standing::Session(holder) => {
+                if holder.incarnation < said.incarnation {
+                    self.supersede(holder.slot, holder.version);
+                }
+                return Ok(None);
+            }
+        }
+        match self.standing(reply, source.wait())? {
+            Standing::Nothing => {}
+            Standing::Ending => return Ok(None),
+            Standing::Session(holder) if !has_better_claim(said, &holder) => {
+                return Err(OpenError::ReplyTaken);
+            }
+            Standing::Session(holder) => {
+                count(&self.counts.superseded);
+                self.free(holder.slot, holder.version);
+                return Ok(None);
+            }
+        }
+        match self.add(key, reply, said, now, source) {
+            // Somebody put one of the keys in between: look again who.
+            Err(OpenError::Exists(_) | OpenError::ReplyTaken) => Ok(None),
+            Err(error) => Err(error),
+            Ok(slot) => {
+                count(&self.counts.received);
+                Ok(Some(slot))
+            }
+        }
     }
 
     /// Merges a record into the session of the same identity, if that is here.
@@ -217,8 +257,8 @@ impl SessionTable {
             bits |= state::OWNED;
         }
         self.put_state(record, bits);
-        record.publish();
-        self.index(slot, key, reply, source.wait()).map(|()| slot)
+        let version = record.publish();
+        self.index(slot, version, key, reply, source.wait()).map(|()| slot)
     }
 
     /// Keeps a session that the store does not have: it is to be proposed (again).
@@ -238,6 +278,7 @@ impl SessionTable {
 
     /// Removes an acknowledged session that the store has not, unless it is alive here.
     fn lost(&self, key: &PackedKey, is_lost: impl FnOnce(Record<'_>) -> bool) {
+        let _guest = self.slab.epochs.guest();
         let now = self.now();
         let verdict = self.with(key, Wait::Yes, |record, target| {
             let version = record.live()?;
@@ -274,6 +315,7 @@ impl SessionSink for SessionTable {
     }
 
     fn updated(&self, update: &SessionUpdate) {
+        let _guest = self.slab.epochs.guest();
         let now = self.now();
         let _ = self.with(&PackedKey::new(&update.key), Wait::Yes, |record, _| {
             if record.live().is_none() || record.incarnation() != update.incarnation {
@@ -332,6 +374,7 @@ impl SessionSink for SessionTable {
     }
 
     fn find(&self, key: &FlowKey) -> Option<SessionRecord> {
+        let _guest = self.slab.epochs.guest();
         let now = self.now();
         let found = self.with(&PackedKey::new(key), Wait::Yes, |record, _| {
             let private = record.get(word::STATE) & state::NEVER != 0;

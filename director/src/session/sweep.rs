@@ -11,11 +11,11 @@ use std::sync::atomic::{Ordering, fence};
 use holdfast_schema::bucket::ShardId;
 use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::config::ReplicateAfter;
-use holdfast_schema::session::{SessionChange, SessionFlags, SessionUpdate};
+use holdfast_schema::session::{HalfSeen, SessionChange, SessionFlags, SessionUpdate};
 
 use super::Slot;
 use super::quiescence::WorkerHandle;
-use super::record::{DEFAULT_AFTER, Record, TIME_BASE_MS, half, high, low, state, word};
+use super::record::{DEFAULT_AFTER, Record, TIME_BASE_MS, age, half, high, low, state, word};
 use super::stats::{PassCounts, count};
 use super::table::SessionTable;
 use crate::tables::ForwardingTables;
@@ -34,6 +34,9 @@ const ADOPTIONS_PER_S: u64 = 20_000;
 
 /// Replicate-after when the listener is gone.
 const DEFAULT_REPLICATE_AFTER_MS: u32 = 3_000;
+
+/// The state bits that other threads change and the sweep goes by.
+const OTHERS: u64 = state::FLAGS | state::ACKED | state::DETACHED;
 
 /// What the sweep goes by. Given anew at every step.
 #[derive(Clone, Copy, Debug)]
@@ -159,9 +162,9 @@ impl Step<'_> {
         }
         let next = self.examine(slot, record, version, bits, due);
         record.put(word::DUE, next);
-        // With the fence in `look_soon`: a change of flags after we read them is not missed.
+        // With the fence in `look_soon`: what others changed after we read it is not missed.
         fence(Ordering::SeqCst);
-        if record.flags() != flags {
+        if (record.get(word::STATE) ^ bits) & OTHERS != 0 {
             record.put(word::DUE, 0);
         }
     }
@@ -190,15 +193,20 @@ impl Step<'_> {
             due = self.now + self.adoption_delay(slot, record);
         }
         let expires = record.expires();
-        if self.now >= expires {
-            return self.end(slot, version, bits, expires);
+        if self.now >= expires && self.is_over(bits, expires) {
+            if self.table.free(slot, version) {
+                self.progress.freed += 1;
+            }
+            return 0;
         }
         if bits & state::DETACHED != 0 {
             expires
         } else if bits & state::ACKED != 0 {
             self.refresh(slot, record, due)
-        } else {
+        } else if self.now < expires {
             self.promote(record, bits, due, expires).min(expires)
+        } else {
+            expires + UNCONFIRMED_MS
         }
     }
 
@@ -207,10 +215,11 @@ impl Step<'_> {
     fn adopt(&mut self, slot: Slot, record: Record<'_>, due: u64) -> bool {
         let here = record.get(word::CLIENT + half::LOCAL);
         let elsewhere = record.get(word::CLIENT + half::REMOTE);
-        if here == 0 || here <= elsewhere || record.owner() == self.table.me {
+        let me = self.table.me;
+        if here == 0 || here <= elsewhere || record.owner() == me || self.departed(me) {
             return false;
         }
-        let departed = self.policy.departed.contains(&record.owner());
+        let departed = self.departed(record.owner());
         // From a serving owner only when there is a refresh to ride on, and only if it had its turn:
         // two routers that hash differently must not make a session wander at every sweep.
         let refreshed = record.get(word::REFRESHED) + refresh_ms(record, slot);
@@ -226,17 +235,21 @@ impl Step<'_> {
         departed
     }
 
+    fn departed(&self, director: DirectorId) -> bool {
+        self.policy.departed.contains(&director)
+    }
+
     /// How long an adoption waits to be told, so that a million of them are no storm.
     fn adoption_delay(&self, slot: Slot, record: Record<'_>) -> u64 {
         let window = u64::from(self.table.sessions()) * 1_000 / ADOPTIONS_PER_S;
         window.min(refresh_ms(record, slot)) * u64::from(spread(slot)) / 256
     }
 
-    /// A session past its idle limit.
-    fn end(&mut self, slot: Slot, version: u64, bits: u64, expires: u64) -> u64 {
+    /// Whether a session past its idle limit is freed now and here.
+    fn is_over(&self, bits: u64, expires: u64) -> bool {
         let flags = SessionFlags((bits & state::FLAGS) as u16);
         let settled = flags.established() && !flags.closing();
-        let over = if bits & (state::DETACHED | state::NEVER) != 0 {
+        if bits & (state::DETACHED | state::NEVER) != 0 {
             true
         } else if bits & state::ACKED != 0 {
             // The store's clock decides; without a quorum it stands still, and what is not an open
@@ -245,11 +258,7 @@ impl Step<'_> {
         } else {
             // Perhaps its create is on its way: then the store expires it, but not here first.
             bits & state::PROPOSED == 0 || self.now >= expires + UNCONFIRMED_MS
-        };
-        if over && self.table.free(slot, version) {
-            self.progress.freed += 1;
         }
-        self.now + REPEAT_MS
     }
 
     /// An acknowledged session: says what the store does not know yet.
@@ -286,8 +295,16 @@ impl Step<'_> {
 
     /// Hands out an update; returns when to repeat it if it brings no confirmation.
     fn update(&mut self, record: Record<'_>, flags: SessionFlags) -> u64 {
+        // Only what was seen here: repeating others' reports would make them a little younger each
+        // time.
         let half = |first: usize| {
-            (record.get(first + half::LOCAL) != 0).then(|| record.half_seen(first, self.now))
+            let (then, numbers) =
+                (record.get(first + half::LOCAL), record.get(first + half::LOCAL_NUMBERS));
+            (then != 0).then(|| HalfSeen {
+                age_ms: age(self.now, then),
+                seq: high(numbers),
+                ack: low(numbers),
+            })
         };
         let update = SessionUpdate {
             key: record.key(super::Side::Client).unpack(),
@@ -326,7 +343,7 @@ impl Step<'_> {
         }
         if self.policy.quorum {
             let description = record.describe(self.now);
-            self.table.change(record, |bits| bits | state::PROPOSED);
+            self.table.change(record, |bits| bits & !state::ADOPTED | state::PROPOSED);
             self.say(record, description.flags, SessionChange::Create(description));
             self.progress.created += 1;
         }

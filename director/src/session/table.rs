@@ -6,23 +6,17 @@ use std::sync::{Arc, OnceLock};
 
 use ahash::RandomState;
 use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
 use dashmap::try_result::TryResult;
 use holdfast_schema::bucket::{BUCKETS, Bucket, BucketKey, ShardId, ShardTable};
-use holdfast_schema::cluster::{BackendId, DirectorId, ListenerId};
-use holdfast_schema::config::ReplicateAfter;
+use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::flow::FlowKey;
-use holdfast_schema::session::{
-    ForwardingMode, Incarnation, SessionFlags, SessionRecord, TIME_WAIT_LINGER_MS,
-};
+use holdfast_schema::session::{ForwardingMode, SessionFlags, SessionRecord, TIME_WAIT_LINGER_MS};
 use parking_lot::Mutex;
 
 use super::classes::ClassCounts;
 use super::key::PackedKey;
 use super::quiescence::WorkerHandle;
-use super::record::{
-    Record, Session, TIME_BASE_MS, half, high, pack, pack_replicate_after, state, word,
-};
+use super::record::{Record, Session, TIME_BASE_MS, high, pack, state, word};
 use super::slab::Slab;
 use super::stats::{Counts, PassCounts, TableStats, count};
 use super::{Side, Slot};
@@ -30,51 +24,8 @@ use super::{Side, Slot};
 /// Ports of a class, 1024 to 65535 in steps of 64.
 pub const CLASS_PORTS: u32 = (65_536 - 1_024) / BUCKETS as u32;
 
-/// How many half-open sessions a class may have: a quarter of its ports.
-const CLASS_HALF_OPEN: u32 = CLASS_PORTS / 4;
-
-/// How many freed slots a worker moves at most when it finds the free list empty.
-const RECLAIM_IN_OPEN: usize = 64;
-
 /// A shard that is not known yet.
 const NO_SHARD: u16 = u16::MAX;
-
-/// What a worker says of a session it begins.
-#[derive(Clone, Debug)]
-pub struct NewSession {
-    /// Client > VIP.
-    pub key: FlowKey,
-    /// Backend > LIP.
-    pub reply: FlowKey,
-    /// The listener it came through.
-    pub listener: ListenerId,
-    /// The backend it goes to.
-    pub backend: BackendId,
-    /// How its packets are rewritten.
-    pub mode: ForwardingMode,
-    /// Its bucket (FullNAT: also that of the reply's destination port).
-    pub bucket: Bucket,
-    /// The listener's idle timeout.
-    pub idle_timeout_ms: u32,
-    /// The listener's replicate-after.
-    pub replicate_after: ReplicateAfter,
-    /// Unix time in ms; raised above the stamp of a session it replaces.
-    pub stamp: u64,
-    /// The client's initial sequence number (TCP), 0 for UDP.
-    pub isn: u32,
-    /// What the first packet showed.
-    pub flags: SessionFlags,
-    /// Sequence number behind the first packet.
-    pub seq_end: u32,
-    /// Acknowledgement number of the first packet.
-    pub ack: u32,
-    /// Added to the client's sequence numbers towards the backend (0: no rewriting).
-    pub isn_delta: u32,
-    /// Added to the client's TCP timestamps towards the backend (0: no rewriting).
-    pub timestamp_delta: u32,
-    /// The session that it replaces under the same client key (a SYN on a closing session).
-    pub replaces: Option<Slot>,
-}
 
 /// What L2 says about a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,29 +35,6 @@ pub enum Lookup {
     /// It belongs to none.
     Absent,
     /// Another thread was writing near it: again next batch.
-    Contended,
-}
-
-/// Why a session was not opened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The table holds `max_sessions` sessions (or slots wait for quiescence).
-    #[error("the session table is full")]
-    Full,
-    /// The pool of half-open sessions is full.
-    #[error("the pool of half-open sessions is full")]
-    HalfOpenFull,
-    /// Half-open sessions hold a quarter of this port class: try another LIP or backend.
-    #[error("half-open sessions hold their share of this port class")]
-    ClassFull,
-    /// Another session has this reply key: try another local port.
-    #[error("the local port is in use")]
-    ReplyTaken,
-    /// The client key has a session already.
-    #[error("the flow has a session already")]
-    Exists(Slot),
-    /// Another thread was writing near one of the keys: again next batch.
-    #[error("another thread was writing near one of the keys")]
     Contended,
 }
 
@@ -136,8 +64,8 @@ pub struct SessionTable {
     pub(super) counts: Counts,
     pub(super) pass: Mutex<PassCounts>,
     pub(super) me: DirectorId,
-    max_half_open: u32,
-    next_counter: AtomicU64,
+    pub(super) max_half_open: u32,
+    pub(super) next_counter: AtomicU64,
     now: AtomicU64,
     shards: Vec<AtomicU16>,
     bucket_key: OnceLock<BucketKey>,
@@ -231,10 +159,16 @@ impl SessionTable {
 
     /// Which session a packet with this key belongs to. Never waits.
     pub fn lookup(&self, key: &FlowKey) -> Lookup {
-        match self.l2.try_get(&PackedKey::new(key)) {
-            TryResult::Present(target) => Lookup::Found(target.slot(), target.side()),
-            TryResult::Absent => Lookup::Absent,
-            TryResult::Locked => {
+        let key = PackedKey::new(key);
+        let target = match self.l2.try_get(&key) {
+            TryResult::Present(target) => Some(*target),
+            TryResult::Absent => return Lookup::Absent,
+            TryResult::Locked => None,
+        };
+        // An entry whose session is just being freed is about to go: next batch it is gone.
+        match target.filter(|target| self.matches(target.slot(), target.side(), &key)) {
+            Some(target) => Lookup::Found(target.slot(), target.side()),
+            None => {
                 count(&self.counts.contended);
                 Lookup::Contended
             }
@@ -267,175 +201,6 @@ impl SessionTable {
         // A detached session's client key belongs to its successor.
         let detached = side == Side::Client && record.get(word::STATE) & state::DETACHED != 0;
         !detached && record.key(side) == *key && record.still(version)
-    }
-
-    /// Begins a session. Both directions can be looked up by every thread when it returns.
-    pub fn open(&self, new: NewSession, now_ms: u64) -> Result<Slot, OpenError> {
-        let (key, reply) = (PackedKey::new(&new.key), PackedKey::new(&new.reply));
-        // Look first: a taken port is the common failure and should cost next to nothing.
-        match self.l2.try_get(&reply) {
-            TryResult::Absent => {}
-            TryResult::Present(_) => return Err(OpenError::ReplyTaken),
-            TryResult::Locked => return Err(self.contended()),
-        }
-        let old = match self.l2.try_get(&key) {
-            TryResult::Absent => None,
-            TryResult::Present(old) => Some(old.slot()),
-            TryResult::Locked => return Err(self.contended()),
-        };
-        let mut stamp = new.stamp;
-        if let Some(old) = old {
-            if new.replaces != Some(old) {
-                return Err(OpenError::Exists(old));
-            }
-            stamp = stamp.max(self.record(old).get(word::STAMP).saturating_add(1));
-        }
-        let half_open = !new.flags.established();
-        let class = self.classes.place(&reply);
-        if half_open {
-            self.reserve_half_open(class)?;
-        }
-        let Some(slot) = self.slab.take().or_else(|| {
-            self.slab.reclaim(RECLAIM_IN_OPEN);
-            self.slab.take()
-        }) else {
-            if half_open {
-                self.release_half_open(class);
-            }
-            count(&self.counts.full);
-            return Err(OpenError::Full);
-        };
-        if let Some(old) = old
-            && let Some(version) = self.record(old).live()
-        {
-            self.supersede(old, version);
-        }
-        let now = now_ms + TIME_BASE_MS;
-        self.write_new(slot, &new, (&key, &reply), stamp, now);
-        let wait = Wait::No;
-        match self.index(slot, &key, &reply, wait) {
-            Ok(()) => {
-                count(&self.counts.opened);
-                Ok(slot)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn contended(&self) -> OpenError {
-        count(&self.counts.contended);
-        OpenError::Contended
-    }
-
-    fn reserve_half_open(&self, class: usize) -> Result<(), OpenError> {
-        let add = |n: u32| (n < self.max_half_open).then(|| n + 1);
-        if self.counts.half_open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_err() {
-            count(&self.counts.half_open_full);
-            return Err(OpenError::HalfOpenFull);
-        }
-        if !self.classes.begin_half_open(class, CLASS_HALF_OPEN) {
-            self.counts.half_open.fetch_sub(1, Ordering::Relaxed);
-            count(&self.counts.class_full);
-            return Err(OpenError::ClassFull);
-        }
-        Ok(())
-    }
-
-    fn release_half_open(&self, class: usize) {
-        self.counts.half_open.fetch_sub(1, Ordering::Relaxed);
-        self.classes.end_half_open(class);
-    }
-
-    fn write_new(
-        &self,
-        slot: Slot,
-        new: &NewSession,
-        (key, reply): (&PackedKey, &PackedKey),
-        stamp: u64,
-        now: u64,
-    ) {
-        let record = self.record(slot);
-        let (after, never) = pack_replicate_after(new.replicate_after);
-        record.begin();
-        record.put_keys(key, reply, new.mode, new.bucket);
-        record.put(word::TARGET, pack(new.listener.0, new.backend.0));
-        record.put_incarnation(&Incarnation {
-            stamp,
-            creator: self.me,
-            counter: self.next_counter.fetch_add(1, Ordering::Relaxed),
-            isn: new.isn,
-        });
-        record.put(word::CREATED, now);
-        record.put(word::TIMES, pack(new.idle_timeout_ms, after));
-        record.put(word::DELTAS, pack(new.isn_delta, new.timestamp_delta));
-        record.put(word::OWNER, pack(self.me.0, 0));
-        record.put(word::CLIENT + half::LOCAL, now);
-        record.put(word::CLIENT + half::LOCAL_NUMBERS, pack(new.seq_end, new.ack));
-        record.put(word::CLIENT + half::REMOTE, 0);
-        record.put(word::BACKEND + half::LOCAL, 0);
-        record.put(word::BACKEND + half::REMOTE, 0);
-        record.put(word::SAID, 0);
-        record.put(word::REFRESHED, now);
-        record.put(word::DUE, 0);
-        let mut bits = u64::from(new.flags.0) | state::OWNED;
-        if !new.flags.established() {
-            bits |= state::HALF_OPEN;
-        }
-        if never {
-            bits |= state::NEVER;
-        }
-        self.put_state(record, bits);
-        record.publish();
-    }
-
-    /// Writes the first state word of a record and counts it. (The half-open pool was asked before.)
-    pub(super) fn put_state(&self, record: Record<'_>, bits: u64) {
-        let bits = derive(bits);
-        record.put(word::STATE, bits);
-        if bits & state::UNREPLICATED != 0 {
-            self.counts.unreplicated.fetch_add(1, Ordering::Relaxed);
-        }
-        self.counts.sessions.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Makes a published record found by both keys; takes it back if one of them is taken.
-    pub(super) fn index(
-        &self,
-        slot: Slot,
-        key: &PackedKey,
-        reply: &PackedKey,
-        wait: Wait,
-    ) -> Result<(), OpenError> {
-        let outcome = match self.entry(*reply, wait) {
-            None => Err(self.contended()),
-            Some(Entry::Occupied(_)) => Err(OpenError::ReplyTaken),
-            Some(Entry::Vacant(vacant)) => {
-                self.classes.occupy(self.classes.place(reply));
-                vacant.insert(Target::new(slot, Side::Backend));
-                Ok(())
-            }
-        };
-        let outcome = outcome.and_then(|()| match self.entry(*key, wait) {
-            None => Err(self.contended()),
-            Some(Entry::Occupied(other)) => Err(OpenError::Exists(other.get().slot())),
-            Some(Entry::Vacant(vacant)) => {
-                vacant.insert(Target::new(slot, Side::Client));
-                Ok(())
-            }
-        });
-        if outcome.is_err()
-            && let Some(version) = self.record(slot).live()
-        {
-            self.free(slot, version);
-        }
-        outcome
-    }
-
-    fn entry(&self, key: PackedKey, wait: Wait) -> Option<Entry<'_, PackedKey, Target>> {
-        match wait {
-            Wait::Yes => Some(self.l2.entry(key)),
-            Wait::No => self.l2.try_entry(key),
-        }
     }
 
     /// Changes a record's state word and keeps the counts that depend on it.
@@ -492,7 +257,7 @@ impl SessionTable {
         true
     }
 
-    fn unlink(&self, slot: Slot, side: Side) {
+    pub(super) fn unlink(&self, slot: Slot, side: Side) {
         let key = self.record(slot).key(side);
         let target = Target::new(slot, side);
         let removed = self.l2.remove_if(&key, |_, found| *found == target).is_some();
@@ -519,9 +284,28 @@ impl SessionTable {
 
     /// Ends a session at once (removal with prejudice). False if `key` is not its client key any more.
     pub fn remove(&self, slot: Slot, key: &FlowKey) -> bool {
+        let _guest = self.slab.epochs.guest();
         let record = self.record(slot);
         let Some(version) = record.live() else { return false };
         self.matches(slot, Side::Client, &PackedKey::new(key)) && self.free(slot, version)
+    }
+
+    /// Ends at once all sessions that `condemned` names (a backend that goes with prejudice). Returns
+    /// how many.
+    pub fn remove_where(&self, now_ms: u64, condemned: impl Fn(&SessionRecord) -> bool) -> usize {
+        let _guest = self.slab.epochs.guest();
+        let mut removed = 0;
+        for index in 0..self.slab.high_water() {
+            let slot = Slot(index);
+            let record = self.record(slot);
+            let Some(version) = record.live() else { continue };
+            let description = record.describe(now_ms + TIME_BASE_MS);
+            // Freeing by version: a record that was rewritten meanwhile is left alone.
+            if record.still(version) && condemned(&description) && self.free(slot, version) {
+                removed += 1;
+            }
+        }
+        removed
     }
 
     /// Moves freed slots back into use, as far as all workers have been quiescent.
@@ -586,15 +370,8 @@ impl SessionTable {
     }
 }
 
-/// Whether a thread may wait for another one's short write to L2. Workers may not.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wait {
-    Yes,
-    No,
-}
-
 /// The bits of a state word that follow from the others.
-fn derive(bits: u64) -> u64 {
+pub(super) fn derive(bits: u64) -> u64 {
     let flags = SessionFlags((bits & state::FLAGS) as u16);
     let settled = state::NEVER | state::ACKED | state::DETACHED | state::DEAD;
     let mut bits = bits & !state::UNREPLICATED;

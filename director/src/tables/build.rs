@@ -5,7 +5,7 @@ use std::hash::Hasher;
 use std::sync::Arc;
 
 use ahash::RandomState;
-use holdfast_schema::cluster::{BackendId, ClusterState, DirectorId, GroupId};
+use holdfast_schema::cluster::{BackendId, ClusterState, DirectorId, Group, GroupId};
 use holdfast_schema::config::{NewUdp, ReplicateAfter, UnknownSession};
 use holdfast_schema::flow::Addr;
 use siphasher::sip::SipHasher13;
@@ -46,7 +46,7 @@ impl ForwardingTables {
                 backends.insert(entry.id, entry);
             }
             eligible.sort();
-            schedulers.insert(group.id, scheduler(cluster, group.id, eligible, previous));
+            schedulers.insert(group.id, scheduler(cluster, group, eligible, previous));
         }
         let listeners = listeners(cluster, &schedulers);
         let mut vips = HashMap::with_hasher(RandomState::new());
@@ -92,18 +92,20 @@ impl ForwardingTables {
 /// The scheduler of a group: the previous one if its backends are the same.
 fn scheduler(
     cluster: &ClusterState,
-    group: GroupId,
+    group: &Group,
     eligible: Vec<(BackendId, u16)>,
     previous: Option<&ForwardingTables>,
 ) -> Arc<Scheduler> {
+    let size = Maglev::size_for(group.backends.len());
     let same = previous
         .filter(|previous| previous.bucket_key == cluster.bucket_key)
-        .and_then(|previous| previous.schedulers.get(&group))
-        .filter(|scheduler| scheduler.eligible == eligible);
+        .and_then(|previous| previous.schedulers.get(&group.id))
+        .filter(|scheduler| scheduler.eligible == eligible)
+        .filter(|scheduler| eligible.is_empty() || scheduler.maglev.size() == size);
     match same {
         Some(same) => same.clone(),
         None => {
-            let maglev = Maglev::build(&cluster.bucket_key, &eligible);
+            let maglev = Maglev::build(&cluster.bucket_key, &eligible, size);
             Arc::new(Scheduler { eligible, maglev })
         }
     }

@@ -12,10 +12,11 @@ use holdfast_schema::flow::{Addr, Protocol};
 use siphasher::sip::SipHasher13;
 
 /// Table sizes: primes, so that every step width visits every place.
-const SIZES: [usize; 5] = [251, 1_021, 4_093, 16_381, 65_521];
+const SMALL: usize = 16_381;
+const LARGE: usize = 65_521;
 
-/// Places per backend at least, as long as the largest size allows: shares are exact to about 1%.
-const PLACES_PER_BACKEND: usize = 100;
+/// Up to this many backends, the small table gives each at least 255 places of equal weight.
+const FEW: usize = 64;
 
 /// A lookup table over the eligible backends of a group.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,19 +46,20 @@ struct Walk {
 }
 
 impl Maglev {
-    /// A table over backends by number and weight, in this order; weight 0 gets no place. The order
-    /// matters a little for who wins a place, so callers sort by number.
-    pub fn build(key: &BucketKey, backends: &[(BackendId, u16)]) -> Maglev {
+    /// The size for a group. It has to follow from the group's configuration, not from who is healthy:
+    /// tables of different sizes have nothing in common.
+    pub fn size_for(configured_backends: usize) -> usize {
+        if configured_backends <= FEW { SMALL } else { LARGE }
+    }
+
+    /// A table of a (prime) size over backends by number and weight, in this order; weight 0 gets no
+    /// place. The order matters a little for who wins a place, so callers sort by number.
+    pub fn build(key: &BucketKey, backends: &[(BackendId, u16)], size: usize) -> Maglev {
         debug_assert!(backends.len() <= usize::from(u16::MAX));
         let most = backends.iter().map(|(_, weight)| u64::from(*weight)).max().unwrap_or(0);
         if most == 0 {
             return Maglev { places: Vec::new() };
         }
-        let total: u64 = backends.iter().map(|(_, weight)| u64::from(*weight)).sum();
-        let least = backends.iter().map(|b| u64::from(b.1)).filter(|w| *w > 0).min().unwrap_or(1);
-        // Enough places for the least of them to have a fair share, too.
-        let wanted = (total / least) as usize * PLACES_PER_BACKEND;
-        let size = SIZES.into_iter().find(|size| *size >= wanted).unwrap_or(SIZES[SIZES.len() - 1]);
         let mut walks: Vec<Walk> = backends
             .iter()
             .map(|(id, weight)| Walk {

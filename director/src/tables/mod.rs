@@ -3,10 +3,14 @@
 #![forbid(unsafe_code)]
 
 mod build;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod forwarding;
 mod maglev;
 mod next_hops;
 mod ports;
+#[cfg(test)]
+mod tests;
 
 pub use forwarding::{BackendEntry, ForwardingTables, ListenerEntry, PortsFree};
 pub use maglev::Maglev;

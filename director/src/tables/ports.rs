@@ -99,3 +99,60 @@ impl Iterator for Candidates<'_> {
         Some(self.ports.next(self.class, self.bucket, odd == preferred))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn ports(cursors: &PortCursors, bucket: Bucket, rounds: usize) -> Vec<u16> {
+        let lip = Addr::from_v4_octets([192, 0, 2, 1]);
+        (0..rounds).flat_map(|_| cursors.candidates(&lip, BackendId(1), bucket)).collect()
+    }
+
+    #[test]
+    fn every_candidate_carries_the_bucket_and_is_unprivileged() {
+        for bucket in Bucket::all() {
+            for port in ports(&PortCursors::new(1), bucket, 20) {
+                assert!(port >= 1_024);
+                assert_eq!(Bucket::of_local_port(port), bucket);
+            }
+        }
+    }
+
+    #[test]
+    fn a_round_of_both_halves_covers_the_class_without_repeats() {
+        let bucket = Bucket::of_local_port(63);
+        let distinct = |rounds| {
+            ports(&PortCursors::new(0), bucket, rounds).into_iter().collect::<BTreeSet<u16>>()
+        };
+        assert_eq!(distinct(15).len(), 15 * PORT_TRIES);
+        let all = distinct(16);
+        assert_eq!(all.len(), 1_008);
+        assert!(all.contains(&1_087) && all.contains(&65_535), "both ends");
+    }
+
+    #[test]
+    fn the_preferred_half_follows_the_incarnation_and_confines() {
+        let bucket = Bucket::of_local_port(5);
+        let half = |port: u16| (u32::from(port) / BUCKETS as u32) % 2;
+        for incarnation in [4, 5] {
+            let cursors = PortCursors::new(incarnation);
+            let free = ports(&cursors, bucket, 1);
+            assert_eq!(free.len(), PORT_TRIES);
+            assert!(free[..32].iter().all(|p| u64::from(half(*p)) == incarnation % 2));
+            assert!(free[32..].iter().all(|p| u64::from(half(*p)) != incarnation % 2));
+            cursors.set_confined(true);
+            let confined = ports(&cursors, bucket, 8);
+            assert!(confined.iter().all(|p| u64::from(half(*p)) == incarnation % 2));
+        }
+    }
+
+    #[test]
+    fn a_port_just_given_is_the_last_to_come_again() {
+        let cursors = PortCursors::new(0);
+        cursors.set_confined(true);
+        let all = ports(&cursors, Bucket::of_local_port(1), 16);
+        assert_eq!(all.iter().skip(1).position(|p| *p == all[0]), Some(503));
+    }
+}
