@@ -148,7 +148,6 @@ fn a_slot_never_changes_its_session_under_a_worker() {
         }
         shared.stop.store(true, Ordering::Relaxed);
     });
-    eprintln!("{:?} {:?}", shared.hits, shared.table.stats());
     assert!(shared.hits.load(Ordering::Relaxed) > 1_000, "the cache was used");
     assert!(shared.opened.load(Ordering::Relaxed) > 1_000, "slots were reused");
     // Nothing leaked: all sessions can be removed and all slots come back.
