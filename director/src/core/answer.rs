@@ -34,8 +34,7 @@ pub(super) fn echo(frame: &mut Frame<'_>, hop: &NextHop) -> Option<()> {
     let reply = u16::from_be_bytes([icmp::ECHO_REPLY, message[1]]);
     message[0] = icmp::ECHO_REPLY;
     [message[2], message[3]] = Delta::NONE.word(type_and_code, reply).apply(old).to_be_bytes();
-    let _ = ipv4::rewrite(ip, dst, src);
-    ipv4::set_ttl(ip, emit::DEFAULT_TTL);
+    let _ = ipv4::rewrite(ip, dst, src, emit::DEFAULT_TTL);
     ethernet::set_addresses(mac, hop.dst_mac, hop.src_mac);
     Some(())
 }

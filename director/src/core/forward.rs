@@ -37,7 +37,7 @@ impl Core {
             Content::Transport(segment) => {
                 self.forward(at, frame, key, meta, segment, (slot, side))
             }
-            Content::Error(_) => self.forward_error(at, frame, meta, (slot, side)),
+            Content::Error => self.forward_error(at, frame, meta, (slot, side)),
         };
         match outcome {
             Ok(()) => {
@@ -55,14 +55,14 @@ impl Core {
                 Content::Transport(segment) => {
                     self.open_tcp(at, frame, key, meta, segment, Some(slot))
                 }
-                Content::Error(_) => self.drop(DropReason::Internal),
+                Content::Error => self.drop(DropReason::Internal),
             },
         }
     }
 
     #[inline]
     fn forward(
-        &self,
+        &mut self,
         at: &Moment<'_>,
         frame: &mut Frame<'_>,
         key: &FlowKey,
@@ -90,15 +90,16 @@ impl Core {
         if session.mode() != ForwardingMode::FullNat {
             return Err(Obstacle::Reason(DropReason::UnsupportedMode));
         }
-        let to = match side {
-            Side::Client => session.reply().reversed(),
-            Side::Backend => session.key().reversed(),
+        let other = match side {
+            Side::Client => session.reply(),
+            Side::Backend => session.key(),
         };
-        let ends = nat::endpoints(&to).ok_or(Obstacle::Reason(DropReason::UnsupportedMode))?;
+        let ends = nat::endpoints(&other).ok_or(Obstacle::Reason(DropReason::UnsupportedMode))?;
         if meta.ttl <= 1 {
             return Err(Obstacle::Tell(IcmpError::TtlExceeded));
         }
-        let hop = at.tables.next_hop(&to.dst).ok_or(Obstacle::Reason(DropReason::NoRoute))?;
+        let hop = self.hops.get(at, &other.src, ends.dst);
+        let hop = hop.ok_or(Obstacle::Reason(DropReason::NoRoute))?;
         if meta.total_len > hop.mtu {
             return Err(match meta.dont_fragment {
                 true => Obstacle::Tell(IcmpError::TooBig(hop.mtu)),
@@ -125,27 +126,25 @@ impl Core {
         meta: &Meta,
         (slot, side): (Slot, Side),
     ) -> Result<(), Obstacle> {
-        let Content::Error(quote) = &meta.content else {
-            return Err(Obstacle::Reason(DropReason::Internal));
-        };
         let session = self.table.session(slot);
         if session.mode() != ForwardingMode::FullNat {
             return Err(Obstacle::Reason(DropReason::UnsupportedMode));
         }
-        let to = match side {
-            Side::Client => session.reply().reversed(),
-            Side::Backend => session.key().reversed(),
+        let other = match side {
+            Side::Client => session.reply(),
+            Side::Backend => session.key(),
         };
-        let ends = nat::endpoints(&to).ok_or(Obstacle::Reason(DropReason::UnsupportedMode))?;
+        let ends = nat::endpoints(&other).ok_or(Obstacle::Reason(DropReason::UnsupportedMode))?;
         // No ICMP error is ever sent about an ICMP error (RFC 1122 section 3.2.2).
         if meta.ttl <= 1 {
             return Err(Obstacle::Reason(DropReason::TtlExpired));
         }
-        let hop = at.tables.next_hop(&to.dst).ok_or(Obstacle::Reason(DropReason::NoRoute))?;
+        let hop = self.hops.get(at, &other.src, ends.dst);
+        let hop = hop.ok_or(Obstacle::Reason(DropReason::NoRoute))?;
         if meta.total_len > hop.mtu {
             return Err(Obstacle::Reason(DropReason::TooBig));
         }
-        if !nat::translate_error(frame.packet_mut(), meta, quote, &ends, &hop) {
+        if !nat::translate_error(frame.packet_mut(), meta, &ends, &hop) {
             return Err(Obstacle::Reason(DropReason::Internal));
         }
         self.counters.add(Count::IcmpTranslated, 1);

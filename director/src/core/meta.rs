@@ -24,8 +24,9 @@ pub(super) struct Segment {
 pub(super) enum Content {
     /// A TCP segment or a datagram of the flow.
     Transport(Segment),
-    /// An ICMP error about the flow.
-    Error(Quote),
+    /// An ICMP error about the flow. (What it quotes is read again when it is translated: it is rare,
+    /// and would be the largest part of every [`Meta`].)
+    Error,
 }
 
 /// A packet that belongs to some flow, whether known or not.
@@ -57,7 +58,7 @@ pub(super) enum Class {
 }
 
 /// Reads a frame. Addresses are not judged here: known sessions need no more than their key.
-#[inline]
+#[inline(always)] // what it returns is large; a call would copy it
 pub(super) fn classify(frame: &[u8]) -> Result<Class, DropReason> {
     let ethernet = Ethernet::parse(frame)?;
     match ethernet.ether_type() {
@@ -130,7 +131,7 @@ fn classify_icmp(ip: &Ipv4<'_>) -> Result<Class, DropReason> {
                 return Err(DropReason::QuoteMismatch);
             }
             // The hindered packet left us; packets of that flow that come to us are its reverse.
-            Ok(Class::Flow(quote.flow.reversed(), meta(ip, Content::Error(quote))))
+            Ok(Class::Flow(quote.flow.reversed(), meta(ip, Content::Error)))
         }
         IcmpKind::EchoReply | IcmpKind::Other => Err(DropReason::IcmpType),
     }

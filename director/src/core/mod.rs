@@ -22,6 +22,7 @@ mod config;
 pub mod counters;
 mod forward;
 mod frame;
+mod hops;
 mod meta;
 pub mod miss;
 mod nat;
@@ -45,6 +46,7 @@ pub use reason::DropReason;
 use crate::session::{FlowCache, Lookup, SessionTable, Side, Slot, WorkerHandle};
 use crate::tables::ForwardingTables;
 use budget::{AskBudget, Rate, TokenBucket};
+use hops::HopCache;
 use meta::{Class, Meta};
 use miss::Denials;
 use waiting::{Chain, RoomSize, WaitFor, WaitingRoom};
@@ -62,12 +64,6 @@ struct Moment<'t> {
     tables: &'t ForwardingTables,
     now_ns: u64,
     now_ms: u64,
-}
-
-impl<'t> Moment<'t> {
-    fn new(tables: &'t ForwardingTables, now_ns: u64) -> Moment<'t> {
-        Moment { tables, now_ns, now_ms: now_ns / 1_000_000 }
-    }
 }
 
 /// What is known of a packet before its session is looked for.
@@ -104,6 +100,7 @@ pub struct Core {
     icmp_rate: Rate,
     icmp_bucket: TokenBucket,
     next_lip: usize,
+    hops: HopCache,
     counters: Counters,
     shared: Arc<SharedCounters>,
 }
@@ -143,6 +140,7 @@ impl Core {
             icmp_rate: Rate::new(config.icmp_errors_per_second, config.icmp_error_burst),
             icmp_bucket: TokenBucket::default(),
             next_lip: 0,
+            hops: HopCache::new(),
             counters: Counters::default(),
             table,
             worker,
@@ -161,12 +159,18 @@ impl Core {
         verdicts: &mut [Verdict],
     ) {
         debug_assert_eq!(frames.len(), verdicts.len());
-        let at = Moment::new(tables, now_ns);
-        self.table.tick(at.now_ms);
+        let at = self.begin(tables, now_ns);
         for (frames, verdicts) in frames.chunks_mut(BATCH).zip(verdicts.chunks_mut(BATCH)) {
             self.batch(&at, frames, verdicts);
         }
         self.end_batch();
+    }
+
+    fn begin<'t>(&mut self, tables: &'t ForwardingTables, now_ns: u64) -> Moment<'t> {
+        self.hops.forget();
+        let now_ms = now_ns / 1_000_000;
+        self.table.tick(now_ms);
+        Moment { tables, now_ns, now_ms }
     }
 
     fn batch(&mut self, at: &Moment<'_>, frames: &mut [Frame<'_>], verdicts: &mut [Verdict]) {
@@ -295,8 +299,7 @@ impl Core {
         answer: &MissAnswer,
         release: &mut Release<'_>,
     ) {
-        let at = Moment::new(tables, now_ns);
-        self.table.tick(at.now_ms);
+        let at = self.begin(tables, now_ns);
         let key = self.room.asked(answer.id());
         if key.is_none() {
             self.counters.add(Count::AnswersLate, 1);
@@ -334,7 +337,7 @@ impl Core {
     /// [`Core::parked`] is not 0.
     pub fn poll(&mut self, tables: &ForwardingTables, now_ns: u64, release: &mut Release<'_>) {
         if self.room.len() > 0 {
-            let at = Moment::new(tables, now_ns);
+            let at = self.begin(tables, now_ns);
             let mut waiting = std::mem::take(&mut self.waiting_keys);
             waiting.clear();
             self.room.list(&mut waiting);

@@ -7,14 +7,15 @@ use crate::tables::NextHop;
 use crate::wire::quote::Endpoints;
 use crate::wire::{Delta, Quote, ethernet, ipv4};
 
-/// Where a packet of a flow goes on: the flow's key on the other side of the translation.
+/// Where a packet of a flow goes on. `other` is the key of the flow's other direction, so the packet
+/// goes from where that ends to where it begins.
 #[inline]
-pub(super) fn endpoints(to: &FlowKey) -> Option<Endpoints> {
+pub(super) fn endpoints(other: &FlowKey) -> Option<Endpoints> {
     Some(Endpoints {
-        src: to.src.v4_octets()?,
-        dst: to.dst.v4_octets()?,
-        src_port: to.src_port,
-        dst_port: to.dst_port,
+        src: other.dst.v4_octets()?,
+        dst: other.src.v4_octets()?,
+        src_port: other.dst_port,
+        dst_port: other.src_port,
     })
 }
 
@@ -30,7 +31,7 @@ pub(super) fn translate(
     hop: &NextHop,
 ) -> bool {
     let Some((mac, ip, l4)) = split_mut(frame, meta.ip_header_len) else { return false };
-    let addresses = ipv4::rewrite(ip, to.src, to.dst);
+    let addresses = ipv4::rewrite(ip, to.src, to.dst, meta.ttl.saturating_sub(1));
     let Some(ports) = l4.first_chunk_mut::<4>() else { return false };
     let [s0, s1] = to.src_port.to_be_bytes();
     let [d0, d1] = to.dst_port.to_be_bytes();
@@ -49,20 +50,18 @@ pub(super) fn translate(
             [header[6], header[7]] = changed.apply_udp(old).to_be_bytes();
         }
     }
-    ipv4::set_ttl(ip, meta.ttl.saturating_sub(1));
     ethernet::set_addresses(mac, hop.dst_mac, hop.src_mac);
     true
 }
 
-/// Rewrites an ICMP error. `to` is the translated key of the flow that it hinders, so the error goes
-/// from `to.src` to `to.dst`, and the quoted packet went the other way. The error's own source is
+/// Rewrites an ICMP error. It goes from `to.src` to `to.dst` like packets of the flow that it
+/// hinders, and the quoted packet went the other way. The error's own source is
 /// replaced by the address that the receiver knows us by (RFC 5508 REQ-5 d): the path to a backend
 /// may filter other sources, and clients need not see the addresses behind us.
 #[must_use]
 pub(super) fn translate_error(
     frame: &mut [u8],
     meta: &Meta,
-    quote: &Quote,
     to: &Endpoints,
     hop: &NextHop,
 ) -> bool {
@@ -73,13 +72,13 @@ pub(super) fn translate_error(
     else {
         return false;
     };
+    let Ok(quote) = Quote::parse(body) else { return false };
     let quoted =
         Endpoints { src: to.dst, dst: to.src, src_port: to.dst_port, dst_port: to.src_port };
     let Some(changed) = quote.rewrite(body, &quoted) else { return false };
     let old = u16::from_be_bytes([icmp[2], icmp[3]]);
     [icmp[2], icmp[3]] = changed.apply(old).to_be_bytes();
-    let _ = ipv4::rewrite(ip, to.src, to.dst);
-    ipv4::set_ttl(ip, meta.ttl.saturating_sub(1));
+    let _ = ipv4::rewrite(ip, to.src, to.dst, meta.ttl.saturating_sub(1));
     ethernet::set_addresses(mac, hop.dst_mac, hop.src_mac);
     true
 }

@@ -41,8 +41,8 @@ impl Core {
                 return self.drop(DropReason::NoListener);
             };
             match (&meta.content, key.protocol) {
-                (Content::Error(_), _) if denied => self.drop(DropReason::IcmpDenied),
-                (Content::Error(_), _) => self.ask(at, frame, key, meta, standing),
+                (Content::Error, _) if denied => self.drop(DropReason::IcmpDenied),
+                (Content::Error, _) => self.ask(at, frame, key, meta, standing),
                 (Content::Transport(segment), Protocol::Tcp) => {
                     self.unknown_tcp(at, frame, key, meta, segment, standing, denied, listener)
                 }
@@ -61,7 +61,7 @@ impl Core {
                     self.drop(DropReason::SynToLip)
                 }
                 Content::Transport(_) if denied => self.drop(DropReason::ReplyDenied),
-                Content::Error(_) if denied => self.drop(DropReason::IcmpDenied),
+                Content::Error if denied => self.drop(DropReason::IcmpDenied),
                 _ => self.ask(at, frame, key, meta, standing),
             }
         } else {
@@ -159,7 +159,7 @@ impl Core {
         standing: Standing,
     ) -> Verdict {
         let kind = match meta.content {
-            Content::Error(_) => MissKind::IcmpError,
+            Content::Error => MissKind::IcmpError,
             Content::Transport(_) if at.tables.is_lip(&key.dst) => MissKind::LipReply,
             Content::Transport(_) => match key.protocol {
                 Protocol::Tcp => MissKind::Tcp,

@@ -130,26 +130,19 @@ fn options_len(header: &[u8; HEADER_LEN]) -> Result<usize, WireError> {
     (usize::from(header[0] & 0x0f) * 4).checked_sub(HEADER_LEN).ok_or(WireError::Ipv4HeaderLength)
 }
 
-/// Writes both addresses, keeps the header checksum right, and says what changed, for the
-/// checksums of the layers above.
+/// Writes both addresses and the time to live, keeps the header checksum right, and says what changed
+/// in the addresses, for the checksums of the layers above.
 #[inline]
-pub fn rewrite(header: &mut [u8; HEADER_LEN], src: [u8; 4], dst: [u8; 4]) -> Delta {
-    let [.., a, b, c, d, e, f, g, h] = *header;
-    let delta = Delta::NONE.quad([a, b, c, d], src).quad([e, f, g, h], dst);
-    let check = delta.apply(be16!(header, 10)).to_be_bytes();
-    [header[10], header[11]] = check;
+pub fn rewrite(header: &mut [u8; HEADER_LEN], src: [u8; 4], dst: [u8; 4], ttl: u8) -> Delta {
+    let [.., old_ttl, protocol, _, _, a, b, c, d, e, f, g, h] = *header;
+    let addresses = Delta::NONE.quad([a, b, c, d], src).quad([e, f, g, h], dst);
+    let old = u16::from_be_bytes([old_ttl, protocol]);
+    let all = addresses.word(old, u16::from_be_bytes([ttl, protocol]));
+    header[8] = ttl;
+    [header[10], header[11]] = all.apply(be16!(header, 10)).to_be_bytes();
     [header[12], header[13], header[14], header[15]] = src;
     [header[16], header[17], header[18], header[19]] = dst;
-    delta
-}
-
-/// Writes the time to live and keeps the header checksum right.
-#[inline]
-pub fn set_ttl(header: &mut [u8; HEADER_LEN], ttl: u8) {
-    let old = be16!(header, 8);
-    header[8] = ttl;
-    let check = Delta::NONE.word(old, be16!(header, 8)).apply(be16!(header, 10)).to_be_bytes();
-    [header[10], header[11]] = check;
+    addresses
 }
 
 #[cfg(test)]
@@ -224,8 +217,7 @@ mod tests {
     fn rewriting_keeps_the_checksum_right() {
         let mut bytes = encoded(&[], b"");
         let header = bytes.first_chunk_mut().unwrap();
-        let _ = rewrite(header, [1, 2, 3, 4], [250, 251, 252, 253]);
-        set_ttl(header, 63);
+        let _ = rewrite(header, [1, 2, 3, 4], [250, 251, 252, 253], 63);
         let (parsed, _) = Ipv4Header::from_slice(&bytes).unwrap();
         assert_eq!(parsed.header_checksum, parsed.calc_header_checksum());
         assert_eq!((parsed.source, parsed.destination), ([1, 2, 3, 4], [250, 251, 252, 253]));

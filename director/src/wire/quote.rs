@@ -62,7 +62,7 @@ impl Quote {
         let (ip, l4) = body.split_at_mut_checked(self.header_len)?;
         let ip: &mut [u8; ipv4::HEADER_LEN] = ip.first_chunk_mut()?;
         let old_check = super::be16!(ip, 10);
-        let addresses = ipv4::rewrite(ip, to.src, to.dst);
+        let addresses = ipv4::rewrite(ip, to.src, to.dst, ip[8]);
         let ports: &mut [u8; 4] = l4.first_chunk_mut()?;
         let [s0, s1] = to.src_port.to_be_bytes();
         let [d0, d1] = to.dst_port.to_be_bytes();

@@ -30,6 +30,7 @@ impl Protocol {
     }
 
     /// The IP protocol number.
+    #[inline]
     pub fn number(self) -> u8 {
         self as u8
     }
@@ -60,10 +61,8 @@ impl Addr {
     /// The four IPv4 address bytes, if this is a mapped IPv4 address.
     #[inline]
     pub fn v4_octets(&self) -> Option<[u8; 4]> {
-        match self.0 {
-            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => Some([a, b, c, d]),
-            _ => None,
-        }
+        let number = u128::from_be_bytes(self.0);
+        (number >> 32 == 0xffff).then(|| (number as u32).to_be_bytes())
     }
 
     /// Whether this is a mapped IPv4 address.
@@ -139,6 +138,7 @@ impl FlowKey {
     }
 
     /// The same flow seen in the other direction.
+    #[inline]
     #[must_use]
     pub fn reversed(&self) -> FlowKey {
         FlowKey {
