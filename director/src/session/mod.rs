@@ -44,6 +44,7 @@
 
 mod cache;
 mod classes;
+mod flush;
 mod key;
 mod open;
 mod prefetch;

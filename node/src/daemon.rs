@@ -1,0 +1,258 @@
+//! Puts the parts together, runs them, and takes them down in order.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use holdfast_schema::config::NodeSpec;
+use holdfast_state_store::{Phase, Store, StoreConfig};
+use parking_lot::Mutex;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::announce::shell::Announcer;
+use crate::bird::BirdWatch;
+use crate::clock::{mono_ms, mono_ns};
+use crate::forward::{self, Forwarder};
+use crate::guard::child::{Guard, default_program};
+use crate::health::service::{self as health, Health};
+use crate::netlink::Netlink;
+use crate::node::{Announced, Node, NodeCounters};
+use crate::peers::{Inbox, Summaries};
+use crate::sessions::{misses, sweep};
+use crate::{
+    admin, caution, control, metrics, netlink, planned, readiness, remembered, summary, tables,
+};
+
+/// How long packets on the way are still forwarded after the withdrawal.
+const LINGER: Duration = Duration::from_millis(300);
+
+/// How long the withdrawal may take to reach BIRD.
+const WITHDRAWAL: Duration = Duration::from_secs(2);
+
+/// Runs the daemon until it is told to stop.
+pub async fn run(spec: NodeSpec, token: Option<String>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let node = prepare(spec).await?;
+    let (fail, mut failures) = mpsc::channel::<anyhow::Error>(4);
+    let control = start_services(&node, &fail).await?;
+    if let Some(token) = token {
+        match node.store.phase() {
+            Phase::Waiting => {
+                node.store.join(&token).await.context("joining with the token")?;
+                tracing::info!("joined the cluster");
+            }
+            Phase::Member => tracing::info!("a member already: the join token is not used"),
+        }
+    }
+    // Not under a service manager: nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tracing::info!(director = node.spec.id, phase = ?node.store.phase(), "holdfastd runs");
+
+    let announcer = tokio::spawn(serve_when_member(node.clone(), fail));
+    let failure = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        failure = failures.recv() => failure,
+    };
+    stop(&node, announcer, control).await;
+    match failure {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// Opens everything that can fail, before anything runs.
+async fn prepare(spec: NodeSpec) -> anyhow::Result<Arc<Node>> {
+    let netlink = Netlink::open()?;
+    let link = netlink.link(&spec.interface).await?;
+    let network = netlink::watch::start(netlink.clone(), spec.interface.clone()).await?;
+    let tun =
+        spec.announce.as_ref().and_then(|a| nix::net::if_::if_nametoindex(a.device.as_str()).ok());
+    let except: Vec<u32> = tun.into_iter().collect();
+    let connected = netlink.connected(&except).await?;
+    tracing::debug!(?link, ?connected, "network");
+    let guard = match &spec.announce {
+        Some(announce) => {
+            let guard =
+                Guard::new(&default_program(), &announce.device, u64::from(spec.guard_timeout_ms))
+                    .context("memory shared with the guard")?;
+            Some(Arc::new(guard))
+        }
+        None => None,
+    };
+    let inbox = Arc::new(Inbox::default());
+    let mut config =
+        StoreConfig::new(spec.data_dir.clone(), spec.id.clone(), spec.peer_address, inbox.clone());
+    config.connected = connected;
+    let store = Store::open(config)
+        .await
+        .with_context(|| format!("opening the store in {}", spec.data_dir.display()))?;
+    let remembered = match store.phase() {
+        Phase::Member => remembered::read(&spec.data_dir).map(Arc::new),
+        Phase::Waiting => None,
+    };
+    let node = Arc::new(Node {
+        bird: spec.announce.as_ref().map(|a| BirdWatch::start(a.bird_socket.clone())),
+        spec,
+        store,
+        forwarder: OnceLock::new(),
+        guard,
+        netlink,
+        network,
+        health: Health::new(),
+        summaries: Summaries::default(),
+        announced: Mutex::new(Arc::new(Announced {
+            not_ready: vec!["just started".to_owned()],
+            stage: "down".to_owned(),
+            ..Announced::default()
+        })),
+        flushes: Mutex::default(),
+        rule_problems: Mutex::new(vec!["the kernel's rules have not been read yet".to_owned()]),
+        counters: NodeCounters::default(),
+        changed_ms: AtomicU64::new(mono_ms()),
+        stalled: false.into(),
+        stopping: false.into(),
+        remembered,
+    });
+    inbox.connect(node.clone());
+    Ok(node)
+}
+
+/// What runs whether or not there is a cluster.
+async fn start_services(
+    node: &Arc<Node>,
+    fail: &mpsc::Sender<anyhow::Error>,
+) -> anyhow::Result<std::thread::JoinHandle<()>> {
+    let runtime_beat = Arc::new(AtomicU64::new(mono_ns()));
+    let page = node.guard.as_ref().map(|g| g.page());
+    let control = control::start(node.clone(), page, runtime_beat.clone())?;
+    tokio::spawn(async move {
+        loop {
+            runtime_beat.store(mono_ns(), Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let socket = &node.spec.admin_socket;
+    let listener = admin::server::bind(socket)
+        .with_context(|| format!("admin socket {}", socket.display()))?;
+    tokio::spawn(admin::server::run(listener, node.clone()));
+    if let Some(address) = node.spec.metrics_address {
+        let listener = metrics::server::bind(address)
+            .await
+            .with_context(|| format!("metrics address {address}"))?;
+        tokio::spawn(metrics::server::run(listener, node.clone()));
+    }
+    tokio::spawn(health::run(node.clone()));
+    tokio::spawn(summary::run(node.clone()));
+    tokio::spawn(planned::run(node.clone()));
+    tokio::spawn(remembered::run(node.clone()));
+    tokio::spawn(readiness::watch_rules(node.clone()));
+    tokio::spawn(watch_workers(node.clone(), fail.clone()));
+    Ok(control)
+}
+
+/// A worker that ended by itself does not come back: better a clean start of the whole daemon.
+async fn watch_workers(node: Arc<Node>, fail: mpsc::Sender<anyhow::Error>) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if let Some(failure) = node.forwarder.get().and_then(Forwarder::failure) {
+            // The receiver lives as long as the daemon.
+            let _ = fail.send(anyhow::anyhow!("a worker has ended: {failure}")).await;
+            return;
+        }
+    }
+}
+
+/// Waits for membership, starts the forwarder, announces.
+async fn serve_when_member(node: Arc<Node>, fail: mpsc::Sender<anyhow::Error>) {
+    if let Err(error) = start_forwarder(&node).await {
+        let _ = fail.send(error).await;
+        return;
+    }
+    Announcer::new(node).run().await;
+}
+
+async fn start_forwarder(node: &Arc<Node>) -> anyhow::Result<()> {
+    let mut changed = node.store.cluster();
+    let (cluster, me, incarnation) = loop {
+        let incarnation = node.store.incarnation();
+        if let (Some(cluster), Some(me), 1..) = (node.cluster(), node.me(), incarnation) {
+            break (cluster, me, incarnation);
+        }
+        if node.stopping.load(Ordering::Relaxed) {
+            bail!("stopped before it was a member");
+        }
+        tokio::select! {
+            _ = changed.changed() => {}
+            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+        }
+    };
+    let (questions, asked) = misses::queue();
+    let work = node.clone();
+    let started = tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
+        let node = work;
+        let spec = &node.spec;
+        let sessions = forward::session_table(spec, me, incarnation);
+        sessions.tick(mono_ms());
+        sessions.set_cluster(&cluster.bucket_key, &cluster.shards);
+        let hops = node.network.borrow().hops.clone();
+        let first = tables::build(&cluster, me, &node.health.view(true), &hops, None);
+        let beats = match &node.guard {
+            Some(guard) => (1..=usize::from(spec.workers)).map(|n| guard.page().beat(n)).collect(),
+            None => Vec::new(),
+        };
+        let forwarder = Forwarder::start(
+            spec,
+            (me, incarnation),
+            sessions.clone(),
+            Arc::new(first),
+            beats,
+            questions,
+        )
+        .with_context(|| format!("starting the packet forwarder on {}", spec.interface))?;
+        if let (_, Some(reason)) = forwarder.mode() {
+            tracing::warn!(reason, "XDP runs in SKB mode, which is slower");
+        }
+        if node.forwarder.set(forwarder).is_err() {
+            bail!("the packet forwarder was started twice");
+        }
+        node.store.attach_sink(sessions);
+        Ok(())
+    });
+    started.await??;
+    tracing::info!(%me, incarnation, interface = node.spec.interface, "the packet forwarder runs");
+    tokio::spawn(misses::run(node.clone(), asked));
+    tokio::spawn(tables::run(node.clone()));
+    tokio::spawn(caution::run(node.clone()));
+    let swept = node.clone();
+    std::thread::Builder::new().name("hf-sweep".to_owned()).spawn(move || sweep::run(&swept))?;
+    Ok(())
+}
+
+/// Withdraws, lets packets on the way pass, leaves a clean mark, lets go of the guard.
+async fn stop(
+    node: &Arc<Node>,
+    announcer: tokio::task::JoinHandle<()>,
+    control: std::thread::JoinHandle<()>,
+) {
+    tracing::info!("stopping");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    node.stopping.store(true, Ordering::Release);
+    // The announcer's last act is the withdrawal. It must not hold up the end for ever.
+    let _ = tokio::time::timeout(WITHDRAWAL, announcer).await;
+    if let Some(guard) = &node.guard {
+        guard.command_release();
+    }
+    if node.forwarder.get().is_some() {
+        tokio::time::sleep(LINGER).await;
+    }
+    // The XDP program goes with the process, the last thing of all.
+    node.store.clone().shutdown().await;
+    let _ = tokio::task::spawn_blocking(move || control.join()).await;
+    // The socket of a daemon that is gone would only confuse.
+    let _ = std::fs::remove_file(&node.spec.admin_socket);
+    tracing::info!("stopped");
+}

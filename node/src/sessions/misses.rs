@@ -1,0 +1,63 @@
+//! Questions of the packet path: packets whose session nobody here knows.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use holdfast_director::core::{MissAnswer, MissQuestion};
+use holdfast_director::director::WorkerId;
+use holdfast_state_store::MissVerdict;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::node::Node;
+
+/// Questions that may wait for a task.
+const QUEUE: usize = 4_096;
+
+/// Questions that may be under way.
+const CONCURRENT: usize = 1_024;
+
+/// How long a packet waits (DESIGN, PROTOCOLS): after that the answer helps nobody.
+const DEADLINE: Duration = Duration::from_millis(20);
+
+/// A question and the worker that has it.
+pub type Asked = (WorkerId, MissQuestion);
+
+/// Where workers put their questions.
+pub fn queue() -> (mpsc::Sender<Asked>, mpsc::Receiver<Asked>) {
+    mpsc::channel(QUEUE)
+}
+
+/// Answers questions for ever.
+pub async fn run(node: Arc<Node>, mut questions: mpsc::Receiver<Asked>) {
+    let permits = Arc::new(Semaphore::new(CONCURRENT));
+    while let Some((worker, question)) = questions.recv().await {
+        let Ok(permit) = permits.clone().try_acquire_owned() else {
+            node.counters.misses_overflow.fetch_add(1, Ordering::Relaxed);
+            reply(&node, worker, MissAnswer::DontKnow { id: question.id });
+            continue;
+        };
+        node.counters.misses_pending.fetch_add(1, Ordering::Relaxed);
+        let node = node.clone();
+        tokio::spawn(async move {
+            let verdict = node.store.ask(question.key, DEADLINE).await;
+            let id = question.id;
+            let answer = match verdict {
+                MissVerdict::Found(record) => MissAnswer::Found { id, record },
+                MissVerdict::NoWithAuthority if node.denial_counts() => {
+                    MissAnswer::NoWithAuthority { id }
+                }
+                MissVerdict::NoWithAuthority | MissVerdict::DontKnow => MissAnswer::DontKnow { id },
+            };
+            reply(&node, worker, answer);
+            node.counters.misses_pending.fetch_sub(1, Ordering::Relaxed);
+            drop(permit);
+        });
+    }
+}
+
+fn reply(node: &Node, worker: WorkerId, answer: MissAnswer) {
+    if let Some(forwarder) = node.forwarder.get() {
+        forwarder.answer(worker, answer);
+    }
+}
