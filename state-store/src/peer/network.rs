@@ -401,15 +401,17 @@ impl Network {
         self.shared.metrics.clone()
     }
 
-    /// Says farewell to the peers and stops. The port is free when this returns true; false: some
-    /// call still holds a connection after two seconds.
-    pub async fn shutdown(&self) -> bool {
+    /// Says farewell to the peers and stops. The port is free when this returns (unless some call
+    /// still holds a connection after two seconds, which is logged).
+    pub async fn shutdown(&self) {
         self.stop.stop();
         let closed = async {
             while self.stop.socket.strong_count() > 0 {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        tokio::time::timeout(CLOSED, closed).await.is_ok()
+        if tokio::time::timeout(CLOSED, closed).await.is_err() {
+            tracing::warn!(address = ?self.stop.address, "the peers' socket is still in use");
+        }
     }
 }

@@ -131,15 +131,15 @@ async fn a_stopped_director_is_judged_down_by_the_others_and_up_when_it_returns(
     .await;
     assert_eq!(first.network.judge(), []);
     let address = third.info.address;
-    third.network.shutdown().await;
     let since = Instant::now();
+    third.network.shutdown().await;
     let mut judgements = Vec::new();
     until("a judgement", || {
         judgements.extend(first.network.judge());
         !judgements.is_empty()
     })
     .await;
-    assert!(since.elapsed() > Duration::from_millis(700), "{:?}", since.elapsed());
+    assert!(since.elapsed() > Duration::from_millis(800), "{:?}", since.elapsed());
     assert_eq!((judgements[0].director, judgements[0].verdict), (id(3), Verdict::Down));
     let mut down = third.info.clone();
     down.down = true;
@@ -242,7 +242,7 @@ async fn the_port_is_free_after_a_shutdown_and_after_a_drop() {
     let paper = Paper::new();
     let node = Node::start(paper.identity(1));
     let address = node.info.address;
-    assert!(node.network.shutdown().await);
+    node.network.shutdown().await;
     let again = Node::start_with(paper.identity(1), address, Recorder::new(), |_| {});
     assert_eq!(again.info.address, address);
     drop(again);
@@ -269,7 +269,7 @@ async fn a_renewed_certificate_is_used_for_new_connections() {
     let (first, second) = (Node::start(old), Node::start(paper.identity(2)));
     introduce(&[&first, &second]);
     until("refusals", || second.failures(HandshakeFailure::Certificate) > 0).await;
-    assert!(second.error_to(1).contains("expired"), "{}", second.error_to(1));
+    until("the words", || second.error_to(1).contains("expired")).await;
     assert!(first.network.set_identity(&paper.identity(3)).is_err());
     first.network.set_identity(&new).unwrap();
     all_connected(&[&first, &second]).await;

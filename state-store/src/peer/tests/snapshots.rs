@@ -62,8 +62,14 @@ async fn many_snapshots_at_once_take_turns() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_that_fails_is_never_taken_for_the_end() {
     let (_paper, nodes) = connected(2).await;
-    let chunks =
-        cut(&pattern(50_000), 10_000).chain(stream::iter([Err("disk is gone".to_owned())]));
+    // It fails when the receiver is in the middle of it.
+    let metrics = nodes[1].network.metrics();
+    let failure = stream::once(async move {
+        let lane = metrics.lanes().find(|(name, _)| *name == "snapshot").unwrap().1;
+        until("a chunk", || lane.messages_in.load(Ordering::Relaxed) > 0).await;
+        Err("disk is gone".to_owned())
+    });
+    let chunks = cut(&pattern(50_000), 10_000).chain(failure);
     let error = nodes[0].network.send_snapshot(id(2), "h".into(), chunks).await.unwrap_err();
     assert!(matches!(&error, NetError::Source(cause) if cause == "disk is gone"), "{error}");
     until("the receiver to notice", || !nodes[1].recorder.snapshots.lock().is_empty()).await;
@@ -106,7 +112,8 @@ async fn a_removal_ends_a_snapshot_on_both_sides() {
     let lane = metrics.lanes().find(|(name, _)| *name == "snapshot").unwrap().1;
     until("chunks", || lane.messages_in.load(Ordering::Relaxed) > 3).await;
     nodes[0].network.set_members(&[nodes[0].info.clone()]);
-    let error = sending.await.unwrap().unwrap_err();
+    let sent = tokio::time::timeout(PATIENCE, sending).await;
+    let error = sent.expect("the removal ends it").unwrap().unwrap_err();
     assert!(matches!(error, NetError::Broken { .. }), "{error}");
     until("the receiver to notice", || !nodes[1].recorder.snapshots.lock().is_empty()).await;
     assert!(nodes[1].recorder.snapshots.lock()[0].2.is_err());
