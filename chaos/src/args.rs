@@ -1,0 +1,172 @@
+//! The command line.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::scenario::steps::StepName;
+
+/// The lab of Holdfast: real programs in network namespaces, real traffic, real faults, a verdict.
+#[derive(Parser, Debug)]
+#[command(name = "holdfast-chaos", version)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+/// What can be done.
+#[derive(Subcommand, Debug)]
+pub enum Action {
+    /// Check whether this machine can run the lab; one sentence with the remedy for what is missing
+    Doctor,
+    /// Raise a lab, take it away, look at it
+    #[command(subcommand)]
+    Lab(LabAction),
+    /// Raise a lab, run a cluster through its faults on real traffic, say what survived, clean up
+    #[command(alias = "run")]
+    Demo(Demo),
+    /// Run the scenario's traffic against a standing lab, without faults
+    Workload(Workload),
+    /// The client process of the scenario; obeys orders on standard input
+    #[command(hide = true)]
+    Client {
+        /// The numbers of its records begin here
+        #[arg(long, default_value_t = 0)]
+        base: u64,
+    },
+    /// The servers of a backend
+    #[command(hide = true)]
+    Backend {
+        /// Its name, which is part of its answers
+        #[arg(long)]
+        name: String,
+        /// Where it listens
+        #[arg(long)]
+        address: Ipv4Addr,
+    },
+    /// Fetch a page over HTTP from the namespace it is run in
+    #[command(hide = true)]
+    Fetch {
+        /// From where
+        address: SocketAddr,
+        /// What
+        path: String,
+    },
+}
+
+/// What can be done with a lab.
+#[derive(Subcommand, Debug)]
+pub enum LabAction {
+    /// Raise a lab and leave it standing
+    Up(LabUp),
+    /// Take a lab away, whatever state it is in
+    Down(LabDown),
+    /// Describe a standing lab anew: process ids change when a daemon is restarted
+    Refresh {
+        /// Its description
+        #[arg(long, default_value = "lab.json")]
+        lab: PathBuf,
+    },
+    /// List the labs on this machine
+    List,
+}
+
+/// What every lab can be told.
+#[derive(Args, Debug, Clone)]
+pub struct Ground {
+    /// How many directors
+    #[arg(long, default_value_t = 3)]
+    pub directors: u8,
+    /// How many backends
+    #[arg(long, default_value_t = 3)]
+    pub backends: u8,
+    /// How many clients
+    #[arg(long, default_value_t = 1)]
+    pub clients: u8,
+    /// Folder of holdfastd, holdfast-guard and holdfast; the one of this program if absent
+    #[arg(long)]
+    pub bin_dir: Option<PathBuf>,
+    /// guard-timeout of the directors, in milliseconds
+    #[arg(long, default_value_t = 150)]
+    pub guard_timeout: u32,
+    /// replicate-after of the lab's listeners: a duration, or `never`
+    #[arg(long, default_value = "3s")]
+    pub replicate_after: String,
+}
+
+/// `lab up`.
+#[derive(Args, Debug)]
+pub struct LabUp {
+    /// What it shall be.
+    #[command(flatten)]
+    pub ground: Ground,
+    /// Where its description is written
+    #[arg(long, default_value = "lab.json")]
+    pub lab: PathBuf,
+    /// Stop before the cluster: namespaces, links, BIRD and the backends' servers only
+    #[arg(long)]
+    pub no_cluster: bool,
+}
+
+/// `lab down`.
+#[derive(Args, Debug)]
+pub struct LabDown {
+    /// Its description
+    #[arg(long, default_value = "lab.json", conflicts_with_all = ["run", "stale"])]
+    pub lab: PathBuf,
+    /// The id of its run, where there is no description
+    #[arg(long, conflicts_with = "stale")]
+    pub run: Option<String>,
+    /// All labs of runs that were killed
+    #[arg(long)]
+    pub stale: bool,
+}
+
+/// `demo`.
+#[derive(Args, Debug, Clone)]
+pub struct Demo {
+    /// What the lab shall be.
+    #[command(flatten)]
+    pub ground: Ground,
+    /// Decides who is hit
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Where the report is written (JSON)
+    #[arg(long)]
+    pub report: Option<PathBuf>,
+    /// Only these steps, in this order
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub steps: Vec<StepName>,
+    /// Positive control: do everything but the faults; the verdict has to be unknown
+    #[arg(long)]
+    pub no_inject: bool,
+    /// Positive control: listeners with replicate-after = "never"; connections have to be lost
+    #[arg(long, value_enum)]
+    pub control: Option<Control>,
+    /// Keep logs and configurations of the run in this folder
+    #[arg(long)]
+    pub keep_logs: Option<PathBuf>,
+}
+
+/// The positive controls that switch something off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Control {
+    /// Nothing is replicated.
+    Never,
+}
+
+/// `workload`.
+#[derive(Args, Debug)]
+pub struct Workload {
+    /// The description of the lab
+    #[arg(long, default_value = "lab.json")]
+    pub lab: PathBuf,
+    /// For how long
+    #[arg(long, default_value_t = 30)]
+    pub seconds: u64,
+    /// Where all records are written (JSON)
+    #[arg(long)]
+    pub records: Option<PathBuf>,
+}

@@ -1,0 +1,142 @@
+//! Starting processes that stay, and finding those that are there.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::command::{command, run};
+
+/// How much a process may interrupt others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Priority {
+    /// Like everybody.
+    Normal,
+    /// Before everybody (SCHED_FIFO), where the system permits it.
+    High,
+}
+
+/// Starts a process in a namespace, detached from us and from the terminal; its output goes to
+/// the end of `log`. Gives its pid.
+pub async fn spawn(
+    netns: &str,
+    argv: &[&str],
+    priority: Priority,
+    log: &Path,
+    env: &[(&str, &str)],
+) -> Result<u32> {
+    if let Some(parent) = log.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    let open = || std::fs::OpenOptions::new().create(true).append(true).open(log);
+    let out = open().with_context(|| format!("opening {}", log.display()))?;
+    let err = open().with_context(|| format!("opening {}", log.display()))?;
+    // All of these replace themselves by the next, so the pid stays. `setsid` also gives each
+    // process a scheduling group of its own, as machines would.
+    let mut words = vec!["setsid"];
+    if priority == Priority::High && may_be_realtime().await {
+        words.extend(["chrt", "-f", "1"]);
+    }
+    words.extend(["ip", "netns", "exec", netns]);
+    words.extend(argv);
+    let child = command(&words)
+        .envs(env.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(err)
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", argv.join(" ")))?;
+    child.id().with_context(|| format!("`{}` ended at once", argv.join(" ")))
+}
+
+/// Whether this system grants real-time priority (containers often do not).
+async fn may_be_realtime() -> bool {
+    run(&["chrt", "-f", "1", "true"]).await.is_ok()
+}
+
+/// A process in a namespace.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Process {
+    /// Its pid.
+    pub pid: u32,
+    /// Its name, as the kernel knows it (15 bytes).
+    pub name: String,
+}
+
+/// The processes in a namespace.
+pub async fn processes(netns: &str) -> Result<Vec<Process>> {
+    let pids = run(&["ip", "netns", "pids", netns]).await?;
+    let named = pids.split_whitespace().filter_map(|pid| {
+        let pid: u32 = pid.parse().ok()?;
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        Some(Process { pid, name: name.trim().to_owned() })
+    });
+    Ok(named.collect())
+}
+
+/// Sends a signal; a process that is gone already is no error.
+pub fn signal(pid: u32, signal: Signal) -> Result<()> {
+    match kill(Pid::from_raw(pid as i32), signal) {
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("sending {signal} to process {pid}")),
+    }
+}
+
+/// The state letter of a process (`R`, `S`, `T` for stopped, `Z`), if it is there.
+pub fn state(pid: u32) -> Option<char> {
+    stat_fields(pid)?.first()?.chars().next()
+}
+
+/// When a process started (clock ticks since boot), if it is there.
+pub fn start_time(pid: u32) -> Option<u64> {
+    // Field 22 of proc(5); the list begins with field 3.
+    stat_fields(pid)?.get(19)?.parse().ok()
+}
+
+/// Whether a process runs; one that has ended but was not collected does not.
+pub fn alive(pid: u32) -> bool {
+    state(pid).is_some_and(|s| s != 'Z' && s != 'X')
+}
+
+fn stat_fields(pid: u32) -> Option<Vec<String>> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name is in parentheses and may contain anything.
+    let rest = stat.rsplit_once(')')?.1;
+    Some(rest.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Kills everything in a namespace and waits until it is gone.
+pub async fn kill_all(netns: &str) -> Result<()> {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let left = processes(netns).await?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        for process in &left {
+            signal(process.pid, Signal::SIGKILL)?;
+        }
+        if tokio::time::Instant::now() > deadline {
+            anyhow::bail!("processes in {netns} do not end: {left:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_of_processes() {
+        let me = std::process::id();
+        assert!(alive(me));
+        assert!(start_time(me).is_some_and(|t| t > 0));
+        assert!(state(me).is_some());
+        assert!(!alive(u32::MAX / 4));
+        assert!(signal(u32::MAX / 4, Signal::SIGTERM).is_ok(), "gone already");
+    }
+}
