@@ -5,5 +5,5 @@ mod config;
 pub mod error;
 pub mod server;
 mod sessions;
-mod settled;
+pub mod settled;
 mod status;

@@ -50,6 +50,8 @@ pub struct Inputs {
     pub shown: Option<Wish>,
     /// Groups this director votes in.
     pub votes: u32,
+    /// Whether there are others to take its votes.
+    pub votes_movable: bool,
     /// Milliseconds since the last packet of a client.
     pub quiet_clients_ms: u64,
     /// Milliseconds since any packet of a session.

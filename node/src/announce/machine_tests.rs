@@ -27,6 +27,7 @@ impl World {
             flushed: None,
             shown: Some(Wish::default()),
             votes: 0,
+            votes_movable: true,
             quiet_clients_ms: 0,
             quiet_all_ms: 0,
             quiet_new_ms: 0,
@@ -232,6 +233,18 @@ fn a_drain_waits_for_an_earlier_one_and_for_unreplicated_sessions() {
     assert_eq!(world.wishes.last(), Some(&Wish { vips: Level::Draining, lips: Level::Normal }));
     world.inputs.unreplicated = 0;
     world.run(3_000);
+    assert_eq!(world.machine.stage(), &Stage::Drained);
+}
+
+#[test]
+fn a_drain_waits_for_its_votes_to_move_but_not_in_vain() {
+    let mut world = World::serving();
+    world.inputs.votes = 17;
+    world.inputs.state = Some(MemberState::Draining);
+    world.run(3_000);
+    assert_eq!(world.wishes.last(), Some(&FULL), "the votes first");
+    world.inputs.votes_movable = false;
+    world.run(4_000);
     assert_eq!(world.machine.stage(), &Stage::Drained);
 }
 

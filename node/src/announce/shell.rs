@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::flush::FlushJob;
 use super::machine::{Ask, Inputs, Machine, Outputs, Stage};
 use super::wish::{Level, METRIC_BEST, METRIC_DRAINING, METRIC_OTHERS, METRIC_WORSE, Wish};
+use crate::admin::settled::voters_wanted;
 use crate::bird::Exported;
 use crate::clock::mono_ms;
 use crate::netlink::routes::{Announcements, Wanted};
@@ -103,6 +104,14 @@ fn shown(
     let vips_normal = exported.has_all(vips.iter().copied(), METRIC_WORSE - 1);
     let lips_normal = exported.has_all(own, METRIC_BEST) && exported.has_all(others, METRIC_OTHERS);
     Wish { vips: level(&vips, vips_normal, wish.vips), lips: level(&all, lips_normal, wish.lips) }
+}
+
+/// Whether enough others serve to make up the voters without this director.
+fn votes_movable(cluster: &ClusterState, me: Option<DirectorId>) -> bool {
+    let live = cluster.members.values().filter(|m| !m.down);
+    let wanted =
+        voters_wanted(live.clone().count()).max(voters_wanted(cluster.members.len()).min(3));
+    live.filter(|m| Some(m.id) != me && m.state == MemberState::Active).count() >= wanted
 }
 
 impl Announcer {
@@ -196,7 +205,10 @@ impl Announcer {
     ) -> Inputs {
         let node = &self.node;
         let me = node.me();
-        let member = cluster.and_then(|c| c.members.get(&me?));
+        // A machine that was started later with the same identity is the member, not this one.
+        let member = cluster
+            .and_then(|c| c.members.get(&me?))
+            .filter(|m| m.incarnation <= node.store.incarnation());
         let planned = cluster.map(|c| c.planned.as_slice()).unwrap_or_default();
         let mine: Vec<_> = planned.iter().filter(|p| Some(p.director) == me).cloned().collect();
         let my_drain = mine.iter().filter(|p| p.kind == PlannedKind::Drain).map(|p| p.id).max();
@@ -236,6 +248,7 @@ impl Announcer {
             flushed: self.flush.done(),
             shown,
             votes: node.votes(me),
+            votes_movable: cluster.is_some_and(|c| votes_movable(c, me)),
             quiet_clients_ms: since(self.traffic.clients_ms),
             quiet_all_ms: since(self.traffic.all_ms),
             quiet_new_ms: since(self.traffic.new_ms),

@@ -135,7 +135,7 @@ impl Drain {
             DrainStep::MovingVotes => {
                 if inputs.votes == 0 {
                     self.enter(DrainStep::VipsWorse, now);
-                } else if elapsed >= VOTES_MS {
+                } else if !inputs.votes_movable || elapsed >= VOTES_MS {
                     self.note("it stays a voter: there is nobody to take its place");
                     self.enter(DrainStep::VipsWorse, now);
                 }
