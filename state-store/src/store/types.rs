@@ -67,8 +67,6 @@ pub struct Limits {
     pub batch_changes: usize,
     /// Bytes of Raft log a session group keeps before it writes a checkpoint and compacts.
     pub log_bytes: u64,
-    /// Most sessions a shard keeps; creates above it are dropped by every replica alike.
-    pub sessions_per_shard: usize,
 }
 
 impl Default for Limits {
@@ -77,7 +75,6 @@ impl Default for Limits {
             proposals_per_shard: 65_536,
             batch_changes: 512,
             log_bytes: 8 << 20,
-            sessions_per_shard: 1 << 20,
         }
     }
 }

@@ -1,0 +1,227 @@
+//! What directors say to each other, and what Raft log entries hold.
+
+use std::net::SocketAddr;
+
+use bincode::{Decode, Encode};
+use holdfast_schema::cluster::{
+    ClusterState, ControlCommand, ControlOutcome, DirectorId, RequestId,
+};
+use holdfast_schema::flow::FlowKey;
+use holdfast_schema::prefix::Prefix;
+use holdfast_schema::session::{SessionChange, SessionRecord};
+
+use super::{Framed, Kind};
+
+macro_rules! framed {
+    ($($name:ident)*) => { $(impl Framed for $name { const KIND: Kind = Kind::$name; })* };
+}
+
+framed! { RaftBatch Forward NodeMessage Request Response SnapshotHeader Heartbeat JoinAsk JoinAnswer
+ShardEntry ChangeBatch ControlEntry }
+
+/// Raft messages of many groups to one peer.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct RaftBatch {
+    /// The messages, in order of sending.
+    pub messages: Vec<RaftEnvelope>,
+}
+
+/// Whom a Raft message is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Encode, Decode)]
+pub struct Address {
+    /// The group: a shard number, or [`Address::CONTROL`].
+    pub group: u16,
+    /// The group's generation; re-forming a group begins a new one.
+    pub generation: u32,
+    /// The sending replica.
+    pub from: u64,
+    /// The replica it is for.
+    pub to: u64,
+}
+
+impl Address {
+    /// The control group's number.
+    pub const CONTROL: u16 = u16::MAX;
+}
+
+/// A Raft message and its address.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct RaftEnvelope {
+    /// Whom it is for. Dropped when group generation or replica do not match.
+    pub address: Address,
+    /// The message in raft-rs' protobuf form.
+    pub message: Vec<u8>,
+}
+
+/// Session changes on their way to the leader of their shard.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Forward {
+    /// The shard.
+    pub shard: u16,
+    /// A [`ChangeBatch`] frame.
+    pub batch: Vec<u8>,
+}
+
+/// A best-effort message between node layers.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct NodeMessage {
+    /// Whatever the node layer says.
+    pub body: Vec<u8>,
+}
+
+/// Announces a snapshot; its chunks follow.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct SnapshotHeader {
+    /// Whom it is for.
+    pub address: Address,
+    /// The Raft message (MsgSnapshot) with empty data, in protobuf form.
+    pub message: Vec<u8>,
+    /// Bytes of the [`super::disk::MachineImage`] frame that the chunks make up.
+    pub length: u64,
+}
+
+/// What a heartbeat carries besides itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct Heartbeat {
+    /// Incarnation of the sender.
+    pub incarnation: u64,
+    /// The directors its sender hears.
+    pub hears: Vec<DirectorId>,
+}
+
+/// A question to a peer.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Request {
+    /// Whether you have the session this packet belongs to.
+    Miss {
+        /// Either direction of it.
+        key: FlowKey,
+        /// Its shard: answer for the shard if you lead it.
+        shard: u16,
+    },
+    /// Propose this; you lead the control group.
+    Control(Box<Proposal>),
+    /// Commit a no-op through these shards that you lead.
+    Barrier {
+        /// The shards.
+        shards: Vec<u16>,
+    },
+    /// How far you have applied the shards.
+    Applied,
+    /// A question to the node layer.
+    Node {
+        /// Whatever the node layer says.
+        body: Vec<u8>,
+    },
+}
+
+/// An answer to a [`Request`].
+#[derive(Clone, PartialEq, Debug, Encode, Decode)]
+pub enum Response {
+    /// I have it.
+    Found(Box<SessionRecord>),
+    /// I know that I do not have it.
+    No {
+        /// And I led its shard, confirmed by a quorum after the question came.
+        as_leader: bool,
+    },
+    /// I cannot be sure.
+    DontKnow,
+    /// What came of a control command.
+    Outcome(ControlOutcome),
+    /// I do not lead; this one does, as far as I know.
+    NotLeader(Option<DirectorId>),
+    /// The index of each no-op, 0 for shards that I do not lead.
+    Barrier(Vec<u64>),
+    /// Index applied per shard.
+    Applied(Vec<u64>),
+    /// The node layer's answer.
+    Node {
+        /// Whatever the node layer says.
+        body: Vec<u8>,
+    },
+    /// It went wrong.
+    Failed(String),
+}
+
+/// A control command on its way into the log.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Proposal {
+    /// Makes repetitions recognisable.
+    pub request: RequestId,
+    /// The command.
+    pub command: ControlCommand,
+    /// `Started` only: the incarnation that the sender's disk counts.
+    pub incarnation: u64,
+}
+
+/// A joining director's request, sealed in TLS to a member whose CA it has checked.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct JoinAsk {
+    /// Repeats of one attempt are one attempt.
+    pub request: RequestId,
+    /// The slot's name; also the director's.
+    pub name: String,
+    /// The token's secret.
+    pub secret: [u8; 32],
+    /// Where peers reach the joiner.
+    pub address: SocketAddr,
+    /// Its public key, in SubjectPublicKeyInfo DER form.
+    pub public_key: Vec<u8>,
+    /// Prefixes directly connected to it.
+    pub connected: Vec<Prefix>,
+    /// How often members have passed this on already.
+    pub hops: u8,
+}
+
+/// What a joining director is told.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum JoinAnswer {
+    /// Welcome.
+    Welcome {
+        /// Its number.
+        director: DirectorId,
+        /// Its certificate (PEM).
+        certificate: String,
+        /// The cluster as the leader has it, without the CA's key.
+        cluster: Box<ClusterState>,
+        /// Generation of each shard.
+        generations: Vec<u32>,
+    },
+    /// No.
+    Refused(String),
+    /// Try again shortly: no leader, or not in time.
+    Again(String),
+}
+
+/// An entry of a session group's log.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct ShardEntry {
+    /// What the shard's clock advances by before the changes are applied.
+    pub elapsed_ms: u32,
+    /// [`ChangeBatch`] frames, opaque on their way through the log.
+    pub batches: Vec<Vec<u8>>,
+}
+
+/// Session changes of one director.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct ChangeBatch {
+    /// In order.
+    pub changes: Vec<SessionChange>,
+}
+
+/// An entry of the control group's log.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum ControlEntry {
+    /// A command of somebody.
+    Command(Box<Proposal>),
+    /// Begins a new generation of a shard whose voters are lost.
+    Reform {
+        /// The shard.
+        shard: u16,
+        /// The generation it ends; another one: nothing happens.
+        ends: u32,
+        /// The director whose replica is the first voter of the new generation.
+        voter: DirectorId,
+    },
+}

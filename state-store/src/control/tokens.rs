@@ -1,0 +1,56 @@
+//! Slots for directors to come. A token's secret is kept as a hash only, and used once.
+
+use holdfast_schema::cluster::{ClusterState, JoinSlot, RefusalCode};
+
+use super::{Verdict, refuse};
+
+/// Most slots open at a time.
+const MAX_SLOTS: usize = 256;
+
+/// Opens a slot, or opens it anew (an older token for it is void from now).
+pub(super) fn issue(cluster: &mut ClusterState, name: &str, slot: &JoinSlot) -> Verdict {
+    let fits = !name.is_empty()
+        && name.len() <= 63
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if !fits {
+        return refuse(
+            RefusalCode::Invalid,
+            format!("`{name}` cannot be a director's name"),
+            "use 1 to 63 letters, digits, `-`, `_` or `.`",
+        );
+    }
+    if let Some(member) = cluster.member_named(name) {
+        return refuse(
+            RefusalCode::Exists,
+            format!("director {name} is already in the cluster, at {}", member.address),
+            "choose another name, or `holdfast node remove` it first",
+        );
+    }
+    if cluster.tokens.len() >= MAX_SLOTS && !cluster.tokens.contains_key(name) {
+        return refuse(
+            RefusalCode::Precondition,
+            format!("{MAX_SLOTS} join tokens are open already"),
+            "use some of them, or issue one for the same name again",
+        );
+    }
+    cluster.tokens.insert(name.to_owned(), slot.clone());
+    Ok(None)
+}
+
+/// Whether this secret opens this slot. The slot is consumed when the join is applied.
+pub fn judge(cluster: &ClusterState, name: &str, secret_hash: &[u8; 32]) -> Verdict {
+    let hint = "issue a new token with `holdfast node add`";
+    match cluster.tokens.get(name) {
+        Some(slot) if slot.secret_hash == *secret_hash => Ok(None),
+        Some(_) => refuse(
+            RefusalCode::NotAllowed,
+            format!("the join token for {name} is wrong or was replaced by a newer one"),
+            hint,
+        ),
+        None => refuse(
+            RefusalCode::NotAllowed,
+            format!("the join token for {name} was used already, or never issued"),
+            hint,
+        ),
+    }
+}

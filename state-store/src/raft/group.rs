@@ -1,0 +1,381 @@
+//! One replica of one group: raft-rs' node, its log, its state machine, and who waits for what.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use protobuf::Message as _;
+use raft::eraftpb::{
+    ConfChange, ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, SnapshotMetadata,
+};
+use raft::{RawNode, StateRole};
+use raft_proto_conf::into_v2;
+use rocksdb::WriteBatch;
+use tokio::sync::oneshot;
+
+use super::log::{Log, read_meta};
+use super::machine::{Machine, Records};
+use super::reads::Reads;
+use super::status::{GroupState, Progress};
+use super::{CAUGHT_UP_ENTRIES, config, logger};
+use crate::codec;
+use crate::codec::disk::GroupMeta;
+use crate::codec::wire::Address;
+use crate::metrics::{Metrics, count};
+use crate::storage::{self, Database, Tag};
+use crate::store::error::StoreError;
+
+/// Which replica of which generation of a group this is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The group.
+    pub group: u16,
+    /// Its generation.
+    pub generation: u32,
+    /// The replica.
+    pub replica: u64,
+}
+
+impl Place {
+    /// The group's name for people.
+    pub fn name(&self) -> String {
+        match self.group {
+            Address::CONTROL => "control".to_owned(),
+            shard => format!("shard-{shard}"),
+        }
+    }
+}
+
+mod raft_proto_conf {
+    use super::{ConfChange, ConfChangeV2};
+    use raft::eraftpb::ConfChangeSingle;
+
+    /// The newer form of a simple change.
+    pub fn into_v2(cc: &ConfChange) -> ConfChangeV2 {
+        let mut single = ConfChangeSingle::default();
+        single.node_id = cc.node_id;
+        single.set_change_type(cc.get_change_type());
+        let mut v2 = ConfChangeV2::default();
+        v2.mut_changes().push(single);
+        v2
+    }
+}
+
+/// Which replica the disk holds for this group, if any.
+pub fn stored_place(db: &Database, group: u16) -> Result<Option<Place>, StoreError> {
+    let meta = read_meta(db, group)?;
+    Ok(meta.map(|m| Place { group, generation: m.generation, replica: m.replica }))
+}
+
+/// Founds a group whose first voter is this replica, with this content, through to the disk.
+///
+/// Its log begins behind entry 1 of term 1, so that everybody else begins with a snapshot and
+/// learns content and configuration together.
+pub fn bootstrap(db: &Database, place: Place, records: &Records) -> Result<(), StoreError> {
+    let conf = ConfState::from((vec![place.replica], vec![]));
+    write_start(db, place, 1, &conf, records)
+}
+
+/// Makes an empty replica that waits for its leader.
+pub fn found_empty(db: &Database, place: Place) -> Result<(), StoreError> {
+    write_start(db, place, 0, &ConfState::default(), &Vec::new())
+}
+
+fn write_start(
+    db: &Database,
+    place: Place,
+    index: u64,
+    conf: &ConfState,
+    records: &Records,
+) -> Result<(), StoreError> {
+    let mut batch = WriteBatch::default();
+    storage::wipe_group(&mut batch, place.group);
+    let meta = GroupMeta {
+        generation: place.generation,
+        replica: place.replica,
+        applied: index,
+        applied_term: index,
+        conf_state: conf.write_to_bytes().map_err(|e| db.corrupt(e))?,
+    };
+    batch.put(storage::key(place.group, Tag::Meta, &[]), codec::encode(&meta));
+    let mut hard = HardState::default();
+    hard.term = index;
+    hard.commit = index;
+    let hard = hard.write_to_bytes().map_err(|e| db.corrupt(e))?;
+    batch.put(storage::key(place.group, Tag::HardState, &[]), hard);
+    for (key, value) in records {
+        batch.put(storage::key(place.group, Tag::Record, key), value);
+    }
+    db.write(batch, true)
+}
+
+/// A snapshot on its way to a peer.
+pub(super) struct Sending {
+    pub index: u64,
+    pub since: Instant,
+}
+
+/// A replica and its machine. Lives on its driver's thread.
+pub struct Group<M> {
+    pub(super) place: Place,
+    pub(super) raw: RawNode<Log>,
+    pub(super) machine: M,
+    pub(super) state: Arc<GroupState>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) db: Database,
+    /// Batches of changes that wait to be proposed; this replica leads.
+    pub(super) pending: VecDeque<Vec<u8>>,
+    pub(super) reads: Reads,
+    /// No-ops that somebody waits for, by index: term and who waits.
+    pub(super) barriers: BTreeMap<u64, (u64, oneshot::Sender<u64>)>,
+    /// When entries were proposed here, by last index.
+    pub(super) proposed: VecDeque<(u64, Instant)>,
+    pub(super) sending: HashMap<u64, Sending>,
+    pub(super) checkpointing: bool,
+    pub(super) leader: u64,
+    pub(super) joint_since: Option<Instant>,
+    halted: bool,
+}
+
+impl<M: Machine> Group<M> {
+    /// Opens a replica that is on the disk; `load` makes the machine of its records.
+    pub fn open(
+        db: &Database,
+        place: Place,
+        metrics: Arc<Metrics>,
+        load: impl FnOnce(Records) -> Result<M, String>,
+    ) -> Result<Group<M>, StoreError> {
+        let meta = read_meta(db, place.group)?
+            .ok_or_else(|| db.corrupt(format!("{} is missing", place.name())))?;
+        let prefix = storage::key(place.group, Tag::Record, &[]);
+        let records: Records = db
+            .range(&prefix, &storage::end(place.group, Tag::Record))
+            .map(|row| row.map(|(k, v)| (k[prefix.len()..].to_vec(), v)))
+            .collect::<Result<_, _>>()?;
+        let machine = load(records).map_err(|e| db.corrupt(format!("{}: {e}", place.name())))?;
+        let log = Log::open(db, place.group, &meta)?;
+        let config = config(place.replica, meta.applied);
+        let raw = RawNode::new(&config, log, &logger::logger(&place.name()))
+            .map_err(|e| db.corrupt(format!("{}: {e}", place.name())))?;
+        let state = Arc::new(GroupState::default());
+        state.set_conf(raw.store().conf().clone());
+        state.set_replica(place.replica);
+        let group = Group {
+            place,
+            raw,
+            machine,
+            state,
+            metrics,
+            db: db.clone(),
+            pending: VecDeque::new(),
+            reads: Reads::default(),
+            barriers: BTreeMap::new(),
+            proposed: VecDeque::new(),
+            sending: HashMap::new(),
+            checkpointing: false,
+            leader: 0,
+            joint_since: None,
+            halted: false,
+        };
+        group.publish();
+        Ok(group)
+    }
+
+    /// What others see of this replica.
+    pub fn state(&self) -> &Arc<GroupState> {
+        &self.state
+    }
+
+    pub(super) fn halted(&self) -> bool {
+        self.halted
+    }
+
+    /// Stops this replica for good and says why.
+    pub(super) fn halt(&mut self, why: &str) {
+        if !self.halted {
+            tracing::error!(group = self.place.name(), why, "this replica stops");
+        }
+        self.halted = true;
+        self.state.halt(why);
+        self.reads.fail_all();
+        self.barriers.clear();
+    }
+
+    pub(super) fn leads(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    pub(super) fn address(&self, to: u64) -> Address {
+        let Place { group, generation, replica } = self.place;
+        Address { group, generation, from: replica, to }
+    }
+
+    /// Takes a message of a peer's replica.
+    pub(super) fn step(&mut self, message: Message) {
+        if self.halted {
+            return;
+        }
+        if let Err(e) = self.raw.step(message) {
+            tracing::trace!(group = self.place.name(), %e, "message not taken");
+        }
+    }
+
+    /// Proposes an entry; false: this replica does not lead or is full.
+    pub(super) fn propose(&mut self, data: Vec<u8>, now: Instant) -> bool {
+        if self.halted || !self.leads() {
+            return false;
+        }
+        let taken = self.raw.propose(Vec::new(), data).is_ok();
+        if taken && self.proposed.len() < 4096 {
+            self.proposed.push_back((self.raw.raft.raft_log.last_index(), now));
+        }
+        taken
+    }
+
+    /// Applies committed entries.
+    pub(super) fn apply(&mut self, entries: Vec<Entry>, now: Instant) {
+        for entry in entries {
+            if self.halted {
+                return;
+            }
+            let (index, term) = (entry.index, entry.term);
+            let result = match entry.get_entry_type() {
+                // A new leader's first entry is empty. (An empty ConfChangeV2 is not: it leaves the
+                // joint configuration.)
+                EntryType::EntryNormal if entry.data.is_empty() => Ok(()),
+                EntryType::EntryNormal => self.machine.apply(index, &entry.data),
+                EntryType::EntryConfChange => {
+                    let mut cc = ConfChange::default();
+                    match cc.merge_from_bytes(&entry.data) {
+                        Ok(()) => self.reconfigure(index, &into_v2(&cc)),
+                        Err(e) => Err(e.to_string()),
+                    }
+                }
+                EntryType::EntryConfChangeV2 => {
+                    let mut cc = ConfChangeV2::default();
+                    match cc.merge_from_bytes(&entry.data) {
+                        Ok(()) => self.reconfigure(index, &cc),
+                        Err(e) => Err(e.to_string()),
+                    }
+                }
+            };
+            if let Err(why) = result {
+                self.halt(&format!("entry {index} cannot be applied: {why}"));
+                return;
+            }
+            self.raw.mut_store().set_applied(index);
+            count(&self.metrics.applied_entries);
+            if let Some((proposed_term, waiter)) = self.barriers.remove(&index) {
+                if proposed_term == term {
+                    // Whoever waited may have given up.
+                    let _ = waiter.send(index);
+                }
+            }
+            while let Some((_, at)) = self.proposed.front().filter(|(i, _)| *i <= index) {
+                let us = now.saturating_duration_since(*at).as_micros();
+                self.metrics.commit_latency.observe_us(us as u64);
+                self.proposed.pop_front();
+            }
+        }
+        self.reads.applied(self.raw.store().applied(), &self.state);
+    }
+
+    fn reconfigure(&mut self, index: u64, change: &ConfChangeV2) -> Result<(), String> {
+        // After a restart, this replica knows the configuration of its checkpoint only. That the
+        // change is committed has to be on the disk before it counts: raft-rs then refuses to
+        // campaign until it has applied it again.
+        let mut batch = WriteBatch::default();
+        let log = self.raw.mut_store();
+        log.set_commit(index);
+        log.put_hard(&mut batch);
+        self.db.write(batch, true).map_err(|e| e.to_string())?;
+        let conf = self.raw.apply_conf_change(change).map_err(|e| e.to_string())?;
+        tracing::info!(
+            group = self.place.name(),
+            voters = ?conf.voters,
+            learners = ?conf.learners,
+            outgoing = ?conf.voters_outgoing,
+            "configuration changed"
+        );
+        self.state.set_conf(conf.clone());
+        self.raw.mut_store().set_conf(conf);
+        Ok(())
+    }
+
+    /// Takes a snapshot's content and starts over behind it.
+    pub(super) fn install(
+        &mut self,
+        batch: &mut WriteBatch,
+        snapshot: &raft::eraftpb::Snapshot,
+    ) -> Result<(), String> {
+        let image: codec::disk::MachineImage =
+            codec::decode(&snapshot.data).map_err(|e| e.to_string())?;
+        self.machine.install(image.records)?;
+        self.raw.mut_store().restart_at(batch, snapshot);
+        let meta: &SnapshotMetadata = snapshot.get_metadata();
+        self.state.set_conf(meta.get_conf_state().clone());
+        self.put_checkpoint(batch)?;
+        count(&self.metrics.snapshots_installed);
+        tracing::info!(group = self.place.name(), index = meta.index, "snapshot installed");
+        Ok(())
+    }
+
+    /// Puts what changed in the machine, and where it stands, into a batch.
+    pub(super) fn put_checkpoint(&mut self, batch: &mut WriteBatch) -> Result<(), String> {
+        let group = self.place.group;
+        let dirty = self.machine.take_dirty();
+        if dirty.replaced {
+            let from = storage::key(group, Tag::Record, &[]);
+            batch.delete_range(from, storage::end(group, Tag::Record));
+        }
+        for (key, value) in dirty.records {
+            let key = storage::key(group, Tag::Record, &key);
+            match value {
+                Some(value) => batch.put(key, value),
+                None => batch.delete(key),
+            }
+        }
+        let meta = self.raw.store().meta(self.place.generation, self.place.replica);
+        let meta = meta.map_err(|e| e.to_string())?;
+        batch.put(storage::key(group, Tag::Meta, &[]), codec::encode(&meta));
+        self.raw.store().put_hard(batch);
+        self.raw.mut_store().checkpoint_begun();
+        Ok(())
+    }
+
+    /// Whether a replica is active and lacks few entries. Only a leader can say.
+    pub(super) fn replica_caught_up(&self, replica: u64) -> bool {
+        let last = self.raw.raft.raft_log.last_index();
+        replica == self.place.replica
+            || self.raw.raft.prs().get(replica).is_some_and(|p| {
+                p.recent_active && p.matched > 0 && p.matched + CAUGHT_UP_ENTRIES >= last
+            })
+    }
+
+    /// Shows the numbers to everybody else, and notices a change of leader.
+    pub(super) fn publish(&self) {
+        let raft = &self.raw.raft;
+        self.state.publish(Progress {
+            leader: raft.leader_id,
+            term: raft.term,
+            committed: raft.raft_log.committed,
+            applied: self.raw.store().applied(),
+            sessions: self.machine.sessions(),
+            leads: self.leads() && !self.halted,
+        });
+    }
+
+    pub(super) fn notice_leader(&mut self) {
+        let now = self.raw.raft.leader_id;
+        if now != self.leader {
+            self.leader = now;
+            count(&self.metrics.leader_changes);
+            self.machine.role_changed();
+            self.proposed.clear();
+            self.reads.fail_all();
+            if now != self.place.replica {
+                self.barriers.clear();
+            }
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! What a driver does besides raft-rs' own work: proposals, membership, checkpoints, snapshots.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use protobuf::Message as _;
+use raft::StateRole;
+use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Message};
+use rocksdb::WriteBatch;
+use tokio::sync::oneshot;
+
+use super::checkpoint::Job;
+use super::driver::{Driver, Input};
+use super::group::{Group, Sending};
+use super::log::Prepared;
+use super::machine::Machine;
+use crate::codec;
+use crate::codec::disk::MachineImage;
+use crate::codec::wire::{Address, ChangeBatch, Forward, SnapshotHeader};
+use crate::membership::{self, Conf, Role, Step};
+use crate::metrics::count;
+use crate::transport::Lane;
+
+/// Bytes of batches in one entry.
+const ENTRY_BYTES: usize = 512 << 10;
+/// Batches that may wait for a leader's log, per group.
+const PENDING: usize = 1_024;
+/// A joint configuration that raft-rs has not left by itself after this is left by hand.
+const JOINT_PATIENCE: Duration = Duration::from_secs(1);
+/// A snapshot that is not reported on after this counts as failed.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(120);
+/// Log behind a checkpoint that is kept for followers that are a little slow, in checkpoints' worth.
+const LOG_KEPT: u64 = 4_096;
+
+impl<M: Machine> Driver<M> {
+    /// Moves changes from the feed to the leaders of their shards.
+    pub(super) fn take_feed(&mut self) {
+        let Some(feed) = self.feed.clone() else { return };
+        feed.heard();
+        let most = self.config.limits.batch_changes;
+        for at in 0..self.groups.len() {
+            let group = &self.groups[at];
+            let (shard, leader) = (group.place.group, group.raw.raft.leader_id);
+            if group.halted() || leader == 0 {
+                continue;
+            }
+            if group.leads() {
+                while self.groups[at].pending.len() < PENDING {
+                    let changes = feed.take(shard, most);
+                    if changes.is_empty() {
+                        break;
+                    }
+                    let batch = codec::encode(&ChangeBatch { changes });
+                    self.groups[at].pending.push_back(batch);
+                }
+                continue;
+            }
+            let Some(director) = self.director_of(at, leader) else { continue };
+            loop {
+                let changes = feed.take(shard, most);
+                if changes.is_empty() {
+                    break;
+                }
+                let batch = codec::encode(&ChangeBatch { changes });
+                let forward = codec::encode(&Forward { shard, batch });
+                self.transport.send(director, Lane::Log, Bytes::from(forward));
+            }
+        }
+    }
+
+    pub(super) fn take_forwarded(&mut self, shard: u16, batch: Vec<u8>) {
+        let metrics = self.config.metrics.clone();
+        // Its sender proposes again what is not acknowledged.
+        match self.group(shard).filter(|g| g.leads() && g.pending.len() < PENDING) {
+            Some(group) if group.machine.acceptable(&batch) => group.pending.push_back(batch),
+            Some(_) => count(&metrics.messages_malformed),
+            None => count(&metrics.forwarded_dropped),
+        }
+    }
+
+    /// Puts waiting batches into entries.
+    pub(super) fn propose_pending(&mut self, now: Instant) {
+        let now_ms = self.now_ms(now);
+        for group in self.groups.iter_mut().filter(|g| !g.halted()) {
+            if !group.leads() {
+                if !group.pending.is_empty() {
+                    self.config
+                        .metrics
+                        .forwarded_dropped
+                        .fetch_add(group.pending.len() as u64, std::sync::atomic::Ordering::Relaxed);
+                    group.pending.clear();
+                }
+                continue;
+            }
+            while !group.pending.is_empty() {
+                // The log has its own limit; beyond it, batches wait here, then in the feed.
+                if group.raw.raft.uncommitted_size() > super::UNCOMMITTED_BYTES as usize / 2 {
+                    break;
+                }
+                let (mut batches, mut bytes) = (Vec::new(), 0);
+                while let Some(batch) = group.pending.front() {
+                    if bytes > 0 && bytes + batch.len() > ENTRY_BYTES {
+                        break;
+                    }
+                    bytes += batch.len();
+                    batches.extend(group.pending.pop_front());
+                }
+                let entry = group.machine.wrap(now_ms, batches);
+                if !group.propose(entry, now) {
+                    count(&self.config.metrics.forwarded_dropped);
+                }
+            }
+        }
+    }
+
+    /// Commits a no-op and answers with its index.
+    pub(super) fn barrier(&mut self, number: u16, reply: oneshot::Sender<u64>) {
+        let now = Instant::now();
+        let now_ms = self.now_ms(now);
+        let Some(group) = self.group(number).filter(|g| g.leads()) else { return };
+        let entry = group.machine.wrap(now_ms, Vec::new());
+        if group.propose(entry, now) {
+            let term = group.raw.raft.term;
+            group.barriers.insert(group.raw.raft.raft_log.last_index(), (term, reply));
+        }
+    }
+
+    /// Begins one ReadIndex round per group for everybody who asked meanwhile.
+    pub(super) fn begin_reads(&mut self, now: Instant) {
+        for group in self.groups.iter_mut().filter(|g| !g.halted() && g.reads.gathering()) {
+            if group.leads() && group.raw.raft.commit_to_current_term() {
+                let name = group.reads.begin(group.place.replica, false, now);
+                group.raw.read_index(name);
+            } else {
+                group.reads.fail_all();
+            }
+        }
+    }
+
+    /// Replicas that have not caught up since their start ask their leader how far it is.
+    pub(super) fn catch_up(&mut self, now: Instant) {
+        for group in self.groups.iter_mut().filter(|g| !g.halted() && !g.state.caught_up()) {
+            if group.raw.raft.leader_id != 0 && !group.reads.catching_up() {
+                let name = group.reads.begin(group.place.replica, true, now);
+                group.raw.read_index(name);
+            }
+        }
+    }
+
+    /// The duties of leaders, and of a lone voter that has to become one.
+    pub(super) fn lead(&mut self, now: Instant) {
+        let now_ms = self.now_ms(now);
+        for at in 0..self.groups.len() {
+            let group = &mut self.groups[at];
+            if group.halted() {
+                continue;
+            }
+            if group.leads() {
+                manage_members(group, now);
+                for entry in group.machine.as_leader(now_ms) {
+                    group.propose(entry, now);
+                }
+                let lost: Vec<u64> = group
+                    .sending
+                    .iter()
+                    .filter(|(_, s)| now.saturating_duration_since(s.since) > SNAPSHOT_PATIENCE)
+                    .map(|(to, _)| *to)
+                    .collect();
+                let addresses: Vec<Address> = lost.iter().map(|to| group.address(*to)).collect();
+                addresses.into_iter().for_each(|a| self.snapshot_sent(a, false));
+            } else {
+                let conf = group.raw.store().conf();
+                let alone =
+                    conf.voters == [group.place.replica] && conf.voters_outgoing.is_empty();
+                if alone && group.raw.raft.state == StateRole::Follower {
+                    // Nobody to wait for. raft-rs refuses while a change is not applied yet.
+                    if let Err(e) = group.raw.campaign() {
+                        tracing::debug!(group = group.place.name(), %e, "no campaign");
+                    }
+                }
+            }
+            self.checkpoint(at);
+        }
+    }
+
+    /// Begins a checkpoint where the log has grown enough.
+    fn checkpoint(&mut self, at: usize) {
+        let group = &mut self.groups[at];
+        let due = group.raw.store().bytes_since_checkpoint() > self.config.limits.log_bytes;
+        if !due || group.checkpointing {
+            return;
+        }
+        let mut batch = WriteBatch::default();
+        if let Err(why) = group.put_checkpoint(&mut batch) {
+            group.halt(&why);
+            return;
+        }
+        let index = group.raw.store().applied();
+        let (number, generation) = (group.place.group, group.place.generation);
+        group.checkpointing = true;
+        if !self.checkpointer.submit(Job { group: number, generation, index, batch }) {
+            // Its changes are only in that batch, so it cannot be thrown away: write it here.
+            // (The queue holds more jobs than there are groups, so this does not happen.)
+            self.groups[at].halt("the queue of checkpoints overflowed");
+        }
+    }
+
+    pub(super) fn checkpointed(
+        &mut self,
+        number: u16,
+        generation: u32,
+        index: u64,
+        result: Result<(), String>,
+    ) -> Result<(), String> {
+        let db = self.config.db.clone();
+        let metrics = self.config.metrics.clone();
+        let Some(group) = self.group(number).filter(|g| g.place.generation == generation) else {
+            return Ok(());
+        };
+        group.checkpointing = false;
+        result.inspect_err(|why| group.halt(why))?;
+        count(&metrics.checkpoints);
+        let keep_from = keep_from(group, index);
+        let mut batch = WriteBatch::default();
+        group.raw.mut_store().truncate(&mut batch, keep_from).map_err(|e| e.to_string())?;
+        db.write(batch, false).map_err(|e| e.to_string())
+    }
+
+    /// Makes the snapshot that a follower needs, as of what is applied now.
+    pub(super) fn prepare_snapshot(&mut self, at: usize) {
+        let group = &mut self.groups[at];
+        let Some(to) = group.raw.store().take_wanted() else { return };
+        if group.halted() || !group.leads() {
+            return;
+        }
+        let log = group.raw.store();
+        let (index, conf) = (log.applied(), log.conf().clone());
+        let term = match log.term_of(index) {
+            Ok(term) => term,
+            Err(e) => return group.halt(&e.to_string()),
+        };
+        let records = group.machine.image();
+        let image = Bytes::from(codec::encode(&MachineImage { records }));
+        group.raw.mut_store().prepared = Some(Prepared { index, term, conf, image });
+        group.raw.raft.send_append(to);
+    }
+
+    pub(super) fn send_snapshot(&mut self, at: usize, mut message: Message) {
+        let to = message.to;
+        let director = self.director_of(at, to);
+        let group = &mut self.groups[at];
+        let address = group.address(to);
+        let index = message.get_snapshot().get_metadata().index;
+        let prepared = group.raw.store().prepared.clone().filter(|p| p.index == index);
+        let report = self.handle.clone();
+        let (Some(prepared), Some(director)) = (prepared, director) else {
+            group.raw.report_snapshot(to, raft::SnapshotStatus::Failure);
+            return;
+        };
+        message.mut_snapshot().data = Bytes::new();
+        let Ok(bytes) = message.write_to_bytes() else { return };
+        let length = prepared.image.len() as u64;
+        let header = codec::encode(&SnapshotHeader { address, message: bytes, length });
+        group.sending.insert(to, Sending { index, since: Instant::now() });
+        tracing::info!(group = group.place.name(), %director, index, bytes = length, "sending snapshot");
+        let sent = self.transport.send_snapshot(director, Bytes::from(header), prepared.image);
+        self.config.runtime.spawn(async move {
+            let result = sent.await;
+            if let Err(why) = &result {
+                tracing::warn!(%director, why, "snapshot not sent");
+            }
+            // Always reported: raft-rs would leave the follower paused for ever.
+            while !report.say(Input::SnapshotSent(address, result.is_ok())) {
+                if report.gone() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+    }
+
+    /// Gives leadership away where a live voter can take it.
+    pub(super) fn resign(&mut self) {
+        for group in self.groups.iter_mut().filter(|g| !g.halted() && g.leads()) {
+            let me = group.place.replica;
+            let voters = group.raw.store().conf().voters.clone();
+            let progress = group.raw.raft.prs();
+            let heir = voters
+                .into_iter()
+                .filter(|v| *v != me)
+                .filter_map(|v| progress.get(v).filter(|p| p.recent_active).map(|p| (p.matched, v)))
+                .max();
+            if let Some((_, heir)) = heir {
+                group.raw.transfer_leader(heir);
+            }
+        }
+    }
+
+    /// Writes what would otherwise have to be read from the log again, and ends.
+    pub(super) fn finish(&mut self) -> Result<(), String> {
+        self.work()?;
+        self.checkpointer.wait_idle();
+        let mut batch = WriteBatch::default();
+        for group in self.groups.iter_mut().filter(|g| !g.halted()) {
+            group.put_checkpoint(&mut batch)?;
+            group.reads.fail_all();
+            group.barriers.clear();
+        }
+        self.config.db.write(batch, true).map_err(|e| e.to_string())
+    }
+}
+
+/// The last entry that may go now that a checkpoint covers `index`: what a snapshot in flight or a
+/// slightly slow follower still needs stays, up to a limit.
+fn keep_from<M: Machine>(group: &Group<M>, index: u64) -> u64 {
+    let floor = index.saturating_sub(LOG_KEPT);
+    let mut keep = index;
+    if let Some(oldest) = group.sending.values().map(|s| s.index).min() {
+        keep = keep.min(oldest);
+    }
+    if group.leads() {
+        let progress = group.raw.raft.prs().iter();
+        let slowest = progress.filter(|(_, p)| p.recent_active).map(|(_, p)| p.matched).min();
+        keep = keep.min(slowest.unwrap_or(index));
+    }
+    keep.max(floor).min(index)
+}
+
+/// Takes the next step towards the voters that the members should make up.
+fn manage_members<M: Machine>(group: &mut Group<M>, now: Instant) {
+    let raft = &group.raw.raft;
+    if raft.has_pending_conf() || raft.lead_transferee.is_some() || !raft.commit_to_current_term() {
+        return;
+    }
+    let state = group.raw.store().conf().clone();
+    let joint = !state.voters_outgoing.is_empty();
+    let conf = Conf { voters: state.voters, learners: state.learners, joint };
+    if !joint {
+        group.joint_since = None;
+    }
+    let members = group.machine.members();
+    if members.is_empty() {
+        return;
+    }
+    let me = group.place.replica;
+    let step = membership::plan(me, &members, &conf, &|r| group.replica_caught_up(r));
+    match step {
+        None => {}
+        Some(Step::Transfer(to)) => group.raw.transfer_leader(to),
+        Some(Step::Leave) => {
+            let since = *group.joint_since.get_or_insert(now);
+            if now.saturating_duration_since(since) > JOINT_PATIENCE {
+                group.joint_since = None;
+                propose_change(group, &ConfChangeV2::default());
+            }
+        }
+        Some(Step::Change(changes)) => {
+            let mut change = ConfChangeV2::default();
+            for (replica, role) in changes {
+                let mut single = ConfChangeSingle::default();
+                single.node_id = replica;
+                single.set_change_type(match role {
+                    Role::Voter => ConfChangeType::AddNode,
+                    Role::Learner => ConfChangeType::AddLearnerNode,
+                    Role::Gone => ConfChangeType::RemoveNode,
+                });
+                change.mut_changes().push(single);
+            }
+            propose_change(group, &change);
+        }
+    }
+}
+
+fn propose_change<M: Machine>(group: &mut Group<M>, change: &ConfChangeV2) {
+    count(&group.metrics.conf_changes);
+    if let Err(e) = group.raw.propose_conf_change(Vec::new(), change.clone()) {
+        tracing::debug!(group = group.place.name(), %e, "configuration change not taken");
+    }
+}

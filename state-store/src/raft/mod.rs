@@ -1,0 +1,59 @@
+//! Groups of replicas on raft-rs, and the threads that drive them.
+//!
+//! One driver thread serves all session groups, another one the control group: they are plain
+//! threads, so that neither a busy tokio runtime nor a stalled disk of the one delays the other.
+//! Heartbeats between directors are elsewhere altogether ([`crate::peer`]).
+
+mod checkpoint;
+mod driver;
+mod group;
+mod lead;
+mod log;
+mod logger;
+pub mod machine;
+mod outbox;
+mod ready;
+mod reads;
+mod reform;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+pub use driver::{Driver, DriverConfig, Feed, Handle, Input, QueuedChange};
+pub use group::{Place, bootstrap, found_empty, stored_place};
+pub use status::{GroupState, Progress};
+
+use std::time::Duration;
+
+/// The tick of all groups.
+pub const TICK: Duration = Duration::from_millis(50);
+/// Ticks between a leader's heartbeats.
+const HEARTBEAT_TICKS: usize = 2;
+/// Ticks without a leader before a follower asks for votes; the most is twice as many.
+const ELECTION_TICKS: usize = 10;
+/// Most bytes of entries in one message.
+const MESSAGE_BYTES: u64 = 1 << 20;
+/// Append messages in flight to one follower.
+const INFLIGHT: usize = 64;
+/// Bytes of entries a leader takes before a majority has them.
+const UNCOMMITTED_BYTES: u64 = 32 << 20;
+/// A learner that lacks at most this many entries may become a voter.
+const CAUGHT_UP_ENTRIES: u64 = 256;
+
+fn config(replica: u64, applied: u64) -> raft::Config {
+    raft::Config {
+        id: replica,
+        election_tick: ELECTION_TICKS,
+        heartbeat_tick: HEARTBEAT_TICKS,
+        applied,
+        max_size_per_msg: MESSAGE_BYTES,
+        max_inflight_msgs: INFLIGHT,
+        check_quorum: true,
+        pre_vote: true,
+        batch_append: true,
+        max_uncommitted_size: UNCOMMITTED_BYTES,
+        max_committed_size_per_ready: 4 << 20,
+        ..raft::Config::default()
+    }
+}

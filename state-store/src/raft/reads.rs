@@ -1,0 +1,94 @@
+//! ReadIndex: a leader's proof that it still leads, and a follower's that it has caught up.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::status::GroupState;
+
+/// An unanswered round is given up after this.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The rounds of one replica.
+#[derive(Default)]
+pub struct Reads {
+    next: u64,
+    /// Asked since the last round began.
+    gathering: Vec<oneshot::Sender<()>>,
+    rounds: Vec<Round>,
+}
+
+struct Round {
+    number: u64,
+    since: Instant,
+    /// The index it was confirmed at.
+    index: Option<u64>,
+    waiters: Vec<oneshot::Sender<()>>,
+    catches_up: bool,
+}
+
+impl Reads {
+    /// Somebody wants this replica's leadership confirmed. Dropping the sender is a no.
+    pub fn ask(&mut self, waiter: oneshot::Sender<()>) {
+        self.gathering.push(waiter);
+    }
+
+    /// Whether somebody waits for a round to begin.
+    pub fn gathering(&self) -> bool {
+        !self.gathering.is_empty()
+    }
+
+    /// Whether a round to see if this replica has caught up is under way.
+    pub fn catching_up(&self) -> bool {
+        self.rounds.iter().any(|r| r.catches_up)
+    }
+
+    /// Begins a round for everybody who asked; the bytes name it in the whole group.
+    pub fn begin(&mut self, replica: u64, catches_up: bool, now: Instant) -> Vec<u8> {
+        self.next += 1;
+        let waiters = std::mem::take(&mut self.gathering);
+        let number = self.next;
+        self.rounds.push(Round { number, since: now, index: None, waiters, catches_up });
+        let mut name = replica.to_be_bytes().to_vec();
+        name.extend_from_slice(&number.to_be_bytes());
+        name
+    }
+
+    /// A round was confirmed at `index`.
+    pub fn confirmed(&mut self, name: &[u8], index: u64) {
+        let number = name.get(8..16).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes);
+        if let Some(round) = self.rounds.iter_mut().find(|r| Some(r.number) == number) {
+            round.index = Some(index);
+        }
+    }
+
+    /// This replica has applied up to `applied`.
+    pub fn applied(&mut self, applied: u64, state: &GroupState) {
+        let mut at = 0;
+        while at < self.rounds.len() {
+            if self.rounds[at].index.is_some_and(|index| index <= applied) {
+                let round = self.rounds.swap_remove(at);
+                if round.catches_up {
+                    state.set_caught_up(true);
+                }
+                for waiter in round.waiters {
+                    // Whoever asked may have given up.
+                    let _ = waiter.send(());
+                }
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    /// Gives up rounds that nobody answered.
+    pub fn expire(&mut self, now: Instant) {
+        self.rounds.retain(|r| now.saturating_duration_since(r.since) < PATIENCE);
+    }
+
+    /// Everybody gets a no.
+    pub fn fail_all(&mut self) {
+        self.gathering.clear();
+        self.rounds.clear();
+    }
+}

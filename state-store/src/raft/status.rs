@@ -1,0 +1,98 @@
+//! What a driver thread shows of its groups to everybody else.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use raft::eraftpb::ConfState;
+
+/// The state of one group's replica. Written by its driver thread only.
+#[derive(Default, Debug)]
+pub struct GroupState {
+    leader: AtomicU64,
+    term: AtomicU64,
+    committed: AtomicU64,
+    applied: AtomicU64,
+    sessions: AtomicU64,
+    leads: AtomicBool,
+    caught_up: AtomicBool,
+    replica: AtomicU64,
+    conf: Mutex<ConfState>,
+    halted: Mutex<Option<String>>,
+}
+
+/// Numbers that change with every entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// The leader's replica; 0: none known.
+    pub leader: u64,
+    /// Term.
+    pub term: u64,
+    /// Committed index.
+    pub committed: u64,
+    /// Applied index.
+    pub applied: u64,
+    /// Sessions in the machine.
+    pub sessions: u64,
+    /// Whether this replica leads.
+    pub leads: bool,
+}
+
+impl GroupState {
+    pub(super) fn publish(&self, p: Progress) {
+        self.leader.store(p.leader, Ordering::Relaxed);
+        self.term.store(p.term, Ordering::Relaxed);
+        self.committed.store(p.committed, Ordering::Relaxed);
+        self.sessions.store(p.sessions, Ordering::Relaxed);
+        self.leads.store(p.leads, Ordering::Relaxed);
+        // Whoever reads this index also sees what the sink was told up to it.
+        self.applied.store(p.applied, Ordering::Release);
+    }
+
+    pub(super) fn set_conf(&self, conf: ConfState) {
+        *self.conf.lock() = conf;
+    }
+
+    pub(super) fn set_replica(&self, replica: u64) {
+        self.replica.store(replica, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_caught_up(&self, caught_up: bool) {
+        self.caught_up.store(caught_up, Ordering::Relaxed);
+    }
+
+    pub(super) fn halt(&self, why: &str) {
+        self.halted.lock().get_or_insert_with(|| why.to_owned());
+    }
+
+    /// The numbers.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            leader: self.leader.load(Ordering::Relaxed),
+            term: self.term.load(Ordering::Relaxed),
+            committed: self.committed.load(Ordering::Relaxed),
+            applied: self.applied.load(Ordering::Acquire),
+            sessions: self.sessions.load(Ordering::Relaxed),
+            leads: self.leads.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The configuration last applied here.
+    pub fn conf(&self) -> ConfState {
+        self.conf.lock().clone()
+    }
+
+    /// This replica.
+    pub fn replica(&self) -> u64 {
+        self.replica.load(Ordering::Relaxed)
+    }
+
+    /// Whether this replica has caught up with its leader once since it started.
+    pub fn caught_up(&self) -> bool {
+        self.caught_up.load(Ordering::Relaxed)
+    }
+
+    /// Why this replica stopped working, if it did.
+    pub fn halted(&self) -> Option<String> {
+        self.halted.lock().clone()
+    }
+}

@@ -1,0 +1,265 @@
+use std::sync::Mutex;
+
+use holdfast_schema::cluster::{BackendId, DirectorId, ListenerId};
+use holdfast_schema::flow::Protocol;
+use holdfast_schema::session::{CLOSE_LINGER_MS, ForwardingMode, SessionFlags};
+use proptest::prelude::*;
+
+use super::*;
+
+pub(crate) fn key(n: u16) -> FlowKey {
+    let client = std::net::SocketAddr::from(([192, 0, 2, 1], 10_000 + n));
+    FlowKey::new(Protocol::Tcp, client, "203.0.113.10:80".parse().unwrap())
+}
+
+pub(crate) fn record(n: u16, stamp: u64, age_ms: u32) -> SessionRecord {
+    let established = SessionFlags::CLIENT_OPENED
+        .with(SessionFlags::BACKEND_ANSWERED)
+        .with(SessionFlags::ESTABLISHED);
+    let half = HalfSeen { age_ms, seq: 1, ack: 1 };
+    SessionRecord {
+        key: key(n),
+        reply: key(n).reversed(),
+        incarnation: Incarnation { stamp, creator: DirectorId(1), counter: u64::from(n), isn: 7 },
+        generation: 0,
+        listener: ListenerId(1),
+        backend: BackendId(1),
+        mode: ForwardingMode::FullNat,
+        owner: DirectorId(1),
+        flags: established,
+        created_age_ms: age_ms,
+        idle_timeout_ms: 60_000,
+        isn_delta: 0,
+        timestamp_delta: 0,
+        client: half,
+        backend_seen: half,
+    }
+}
+
+fn update(n: u16, stamp: u64, from: u32, age_ms: u32, flags: SessionFlags) -> SessionUpdate {
+    SessionUpdate {
+        key: key(n),
+        incarnation: record(n, stamp, 0).incarnation,
+        from: DirectorId(from),
+        owner: DirectorId(from),
+        flags,
+        client: Some(HalfSeen { age_ms, seq: 100 + age_ms, ack: 2 }),
+        backend_seen: None,
+    }
+}
+
+pub(crate) fn entry(elapsed_ms: u32, changes: Vec<SessionChange>) -> Vec<u8> {
+    let batches = vec![codec::encode(&ChangeBatch { changes })];
+    codec::encode(&ShardEntry { elapsed_ms, batches })
+}
+
+fn shard() -> Shard {
+    Shard::new(ShardId(0))
+}
+
+#[derive(Default)]
+struct Seen(Mutex<Vec<String>>);
+
+impl SessionSink for Seen {
+    fn created(&self, r: &SessionRecord) {
+        self.0.lock().unwrap().push(format!("created {}", r.incarnation.stamp));
+    }
+    fn updated(&self, u: &SessionUpdate) {
+        self.0.lock().unwrap().push(format!("updated {}", u.incarnation.stamp));
+    }
+    fn expired(&self, _: &FlowKey, i: &Incarnation) {
+        self.0.lock().unwrap().push(format!("expired {}", i.stamp));
+    }
+    fn installed(&self, _: ShardId, _: &[SessionRecord]) {}
+    fn find(&self, _: &FlowKey) -> Option<SessionRecord> {
+        None
+    }
+}
+
+#[test]
+fn the_newer_incarnation_wins_and_late_news_of_the_older_touch_nothing() {
+    let (mut shard, seen) = (shard(), Seen::default());
+    let changes = vec![
+        SessionChange::Create(record(1, 5, 0)),
+        SessionChange::Create(record(1, 9, 0)),
+        SessionChange::Create(record(1, 5, 0)),
+        SessionChange::Update(update(1, 5, 2, 0, SessionFlags::RESET)),
+        SessionChange::Expire {
+            key: key(1),
+            incarnation: record(1, 5, 0).incarnation,
+            last_seen_ms: 1 << 40,
+        },
+    ];
+    shard.apply(&entry(0, changes), Some(&seen)).unwrap();
+    let kept = shard.find(&key(1)).unwrap();
+    assert_eq!((kept.incarnation.stamp, kept.flags.closing()), (9, false));
+    // A late create is answered with what is kept, so its sender learns of the newer one.
+    assert_eq!(*seen.0.lock().unwrap(), ["created 5", "created 9", "created 9"]);
+}
+
+#[test]
+fn halves_merge_by_the_later_as_one_unit() {
+    let mut shard = shard();
+    shard.apply(&entry(1_000, vec![SessionChange::Create(record(1, 5, 100))]), None).unwrap();
+    let older = SessionChange::Update(update(1, 5, 1, 200, SessionFlags::CLIENT_FIN));
+    shard.apply(&entry(0, vec![older]), None).unwrap();
+    let kept = shard.find(&key(1)).unwrap();
+    assert_eq!((kept.client.seq, kept.client.age_ms), (1, 100), "older news keep the half");
+    assert!(kept.flags.has(SessionFlags::CLIENT_FIN), "but their flags count");
+    let newer = SessionChange::Update(update(1, 5, 2, 50, SessionFlags::default()));
+    shard.apply(&entry(0, vec![newer]), None).unwrap();
+    let kept = shard.find(&key(1)).unwrap();
+    assert_eq!((kept.client.seq, kept.client.age_ms), (150, 50));
+    assert_eq!(kept.owner, DirectorId(2), "who forwards the client owns");
+}
+
+#[test]
+fn an_expiry_does_nothing_if_something_newer_got_in_between() {
+    let (mut shard, seen) = (shard(), Seen::default());
+    shard.apply(&entry(0, vec![SessionChange::Create(record(1, 5, 0))]), Some(&seen)).unwrap();
+    let expire = SessionChange::Expire {
+        key: key(1),
+        incarnation: record(1, 5, 0).incarnation,
+        last_seen_ms: 0,
+    };
+    let refresh = SessionChange::Update(update(1, 5, 1, 0, SessionFlags::default()));
+    shard.apply(&entry(10, vec![refresh, expire.clone()]), Some(&seen)).unwrap();
+    assert_eq!(shard.len(), 1);
+    let late = SessionChange::Expire {
+        key: key(1),
+        incarnation: record(1, 5, 0).incarnation,
+        last_seen_ms: 10,
+    };
+    shard.apply(&entry(0, vec![late]), Some(&seen)).unwrap();
+    assert!(shard.is_empty());
+    assert_eq!(seen.0.lock().unwrap().last().unwrap(), "expired 5");
+}
+
+#[test]
+fn idle_sessions_are_found_and_a_dead_owner_gives_one_refresh_period_more() {
+    let mut shard = shard();
+    let mut closed = record(2, 5, 0);
+    closed.flags = closed.flags.with(SessionFlags::RESET);
+    let changes = vec![SessionChange::Create(record(1, 5, 0)), SessionChange::Create(closed)];
+    shard.apply(&entry(0, changes), None).unwrap();
+    let alive = |_: DirectorId| false;
+    let due = |shard: &Shard, down: &dyn Fn(DirectorId) -> bool| {
+        Expiry::default().step(shard, 10_000, down).len()
+    };
+    assert_eq!(due(&shard, &alive), 0);
+    shard.apply(&entry(CLOSE_LINGER_MS + 1, vec![]), None).unwrap();
+    assert_eq!(due(&shard, &alive), 1, "the closed one");
+    shard.apply(&entry(60_000 - CLOSE_LINGER_MS, vec![]), None).unwrap();
+    assert_eq!(due(&shard, &alive), 2);
+    assert_eq!(due(&shard, &|d| d == DirectorId(1)), 0, "15 s more for the sessions of a dead owner");
+    shard.apply(&entry(15_000, vec![]), None).unwrap();
+    assert_eq!(due(&shard, &|d| d == DirectorId(1)), 2);
+}
+
+#[test]
+fn the_clock_moves_by_the_leaders_time_in_capped_steps() {
+    let mut expiry = Expiry::default();
+    assert_eq!(expiry.elapsed(5_000), 0, "a new leader continues from the last value");
+    assert_eq!(expiry.elapsed(5_300), 300);
+    assert_eq!(expiry.elapsed(90_000), MAX_CLOCK_STEP_MS);
+    assert!(!expiry.clock_due(95_000, &shard()), "an empty shard needs no clock");
+}
+
+#[test]
+fn a_full_shard_drops_creates_and_counts_them() {
+    let mut shard = Shard { max_sessions: 1, ..shard() };
+    let changes =
+        vec![SessionChange::Create(record(1, 5, 0)), SessionChange::Create(record(2, 5, 0))];
+    let done = shard.apply(&entry(0, changes), None).unwrap();
+    assert_eq!((done.changes, done.full, shard.len()), (2, 1, 1));
+}
+
+#[test]
+fn an_entry_that_does_not_decode_changes_nothing() {
+    let mut shard = shard();
+    let good = codec::encode(&ChangeBatch { changes: vec![SessionChange::Create(record(1, 5, 0))] });
+    let batches = vec![good, vec![1, 2, 3]];
+    let bad = codec::encode(&ShardEntry { elapsed_ms: 50, batches });
+    assert!(shard.apply(&bad, None).is_err());
+    assert_eq!((shard.len(), shard.clock_ms()), (0, 0));
+}
+
+fn any_change() -> impl Strategy<Value = SessionChange> {
+    let create = (0..4u16, 1..4u64, 0..500u32)
+        .prop_map(|(n, stamp, age)| SessionChange::Create(record(n, stamp, age)));
+    let news = (0..4u16, 1..4u64, 1..4u32, 0..500u32, 0..128u16).prop_map(|(n, s, from, age, f)| {
+        SessionChange::Update(update(n, s, from, age, SessionFlags(f)))
+    });
+    let expire = (0..4u16, 1..4u64, 0..2_000u64).prop_map(|(n, stamp, last_seen_ms)| {
+        let incarnation = record(n, stamp, 0).incarnation;
+        SessionChange::Expire { key: key(n), incarnation, last_seen_ms }
+    });
+    prop_oneof![create, news, expire]
+}
+
+fn state(shard: &Shard) -> (u64, Vec<(Vec<u8>, Vec<u8>)>) {
+    let mut image = shard.image();
+    image.sort();
+    (shard.clock_ms(), image)
+}
+
+proptest! {
+    /// Whatever directors propose, in whatever order and however often, two replicas that apply the
+    /// same log agree; and a replica made from a snapshot and the rest of the log agrees with them.
+    #[test]
+    fn replicas_agree(log in prop::collection::vec((0..300u32, prop::collection::vec(any_change(), 0..6)), 1..20), cut in 0..20usize) {
+        let (mut one, mut two) = (shard(), shard());
+        let cut = cut.min(log.len());
+        let mut late = None;
+        let mut checkpoint = std::collections::BTreeMap::new();
+        for (i, (elapsed, changes)) in log.iter().enumerate() {
+            if i == cut {
+                late = Some(Shard::load(ShardId(0), one.image()).unwrap());
+            }
+            let entry = entry(*elapsed, changes.clone());
+            one.apply(&entry, None).unwrap();
+            two.apply(&entry, None).unwrap();
+            if let Some(late) = &mut late {
+                late.apply(&entry, None).unwrap();
+            }
+            if i % 3 == 0 {
+                let dirty = two.take_dirty();
+                for (key, value) in dirty.records {
+                    match value {
+                        Some(value) => checkpoint.insert(key, value),
+                        None => checkpoint.remove(&key),
+                    };
+                }
+            }
+        }
+        prop_assert_eq!(state(&one), state(&two));
+        if let Some(late) = late {
+            prop_assert_eq!(state(&late), state(&one));
+        }
+        for (key, value) in two.take_dirty().records {
+            match value {
+                Some(value) => checkpoint.insert(key, value),
+                None => checkpoint.remove(&key),
+            };
+        }
+        prop_assert_eq!(state(&Shard::load(ShardId(0), checkpoint).unwrap()), state(&one));
+    }
+
+    /// Saying a create or an update twice is saying it once, but for the count of changes.
+    #[test]
+    fn repetition_changes_nothing(change in any_change(), before in prop::collection::vec(any_change(), 0..8)) {
+        let (mut once, mut twice) = (shard(), shard());
+        for shard in [&mut once, &mut twice] {
+            shard.apply(&entry(1_000, before.clone()), None).unwrap();
+        }
+        once.apply(&entry(0, vec![change.clone()]), None).unwrap();
+        twice.apply(&entry(0, vec![change.clone(), change]), None).unwrap();
+        let neutral = |shard: &Shard| {
+            let mut all = shard.records();
+            all.iter_mut().for_each(|r| r.generation = 0);
+            all.sort_by_key(|r| r.key);
+            all
+        };
+        prop_assert_eq!(neutral(&once), neutral(&twice));
+    }
+}
