@@ -2,44 +2,18 @@
 //! one in memory.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use holdfast_schema::cluster::DirectorId;
 
-/// The connections of a peer that messages travel on.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Lane {
-    /// Small and urgent: votes, Raft heartbeats, misses, calls.
-    Control,
-    /// Log entries and proposals.
-    Log,
-}
-
-/// A member that the network should know.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Peer {
-    /// Its number.
-    pub id: DirectorId,
-    /// Its name.
-    pub name: String,
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// SHA-256 of its public key.
-    pub key_fingerprint: [u8; 32],
-}
-
-/// What the network knows of a peer's life.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Heard {
-    /// Which peer.
-    pub id: DirectorId,
-    /// Time since its last heartbeat; none: never heard.
-    pub ago: Option<Duration>,
-    /// Round trip time (us).
-    pub rtt_us: Option<u64>,
-}
+use crate::StoreError;
+use crate::codec::disk::Identity;
+use crate::liveness::Judgement;
+use crate::peer::{Lane, PeerInfo, PeerLiveness};
+use crate::pki::JoinToken;
 
 /// Sends to peers. Nothing here waits unless it returns a future.
 pub trait Transport: Send + Sync {
@@ -49,6 +23,7 @@ pub trait Transport: Send + Sync {
     fn request(
         &self,
         to: DirectorId,
+        lane: Lane,
         body: Bytes,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<Bytes, String>>;
@@ -59,14 +34,16 @@ pub trait Transport: Send + Sync {
         header: Bytes,
         image: Bytes,
     ) -> BoxFuture<'static, Result<(), String>>;
-    /// The peers there are (without this director). Others are cut off.
-    fn set_members(&self, members: Vec<Peer>);
-    /// When each peer was last heard.
-    fn heard(&self) -> Vec<Heard>;
-    /// What heartbeats carry from now on.
-    fn set_heartbeat(&self, payload: Bytes);
-    /// Ends all connections.
-    fn close(&self);
+    /// The members there are. Others are cut off.
+    fn set_members(&self, members: &[PeerInfo]);
+    /// Our incarnation, once it is committed: heartbeats begin.
+    fn set_incarnation(&self, incarnation: u64);
+    /// What is known of each peer's life.
+    fn liveness(&self) -> Vec<PeerLiveness>;
+    /// Who should be declared down or up.
+    fn judge(&self) -> Vec<Judgement>;
+    /// Ends all connections and frees the port.
+    fn close(&self) -> BoxFuture<'static, ()>;
 }
 
 /// Takes what peers send. Called from network tasks: must not block.
@@ -76,10 +53,25 @@ pub trait Receiver: Send + Sync {
     /// A question.
     fn request(&self, from: DirectorId, body: Bytes) -> BoxFuture<'static, Bytes>;
     /// A whole snapshot.
-    fn snapshot(&self, from: DirectorId, header: Bytes, image: Bytes)
-    -> BoxFuture<'static, Result<(), String>>;
+    fn snapshot(&self, from: DirectorId, header: Bytes, image: Bytes) -> Result<(), String>;
     /// A stranger with a token.
     fn join(&self, request: Bytes) -> BoxFuture<'static, Bytes>;
-    /// A heartbeat.
-    fn heartbeat(&self, from: DirectorId, payload: Bytes);
+}
+
+/// Makes transports, and lets strangers ask to join.
+pub trait Connector: Send + Sync {
+    /// Begins to listen. Must be called within a tokio runtime.
+    fn bind(
+        &self,
+        listen: SocketAddr,
+        identity: &Identity,
+        receiver: Arc<dyn Receiver>,
+    ) -> Result<Arc<dyn Transport>, StoreError>;
+    /// Asks the members named in a token.
+    fn ask_to_join(
+        &self,
+        token: JoinToken,
+        body: Bytes,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, String>>;
 }

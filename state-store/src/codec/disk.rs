@@ -99,12 +99,10 @@ pub struct Identity {
     pub clean: bool,
     /// Session groups were written through in its last run.
     pub durable: bool,
-    /// Its certificate (PEM).
-    pub certificate: String,
+    /// Its certificate and the authority's (PEM).
+    pub chain_pem: String,
     /// Its private key (PEM).
-    pub key: String,
-    /// The CA's certificate (PEM).
-    pub ca_certificate: String,
+    pub key_pem: String,
     /// Generation of each shard's group when it joined (for groups it has nothing of yet).
     pub generations: Vec<u32>,
     /// The cluster as known at init or join, so that peers are known before the log speaks.

@@ -10,7 +10,7 @@ pub mod wire;
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 
 /// The largest frame body that is read or written.
-pub const MAX_BODY: usize = 64 << 20;
+pub const MAX_BODY: usize = 512 << 20;
 
 const HEADER: usize = 8;
 
@@ -33,8 +33,6 @@ pub enum Kind {
     Response = 0x4805,
     /// [`wire::SnapshotHeader`]
     SnapshotHeader = 0x4806,
-    /// [`wire::Heartbeat`]
-    Heartbeat = 0x4807,
     /// [`wire::JoinAsk`]
     JoinAsk = 0x4808,
     /// [`wire::JoinAnswer`]

@@ -16,7 +16,7 @@ macro_rules! framed {
     ($($name:ident)*) => { $(impl Framed for $name { const KIND: Kind = Kind::$name; })* };
 }
 
-framed! { RaftBatch Forward NodeMessage Request Response SnapshotHeader Heartbeat JoinAsk JoinAnswer
+framed! { RaftBatch Forward NodeMessage Request Response SnapshotHeader JoinAsk JoinAnswer
 ShardEntry ChangeBatch ControlEntry }
 
 /// Raft messages of many groups to one peer.
@@ -80,15 +80,6 @@ pub struct SnapshotHeader {
     pub length: u64,
 }
 
-/// What a heartbeat carries besides itself.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
-pub struct Heartbeat {
-    /// Incarnation of the sender.
-    pub incarnation: u64,
-    /// The directors its sender hears.
-    pub hears: Vec<DirectorId>,
-}
-
 /// A question to a peer.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub enum Request {
@@ -108,6 +99,10 @@ pub enum Request {
     },
     /// How far you have applied the shards.
     Applied,
+    /// How your replicas of the shards' groups are configured.
+    Forms,
+    /// Let this director join; you lead the control group.
+    Join(Box<JoinAsk>),
     /// A question to the node layer.
     Node {
         /// Whatever the node layer says.
@@ -135,6 +130,10 @@ pub enum Response {
     Barrier(Vec<u64>),
     /// Index applied per shard.
     Applied(Vec<u64>),
+    /// One per shard.
+    Forms(Vec<Form>),
+    /// What the joining director is to be told.
+    Join(Box<JoinAnswer>),
     /// The node layer's answer.
     Node {
         /// Whatever the node layer says.
@@ -142,6 +141,15 @@ pub enum Response {
     },
     /// It went wrong.
     Failed(String),
+}
+
+/// How a replica's group is configured, as far as the replica knows.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct Form {
+    /// Index applied by this replica.
+    pub applied: u64,
+    /// The voters at that index; both halves of a joint configuration.
+    pub voters: Vec<u64>,
 }
 
 /// A control command on its way into the log.
@@ -166,8 +174,8 @@ pub struct JoinAsk {
     pub secret: [u8; 32],
     /// Where peers reach the joiner.
     pub address: SocketAddr,
-    /// Its public key, in SubjectPublicKeyInfo DER form.
-    pub public_key: Vec<u8>,
+    /// Its signing request (DER): public key and proof of the private one.
+    pub signing_request: Vec<u8>,
     /// Prefixes directly connected to it.
     pub connected: Vec<Prefix>,
     /// How often members have passed this on already.
@@ -181,8 +189,8 @@ pub enum JoinAnswer {
     Welcome {
         /// Its number.
         director: DirectorId,
-        /// Its certificate (PEM).
-        certificate: String,
+        /// Its certificate and the authority's (PEM).
+        chain_pem: String,
         /// The cluster as the leader has it, without the CA's key.
         cluster: Box<ClusterState>,
         /// Generation of each shard.

@@ -13,14 +13,17 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
+use holdfast_schema::bucket::{BucketKey, ShardTable};
 use holdfast_schema::cluster::{
-    ClusterState, ControlCommand, ControlOutcome, DirectorId, PlannedChange, PlannedKind, Refusal,
-    RefusalCode, RequestId,
+    ClusterState, ControlCommand, ControlOutcome, DirectorId, Member, MemberState, NextIds,
+    PlannedChange, PlannedKind, Refusal, RefusalCode, ReplicaId, RequestId,
 };
+use holdfast_schema::prefix::Prefix;
 
 use crate::codec::disk::{ControlRecord, ForcedAct, ShardForm};
 use crate::codec::wire::{ControlEntry, Proposal};
 
+pub use tokens::judge as judge_token;
 pub use validate::check as check_spec;
 
 /// How many requests are remembered to recognise repetitions.
@@ -33,6 +36,78 @@ pub const MAX_VOTERS: usize = 5;
 /// What a command does to the state: the number it gave away, or why not.
 type Verdict = Result<Option<u64>, Refusal>;
 
+/// What a new cluster begins with.
+pub struct Founding {
+    /// The cluster's id.
+    pub cluster_id: String,
+    /// Key of the bucket hash.
+    pub bucket_key: BucketKey,
+    /// How many session groups.
+    pub shards: u16,
+    /// PEM of the CA's certificate.
+    pub ca_certificate: String,
+    /// PEM of the CA's key.
+    pub ca_key: String,
+    /// The founder's name.
+    pub name: String,
+    /// Where peers reach it.
+    pub address: std::net::SocketAddr,
+    /// SHA-256 of its public key.
+    pub key_fingerprint: [u8; 32],
+    /// Prefixes directly connected to it.
+    pub connected: Vec<Prefix>,
+}
+
+/// The number of the director that founds a cluster, and of its replica.
+pub const FOUNDER: u32 = 1;
+
+/// The state of a new cluster: one director that serves.
+pub fn found(f: Founding) -> ControlRecord {
+    let id = DirectorId(FOUNDER);
+    let replica = ReplicaId(u64::from(FOUNDER));
+    let founder = Member {
+        id,
+        name: f.name,
+        address: f.address,
+        replica,
+        incarnation: 1,
+        state: MemberState::Active,
+        down: false,
+        unclean: false,
+        key_fingerprint: f.key_fingerprint,
+        connected: f.connected,
+    };
+    let next = NextIds {
+        director: FOUNDER + 1,
+        replica: replica.0 + 1,
+        listener: 1,
+        group: 1,
+        backend: 1,
+        planned: 1,
+    };
+    let cluster = ClusterState {
+        cluster_id: f.cluster_id,
+        bucket_key: f.bucket_key,
+        shards: ShardTable::spread(f.shards),
+        shard_count: f.shards,
+        revision: 1,
+        membership_epoch: 1,
+        members: [(id, founder)].into(),
+        lips: Default::default(),
+        spec: Default::default(),
+        listeners: Default::default(),
+        groups: Default::default(),
+        tokens: Default::default(),
+        planned: Vec::new(),
+        next,
+        ca_certificate: f.ca_certificate,
+        ca_key: f.ca_key,
+        requests: Vec::new(),
+    };
+    let form = ShardForm { generation: 1, first: replica };
+    ControlRecord { cluster, shards: vec![form; usize::from(f.shards)], forced: Vec::new() }
+}
+
 /// What came of applying an entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Applied {
@@ -40,7 +115,7 @@ pub struct Applied {
     pub request: Option<RequestId>,
     /// What came of it.
     pub outcome: ControlOutcome,
-    /// A `Started`, `Join` or `SetDown`: who it concerned.
+    /// Whether it was applied before under the same request id.
     pub repeated: bool,
 }
 

@@ -88,7 +88,11 @@ fn a_draining_member_gives_up_leadership_then_its_vote() {
 fn a_drained_member_is_the_last_resort_as_a_voter() {
     let three = [draining(1), member(2), member(3)];
     assert_eq!(plan(2, &three, &conf(&[1, 2, 3], &[]), &all), None);
-    assert_eq!(plan(1, &three, &conf(&[1, 2, 3], &[]), &all), Some(Transfer(2)), "it leads nothing");
+    assert_eq!(
+        plan(1, &three, &conf(&[1, 2, 3], &[]), &all),
+        Some(Transfer(2)),
+        "it leads nothing"
+    );
 }
 
 #[test]

@@ -87,7 +87,7 @@ fn write_all(db: &Database, queue: &Receiver<Job>, driver: &SyncSender<Input>, i
         idle.changed.notify_all();
         let (group, generation, index) = (job.group, job.generation, job.index);
         let news = Input::Checkpointed { group, generation, index, result };
-        // Without a driver there is nobody left to care.
-        let _ = driver.try_send(news);
+        // Waits for room; without a driver there is nobody left to care.
+        let _ = driver.send(news);
     }
 }

@@ -67,6 +67,8 @@ pub enum Input {
     },
     /// The members have changed.
     Members(Arc<Routes>),
+    /// A sink has been attached.
+    Attached,
     /// Give leadership away where somebody can take it.
     Resign,
     /// Write checkpoints and end.
@@ -99,9 +101,6 @@ pub struct Feed {
     limit: usize,
     told: AtomicBool,
 }
-
-/// A change on its way into the feed.
-pub type QueuedChange = SessionChange;
 
 impl Feed {
     /// Empty queues.
@@ -143,6 +142,7 @@ impl Feed {
 pub struct Handle {
     inputs: SyncSender<Input>,
     metrics: Arc<Metrics>,
+    gone: Arc<AtomicBool>,
 }
 
 impl Handle {
@@ -154,8 +154,16 @@ impl Handle {
                 count(&self.metrics.messages_dropped);
                 false
             }
-            Err(TrySendError::Disconnected(_)) => false,
+            Err(TrySendError::Disconnected(_)) => {
+                self.gone.store(true, Ordering::Relaxed);
+                false
+            }
         }
+    }
+
+    /// Whether the driver has ended.
+    pub fn gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
     }
 }
 
@@ -209,7 +217,7 @@ impl<M: Machine> Driver<M> {
     /// The inputs of a driver to come, so that its machines can hold them.
     pub fn inputs(metrics: &Arc<Metrics>) -> (Handle, Receiver<Input>) {
         let (inputs, queue) = sync_channel(INPUTS);
-        (Handle { inputs, metrics: metrics.clone() }, queue)
+        (Handle { inputs, metrics: metrics.clone(), gone: Arc::default() }, queue)
     }
 
     /// Starts a driver.
@@ -303,10 +311,12 @@ impl<M: Machine> Driver<M> {
             Input::SnapshotSent(address, ok) => self.snapshot_sent(address, ok),
             Input::Propose(group, data, reply) => {
                 let answer = match self.group(group) {
-                    Some(g) if g.propose(data, Instant::now()) => Ok(()),
-                    Some(g) if g.leads() => Err(g.place.replica),
-                    Some(g) => Err(g.raw.raft.leader_id),
                     None => Err(0),
+                    Some(g) if !g.leads() => Err(g.raw.raft.leader_id),
+                    Some(g) => match g.propose(data, Instant::now()) {
+                        true => Ok(()),
+                        false => Err(g.place.replica),
+                    },
                 };
                 // Whoever asked may have given up.
                 let _ = reply.send(answer);
@@ -329,6 +339,7 @@ impl<M: Machine> Driver<M> {
                 self.routes = routes;
                 self.follow_forms()?;
             }
+            Input::Attached => self.groups.iter_mut().for_each(|g| g.machine.attached()),
             Input::Resign => self.resign(),
             Input::Stop => return Ok(false),
         }
@@ -385,7 +396,7 @@ impl<M: Machine> Driver<M> {
         }
     }
 
-    fn snapshot_sent(&mut self, address: Address, ok: bool) {
+    pub(super) fn snapshot_sent(&mut self, address: Address, ok: bool) {
         let metrics = self.config.metrics.clone();
         count(if ok { &metrics.snapshots_sent } else { &metrics.snapshots_failed });
         let to = address.to;

@@ -132,6 +132,8 @@ pub struct Group<M> {
     pub(super) proposed: VecDeque<(u64, Instant)>,
     pub(super) sending: HashMap<u64, Sending>,
     pub(super) checkpointing: bool,
+    /// The last entries of the latest checkpoints.
+    pub(super) checkpoints: VecDeque<u64>,
     pub(super) leader: u64,
     pub(super) joint_since: Option<Instant>,
     halted: bool,
@@ -145,19 +147,29 @@ impl<M: Machine> Group<M> {
         metrics: Arc<Metrics>,
         load: impl FnOnce(Records) -> Result<M, String>,
     ) -> Result<Group<M>, StoreError> {
-        let meta = read_meta(db, place.group)?
-            .ok_or_else(|| db.corrupt(format!("{} is missing", place.name())))?;
         let prefix = storage::key(place.group, Tag::Record, &[]);
         let records: Records = db
             .range(&prefix, &storage::end(place.group, Tag::Record))
             .map(|row| row.map(|(k, v)| (k[prefix.len()..].to_vec(), v)))
             .collect::<Result<_, _>>()?;
         let machine = load(records).map_err(|e| db.corrupt(format!("{}: {e}", place.name())))?;
+        Self::open_with(db, place, metrics, Arc::default(), machine)
+    }
+
+    /// Opens a replica whose machine is there already.
+    pub(super) fn open_with(
+        db: &Database,
+        place: Place,
+        metrics: Arc<Metrics>,
+        state: Arc<GroupState>,
+        machine: M,
+    ) -> Result<Group<M>, StoreError> {
+        let meta = read_meta(db, place.group)?
+            .ok_or_else(|| db.corrupt(format!("{} is missing", place.name())))?;
         let log = Log::open(db, place.group, &meta)?;
         let config = config(place.replica, meta.applied);
         let raw = RawNode::new(&config, log, &logger::logger(&place.name()))
             .map_err(|e| db.corrupt(format!("{}: {e}", place.name())))?;
-        let state = Arc::new(GroupState::default());
         state.set_conf(raw.store().conf().clone());
         state.set_replica(place.replica);
         let group = Group {
@@ -173,12 +185,18 @@ impl<M: Machine> Group<M> {
             proposed: VecDeque::new(),
             sending: HashMap::new(),
             checkpointing: false,
+            checkpoints: VecDeque::new(),
             leader: 0,
             joint_since: None,
             halted: false,
         };
         group.publish();
         Ok(group)
+    }
+
+    /// The machine without its group.
+    pub(super) fn into_machine(self) -> M {
+        self.machine
     }
 
     /// What others see of this replica.

@@ -19,7 +19,7 @@ use crate::codec::disk::MachineImage;
 use crate::codec::wire::{Address, ChangeBatch, Forward, SnapshotHeader};
 use crate::membership::{self, Conf, Role, Step};
 use crate::metrics::count;
-use crate::transport::Lane;
+use crate::peer::Lane;
 
 /// Bytes of batches in one entry.
 const ENTRY_BYTES: usize = 512 << 10;
@@ -29,8 +29,8 @@ const PENDING: usize = 1_024;
 const JOINT_PATIENCE: Duration = Duration::from_secs(1);
 /// A snapshot that is not reported on after this counts as failed.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(120);
-/// Log behind a checkpoint that is kept for followers that are a little slow, in checkpoints' worth.
-const LOG_KEPT: u64 = 4_096;
+/// Log is kept for slow followers and snapshots in flight, back to this many checkpoints at most.
+const CHECKPOINTS_KEPT: usize = 4;
 
 impl<M: Machine> Driver<M> {
     /// Moves changes from the feed to the leaders of their shards.
@@ -84,10 +84,10 @@ impl<M: Machine> Driver<M> {
         for group in self.groups.iter_mut().filter(|g| !g.halted()) {
             if !group.leads() {
                 if !group.pending.is_empty() {
-                    self.config
-                        .metrics
-                        .forwarded_dropped
-                        .fetch_add(group.pending.len() as u64, std::sync::atomic::Ordering::Relaxed);
+                    self.config.metrics.forwarded_dropped.fetch_add(
+                        group.pending.len() as u64,
+                        std::sync::atomic::Ordering::Relaxed,
+                    );
                     group.pending.clear();
                 }
                 continue;
@@ -170,8 +170,7 @@ impl<M: Machine> Driver<M> {
                 addresses.into_iter().for_each(|a| self.snapshot_sent(a, false));
             } else {
                 let conf = group.raw.store().conf();
-                let alone =
-                    conf.voters == [group.place.replica] && conf.voters_outgoing.is_empty();
+                let alone = conf.voters == [group.place.replica] && conf.voters_outgoing.is_empty();
                 if alone && group.raw.raft.state == StateRole::Follower {
                     // Nobody to wait for. raft-rs refuses while a change is not applied yet.
                     if let Err(e) = group.raw.campaign() {
@@ -218,6 +217,10 @@ impl<M: Machine> Driver<M> {
             return Ok(());
         };
         group.checkpointing = false;
+        group.checkpoints.push_back(index);
+        if group.checkpoints.len() > CHECKPOINTS_KEPT {
+            group.checkpoints.pop_front();
+        }
         result.inspect_err(|why| group.halt(why))?;
         count(&metrics.checkpoints);
         let keep_from = keep_from(group, index);
@@ -313,7 +316,7 @@ impl<M: Machine> Driver<M> {
 /// The last entry that may go now that a checkpoint covers `index`: what a snapshot in flight or a
 /// slightly slow follower still needs stays, up to a limit.
 fn keep_from<M: Machine>(group: &Group<M>, index: u64) -> u64 {
-    let floor = index.saturating_sub(LOG_KEPT);
+    let floor = group.checkpoints.front().copied().unwrap_or(index);
     let mut keep = index;
     if let Some(oldest) = group.sending.values().map(|s| s.index).min() {
         keep = keep.min(oldest);

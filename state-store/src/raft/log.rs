@@ -45,7 +45,6 @@ pub struct Log {
     tail_bytes: usize,
     /// Bytes of entries behind the last checkpoint.
     bytes_since_checkpoint: u64,
-    /// Index and bytes of the log at chosen points, to know how many bytes a truncation leaves.
     pub(super) prepared: Option<Prepared>,
     /// A peer needs a snapshot, and there is none that serves.
     wanted: Cell<Option<u64>>,
@@ -245,16 +244,6 @@ impl Log {
         self.applied
     }
 
-    /// The last entry.
-    pub fn last(&self) -> u64 {
-        self.last.0
-    }
-
-    /// The last entry that is gone.
-    pub fn truncated(&self) -> u64 {
-        self.truncated.0
-    }
-
     /// Bytes of entries since the last checkpoint.
     pub fn bytes_since_checkpoint(&self) -> u64 {
         self.bytes_since_checkpoint
@@ -406,7 +395,13 @@ mod tests {
     fn open() -> (tempfile::TempDir, Database, Log) {
         let dir = tempfile::tempdir().unwrap();
         let db = Database::open(dir.path()).unwrap();
-        let meta = GroupMeta { generation: 1, replica: 1, applied: 1, applied_term: 1, conf_state: vec![] };
+        let meta = GroupMeta {
+            generation: 1,
+            replica: 1,
+            applied: 1,
+            applied_term: 1,
+            conf_state: vec![],
+        };
         let log = Log::open(&db, 3, &meta).unwrap();
         (dir, db, log)
     }
@@ -438,7 +433,7 @@ mod tests {
         assert_eq!(indexes(&log, 2, 4), [(2, 1), (3, 2)]);
         let meta = GroupMeta { applied: 1, applied_term: 1, ..GroupMeta::default() };
         let again = Log::open(&db, 3, &meta).unwrap();
-        assert_eq!(again.last(), 3);
+        assert_eq!(again.last.0, 3);
         assert_eq!(indexes(&again, 2, 4), [(2, 1), (3, 2)]);
     }
 
@@ -459,7 +454,7 @@ mod tests {
         assert_eq!(log.term(8).unwrap(), 1);
         let meta = GroupMeta { applied: 9, applied_term: 1, ..GroupMeta::default() };
         let again = Log::open(&db, 3, &meta).unwrap();
-        assert_eq!((again.truncated(), again.last()), (8, 11));
+        assert_eq!((again.truncated.0, again.last.0), (8, 11));
     }
 
     #[test]

@@ -22,7 +22,9 @@ impl Drain for Bridge {
 
     fn is_enabled(&self, level: Level) -> bool {
         match level {
-            Level::Critical | Level::Error => tracing::enabled!(target: "raft", tracing::Level::ERROR),
+            Level::Critical | Level::Error => {
+                tracing::enabled!(target: "raft", tracing::Level::ERROR)
+            }
             Level::Warning => tracing::enabled!(target: "raft", tracing::Level::WARN),
             Level::Info => tracing::enabled!(target: "raft", tracing::Level::DEBUG),
             Level::Debug | Level::Trace => tracing::enabled!(target: "raft", tracing::Level::TRACE),

@@ -21,6 +21,9 @@ pub trait Machine: Send + 'static {
     /// Takes a snapshot's records in place of everything.
     fn install(&mut self, records: Records) -> Result<(), String>;
 
+    /// Somebody who is told what is applied has been attached.
+    fn attached(&mut self) {}
+
     /// How many sessions it holds.
     fn sessions(&self) -> u64 {
         0
@@ -37,6 +40,14 @@ pub trait Machine: Send + 'static {
 
     /// The leadership has gone to somebody else, or came.
     fn role_changed(&mut self);
+
+    /// Generation of this group that the control group wants, and the replica that begins it; none:
+    /// there is only ever one.
+    fn form(&self) -> Option<(u32, u64)>;
+
+    /// The group is formed anew, and what this machine holds is not in it (unless this replica
+    /// begins it): propose it again and forget it.
+    fn carry_over(&mut self);
 
     /// The members, named by their replicas in this group.
     fn members(&self) -> Vec<MemberView>;

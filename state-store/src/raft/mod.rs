@@ -12,16 +12,13 @@ mod log;
 mod logger;
 pub mod machine;
 mod outbox;
-mod ready;
 mod reads;
+mod ready;
 mod reform;
 mod status;
 
-#[cfg(test)]
-mod tests;
-
-pub use driver::{Driver, DriverConfig, Feed, Handle, Input, QueuedChange};
-pub use group::{Place, bootstrap, found_empty, stored_place};
+pub use driver::{Driver, DriverConfig, Feed, Handle, Input, Routes, Running};
+pub use group::{Group, Place, bootstrap, found_empty, stored_place};
 pub use status::{GroupState, Progress};
 
 use std::time::Duration;

@@ -10,7 +10,8 @@ use raft::eraftpb::{Message, MessageType};
 
 use crate::codec;
 use crate::codec::wire::{Address, RaftBatch, RaftEnvelope};
-use crate::transport::{Lane, Transport};
+use crate::peer::Lane;
+use crate::transport::Transport;
 
 /// Bytes of messages after which a batch is sent without waiting for more.
 const BATCH_BYTES: usize = 1 << 20;

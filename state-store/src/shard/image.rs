@@ -1,6 +1,5 @@
 //! A shard as records: what checkpoints and snapshots hold.
 
-use holdfast_schema::bucket::ShardId;
 use holdfast_schema::flow::FlowKey;
 
 use super::Shard;
@@ -54,10 +53,9 @@ impl Shard {
 
     /// A shard from its records.
     pub fn load(
-        id: ShardId,
         records: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>,
     ) -> Result<Shard, CodecError> {
-        let mut shard = Shard::new(id);
+        let mut shard = Shard::new();
         for (key, value) in records {
             if key == META {
                 shard.clock_ms = codec::decode::<ShardMeta>(&value)?.clock_ms;

@@ -13,7 +13,6 @@ mod tests;
 
 use std::collections::HashSet;
 
-use holdfast_schema::bucket::ShardId;
 use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{
     HalfSeen, Incarnation, SessionChange, SessionRecord, SessionSink, SessionUpdate,
@@ -33,7 +32,6 @@ pub const MAX_SESSIONS: usize = 1 << 20;
 
 /// The sessions of one shard.
 pub struct Shard {
-    id: ShardId,
     clock_ms: u64,
     table: Table,
     dirty: HashSet<FlowKey, ahash::RandomState>,
@@ -50,11 +48,16 @@ pub struct ShardApplied {
     pub full: u64,
 }
 
+impl Default for Shard {
+    fn default() -> Self {
+        Shard::new()
+    }
+}
+
 impl Shard {
     /// An empty shard.
-    pub fn new(id: ShardId) -> Shard {
+    pub fn new() -> Shard {
         Shard {
-            id,
             clock_ms: 0,
             table: Table::default(),
             dirty: HashSet::default(),
@@ -120,13 +123,14 @@ impl Shard {
     /// Idempotent; over an existing key the newer incarnation wins. False: the shard is full.
     fn create(&mut self, record: SessionRecord, sink: Option<&dyn SessionSink>) -> bool {
         let (key, clock) = (record.key, self.clock_ms);
+        let full = self.table.len() >= self.max_sessions;
         match self.table.get_mut(&key) {
             Some(kept) if kept.record.incarnation == record.incarnation => {
                 merge_record(kept, &record, clock);
             }
             Some(kept) if kept.record.incarnation > record.incarnation => {}
             Some(kept) => *kept = stored(record, clock),
-            None if self.table.len() >= self.max_sessions => return false,
+            None if full => return false,
             None => self.table.insert(stored(record, clock)),
         }
         self.dirty.insert(key);

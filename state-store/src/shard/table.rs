@@ -64,7 +64,11 @@ impl Table {
 
     /// The sessions of the next `budget` slots from `cursor` on, and the cursor behind them
     /// (0: the walk is over).
-    pub fn walk(&self, cursor: usize, budget: usize) -> (impl Iterator<Item = &StoredSession>, usize) {
+    pub fn walk(
+        &self,
+        cursor: usize,
+        budget: usize,
+    ) -> (impl Iterator<Item = &StoredSession>, usize) {
         let from = cursor.min(self.slots.len());
         let to = (from + budget).min(self.slots.len());
         let next = if to >= self.slots.len() { 0 } else { to };
@@ -73,6 +77,7 @@ impl Table {
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        *self = Table { index: HashMap::with_hasher(self.index.hasher().clone()), ..Table::default() };
+        *self =
+            Table { index: HashMap::with_hasher(self.index.hasher().clone()), ..Table::default() };
     }
 }

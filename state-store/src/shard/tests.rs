@@ -1,5 +1,6 @@
 use std::sync::Mutex;
 
+use holdfast_schema::bucket::ShardId;
 use holdfast_schema::cluster::{BackendId, DirectorId, ListenerId};
 use holdfast_schema::flow::Protocol;
 use holdfast_schema::session::{CLOSE_LINGER_MS, ForwardingMode, SessionFlags};
@@ -54,7 +55,7 @@ pub(crate) fn entry(elapsed_ms: u32, changes: Vec<SessionChange>) -> Vec<u8> {
 }
 
 fn shard() -> Shard {
-    Shard::new(ShardId(0))
+    Shard::new()
 }
 
 #[derive(Default)]
@@ -151,7 +152,11 @@ fn idle_sessions_are_found_and_a_dead_owner_gives_one_refresh_period_more() {
     assert_eq!(due(&shard, &alive), 1, "the closed one");
     shard.apply(&entry(60_000 - CLOSE_LINGER_MS, vec![]), None).unwrap();
     assert_eq!(due(&shard, &alive), 2);
-    assert_eq!(due(&shard, &|d| d == DirectorId(1)), 0, "15 s more for the sessions of a dead owner");
+    assert_eq!(
+        due(&shard, &|d| d == DirectorId(1)),
+        0,
+        "15 s more for the sessions of a dead owner"
+    );
     shard.apply(&entry(15_000, vec![]), None).unwrap();
     assert_eq!(due(&shard, &|d| d == DirectorId(1)), 2);
 }
@@ -177,7 +182,8 @@ fn a_full_shard_drops_creates_and_counts_them() {
 #[test]
 fn an_entry_that_does_not_decode_changes_nothing() {
     let mut shard = shard();
-    let good = codec::encode(&ChangeBatch { changes: vec![SessionChange::Create(record(1, 5, 0))] });
+    let good =
+        codec::encode(&ChangeBatch { changes: vec![SessionChange::Create(record(1, 5, 0))] });
     let batches = vec![good, vec![1, 2, 3]];
     let bad = codec::encode(&ShardEntry { elapsed_ms: 50, batches });
     assert!(shard.apply(&bad, None).is_err());
@@ -187,9 +193,10 @@ fn an_entry_that_does_not_decode_changes_nothing() {
 fn any_change() -> impl Strategy<Value = SessionChange> {
     let create = (0..4u16, 1..4u64, 0..500u32)
         .prop_map(|(n, stamp, age)| SessionChange::Create(record(n, stamp, age)));
-    let news = (0..4u16, 1..4u64, 1..4u32, 0..500u32, 0..128u16).prop_map(|(n, s, from, age, f)| {
-        SessionChange::Update(update(n, s, from, age, SessionFlags(f)))
-    });
+    let news =
+        (0..4u16, 1..4u64, 1..4u32, 0..500u32, 0..128u16).prop_map(|(n, s, from, age, f)| {
+            SessionChange::Update(update(n, s, from, age, SessionFlags(f)))
+        });
     let expire = (0..4u16, 1..4u64, 0..2_000u64).prop_map(|(n, stamp, last_seen_ms)| {
         let incarnation = record(n, stamp, 0).incarnation;
         SessionChange::Expire { key: key(n), incarnation, last_seen_ms }
@@ -214,7 +221,7 @@ proptest! {
         let mut checkpoint = std::collections::BTreeMap::new();
         for (i, (elapsed, changes)) in log.iter().enumerate() {
             if i == cut {
-                late = Some(Shard::load(ShardId(0), one.image()).unwrap());
+                late = Some(Shard::load(one.image()).unwrap());
             }
             let entry = entry(*elapsed, changes.clone());
             one.apply(&entry, None).unwrap();
@@ -242,7 +249,7 @@ proptest! {
                 None => checkpoint.remove(&key),
             };
         }
-        prop_assert_eq!(state(&Shard::load(ShardId(0), checkpoint).unwrap()), state(&one));
+        prop_assert_eq!(state(&Shard::load(checkpoint).unwrap()), state(&one));
     }
 
     /// Saying a create or an update twice is saying it once, but for the count of changes.

@@ -1,20 +1,43 @@
 //! The handle on the store.
 
+mod ask;
+mod command;
 pub mod error;
+mod found;
+mod inbound;
+mod joining;
+mod machines;
+mod member;
+mod open;
+mod published;
+mod quic;
+mod status;
+mod sync;
 pub mod types;
+mod watch;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use holdfast_schema::bucket::ShardId;
-use holdfast_schema::cluster::{ClusterState, ControlCommand, ControlOutcome, DirectorId};
-use holdfast_schema::flow::FlowKey;
+use holdfast_schema::cluster::{ClusterState, DirectorId};
 use holdfast_schema::session::{SessionChange, SessionSink};
-use tokio::sync::watch;
+use parking_lot::RwLock;
 
-use crate::metrics::Metrics;
+use crate::codec;
+use crate::codec::wire::{NodeMessage, Request, Response};
+use crate::metrics::{Metrics, count};
+use crate::peer::Lane;
+use crate::raft::Input;
+use crate::storage::Database;
+use crate::transport::Connector;
 use error::{Busy, StoreError};
-use types::{GroupStatus, MissVerdict, PeerStatus, Phase, StoreConfig};
+use machines::SinkSlot;
+use member::{Member, Parts};
+use published::Published;
+use types::{Phase, StoreConfig};
 
 /// A director's share of the cluster's state. Cheap to clone.
 #[derive(Clone)]
@@ -24,116 +47,164 @@ pub struct Store {
 
 struct Shared {
     config: StoreConfig,
-    cluster: watch::Sender<Option<Arc<ClusterState>>>,
+    connector: Arc<dyn Connector>,
+    published: Arc<Published>,
+    sink: SinkSlot,
     metrics: Arc<Metrics>,
+    control_db: Database,
+    member: RwLock<Option<Arc<Member>>>,
+    /// Held while this director becomes a member.
+    becoming: tokio::sync::Mutex<()>,
 }
 
-#[allow(clippy::unused_async)]
-impl Store {
-    /// Opens the data directory. Must be called within a tokio runtime.
-    pub async fn open(config: StoreConfig) -> Result<Store, StoreError> {
-        let shared = Shared { config, cluster: watch::Sender::new(None), metrics: Arc::default() };
-        Ok(Store { shared: Arc::new(shared) })
+impl Shared {
+    fn member(&self) -> Option<Arc<Member>> {
+        self.member.read().clone()
     }
+
+    fn parts(&self) -> Parts {
+        Parts {
+            config: self.config.clone(),
+            published: self.published.clone(),
+            sink: self.sink.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+}
+
+impl Store {
+    fn member(&self) -> Result<Arc<Member>, StoreError> {
+        self.shared.member().ok_or(StoreError::NotMember)
+    }
+
     /// Whether this director is in a cluster.
     pub fn phase(&self) -> Phase {
-        Phase::Waiting
+        match self.shared.member() {
+            Some(_) => Phase::Member,
+            None => Phase::Waiting,
+        }
     }
+
     /// This director's number, once it is a member.
     pub fn me(&self) -> Option<DirectorId> {
-        None
+        self.shared.member().map(|m| m.me)
     }
+
     /// Counts this director's starts; 0 while waiting.
     pub fn incarnation(&self) -> u64 {
-        0
+        self.shared.member().map_or(0, |m| m.incarnation)
     }
+
     /// The name given at start.
     pub fn name(&self) -> &str {
         &self.shared.config.name
     }
+
     /// Attaches the table that sessions are applied to and asked from. It gets `installed` for each
     /// shard with what is known so far, then every change.
-    pub fn attach_sink(&self, _sink: Arc<dyn SessionSink>) {}
-    /// Begins a cluster of one, this director.
-    pub async fn init_cluster(&self, _shards: u16) -> Result<(), StoreError> {
-        Err(StoreError::NotMember)
+    pub fn attach_sink(&self, sink: Arc<dyn SessionSink>) {
+        *self.shared.sink.write() = Some(sink);
+        if let Some(member) = self.shared.member() {
+            if let Some(sessions) = member.sessions.get() {
+                sessions.handle.say(Input::Attached);
+            }
+        }
     }
-    /// Joins a cluster with a token from `holdfast node add`.
-    pub async fn join(&self, _token: &str) -> Result<(), StoreError> {
-        Err(StoreError::NotMember)
-    }
+
     /// The cluster as last applied here.
-    pub fn cluster(&self) -> watch::Receiver<Option<Arc<ClusterState>>> {
-        self.shared.cluster.subscribe()
+    pub fn cluster(&self) -> tokio::sync::watch::Receiver<Option<Arc<ClusterState>>> {
+        self.shared.published.subscribe()
     }
-    /// Says something to the control group: finds the leader, forwards, retries with the same request id.
-    /// A refusal is an `Ok(ControlOutcome::Refused)`.
-    pub async fn control(
-        &self,
-        _command: ControlCommand,
-        _deadline: Duration,
-    ) -> Result<ControlOutcome, StoreError> {
-        Err(StoreError::NotMember)
+
+    /// Queues changes of one shard; they travel to its leader in batches. Never waits. A change that
+    /// is lost on the way (its leader died) shows by not being applied: propose it again.
+    pub fn propose(&self, shard: ShardId, changes: Vec<SessionChange>) -> Result<(), Busy> {
+        let metrics = &self.shared.metrics;
+        let Some(member) = self.shared.member() else { return Err(Busy) };
+        let number = changes.len() as u64;
+        match member.feed.push(shard.0, changes) {
+            Ok(tell) => {
+                metrics.proposed_changes.fetch_add(number, Ordering::Relaxed);
+                if let (true, Some(sessions)) = (tell, member.sessions.get()) {
+                    sessions.handle.say(Input::Fed);
+                }
+                Ok(())
+            }
+            Err(()) => {
+                metrics.proposals_busy.fetch_add(number, Ordering::Relaxed);
+                Err(Busy)
+            }
+        }
     }
-    /// Opens a slot for a new director and returns the one-time token.
-    pub async fn issue_token(&self, _name: &str, _ttl: Duration) -> Result<String, StoreError> {
-        Err(StoreError::NotMember)
-    }
-    /// Queues changes of one shard; they travel to its leader in batches. Never waits.
-    pub fn propose(&self, _shard: ShardId, _changes: Vec<SessionChange>) -> Result<(), Busy> {
-        Err(Busy)
-    }
-    /// Asks every live director and the shard's leader for the session this key belongs to.
-    pub async fn ask(&self, _key: FlowKey, _deadline: Duration) -> MissVerdict {
-        MissVerdict::DontKnow
-    }
-    /// The other members as this director sees them.
-    pub fn peers(&self) -> Vec<PeerStatus> {
-        Vec::new()
-    }
-    /// The Raft groups as this director sees them, control first.
-    pub fn groups(&self) -> Vec<GroupStatus> {
-        Vec::new()
-    }
-    /// Whether every group has a leader that this director hears.
-    pub fn has_quorum(&self) -> bool {
-        false
-    }
-    /// Whether this director has caught up with every group since it started; why not, if not.
-    pub fn caught_up(&self) -> Result<(), String> {
-        Err("not in a cluster yet".to_owned())
-    }
-    /// The index applied here, per shard.
-    pub fn applied(&self) -> Vec<u64> {
-        Vec::new()
-    }
-    /// Commits a no-op through every shard and returns its index per shard.
-    pub async fn barrier(&self, _deadline: Duration) -> Result<Vec<u64>, StoreError> {
-        Err(StoreError::NotMember)
-    }
-    /// Waits until all live members have applied at least these indexes.
-    pub async fn wait_applied_everywhere(
-        &self,
-        _at_least: &[u64],
-        _deadline: Duration,
-    ) -> Result<(), StoreError> {
-        Err(StoreError::NotMember)
-    }
+
     /// Asks another director's node ([`types::PeerCalls::call`] on the other side).
     pub async fn call(
         &self,
-        _to: DirectorId,
-        _request: Vec<u8>,
-        _deadline: Duration,
+        to: DirectorId,
+        request: Vec<u8>,
+        deadline: Duration,
     ) -> Result<Vec<u8>, StoreError> {
-        Err(StoreError::NotMember)
+        let member = self.member()?;
+        if to == member.me {
+            return Ok(self.shared.config.on_call.call(to, request).await);
+        }
+        match self.request(&member, to, &Request::Node { body: request }, deadline).await? {
+            Response::Node { body } => Ok(body),
+            other => Err(unexpected(to, &other)),
+        }
     }
+
     /// Sends a message to the nodes of all live directors, best effort.
-    pub fn broadcast(&self, _message: Vec<u8>) {}
+    pub fn broadcast(&self, message: Vec<u8>) {
+        let Some(member) = self.shared.member() else { return };
+        let message = Bytes::from(codec::encode(&NodeMessage { body: message }));
+        for peer in self.live_peers(&member) {
+            member.transport.send(peer, Lane::Control, message.clone());
+        }
+    }
+
     /// Counters.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.shared.metrics
     }
+
     /// Moves leadership away, writes the clean mark and stops.
-    pub async fn shutdown(self) {}
+    pub async fn shutdown(self) {
+        let member = self.shared.member.write().take();
+        if let Some(member) = member {
+            member.stop().await;
+        }
+    }
+
+    /// The other members that are not declared down.
+    fn live_peers(&self, member: &Member) -> Vec<DirectorId> {
+        let view = self.shared.published.view();
+        let members = view.iter().flat_map(|v| v.cluster.members.values());
+        members.filter(|m| !m.down && m.id != member.me).map(|m| m.id).collect()
+    }
+
+    async fn request(
+        &self,
+        member: &Member,
+        to: DirectorId,
+        request: &Request,
+        deadline: Duration,
+    ) -> Result<Response, StoreError> {
+        let failed = |cause: String| StoreError::Peer { peer: to.0, cause };
+        let body = Bytes::from(codec::encode(request));
+        let answer =
+            member.transport.request(to, Lane::Control, body, deadline).await.map_err(failed)?;
+        codec::decode(&answer).map_err(|e| {
+            count(&self.shared.metrics.messages_malformed);
+            failed(e.to_string())
+        })
+    }
+}
+
+fn unexpected(peer: DirectorId, response: &Response) -> StoreError {
+    let cause = match response {
+        Response::Failed(why) => why.clone(),
+        other => format!("an answer that does not fit: {other:?}"),
+    };
+    StoreError::Peer { peer: peer.0, cause }
 }

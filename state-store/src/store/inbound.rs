@@ -1,0 +1,178 @@
+//! What peers send, on its way to whoever it is for.
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use holdfast_schema::cluster::{ControlCommand, DirectorId};
+use protobuf::Message as _;
+use raft::eraftpb::Message;
+
+use super::command::Attempt;
+use super::member::Member;
+use super::{Shared, Store};
+use crate::codec;
+use crate::codec::wire::{
+    Address, Form, Forward, JoinAsk, NodeMessage, RaftBatch, Request, Response, SnapshotHeader,
+};
+use crate::metrics::count;
+use crate::raft::Input;
+use crate::transport::Receiver;
+
+/// How long a leader waits for the outcome of a forwarded command.
+const COMMIT: Duration = Duration::from_secs(2);
+
+/// The store's receiver. Does not keep the store alive.
+pub struct Inbox {
+    shared: Weak<Shared>,
+}
+
+impl Inbox {
+    pub(super) fn new(shared: Weak<Shared>) -> Inbox {
+        Inbox { shared }
+    }
+
+    fn store(&self) -> Option<Store> {
+        self.shared.upgrade().map(|shared| Store { shared })
+    }
+}
+
+impl Receiver for Inbox {
+    fn message(&self, from: DirectorId, message: Bytes) {
+        let Some(store) = self.store() else { return };
+        let Some(member) = store.shared.member() else { return };
+        if store.take_message(&member, from, &message).is_err() {
+            count(&store.shared.metrics.messages_malformed);
+        }
+    }
+
+    fn request(&self, from: DirectorId, body: Bytes) -> BoxFuture<'static, Bytes> {
+        let store = self.store();
+        Box::pin(async move {
+            let response = match store {
+                Some(store) => store.answer(from, &body).await,
+                None => Response::Failed("the director is stopping".to_owned()),
+            };
+            Bytes::from(codec::encode(&response))
+        })
+    }
+
+    fn snapshot(&self, from: DirectorId, header: Bytes, image: Bytes) -> Result<(), String> {
+        let store = self.store().ok_or("the director is stopping")?;
+        let member = store.shared.member().ok_or("the director is starting")?;
+        let header: SnapshotHeader = codec::decode(&header).map_err(|e| e.to_string())?;
+        if header.length != image.len() as u64 {
+            return Err(format!("{} bytes came of {}", image.len(), header.length));
+        }
+        let mut message = Message::default();
+        message.merge_from_bytes(&header.message).map_err(|e| e.to_string())?;
+        let (address, message) = (header.address, Box::new(message));
+        let groups = match address.group {
+            Address::CONTROL => Some(&member.control),
+            _ => member.sessions.get(),
+        };
+        let groups = groups.ok_or("the session groups have not started")?;
+        if groups.handle.say(Input::Snapshot(from, address, message, image)) {
+            Ok(())
+        } else {
+            Err("the driver is busy".to_owned())
+        }
+    }
+
+    fn join(&self, request: Bytes) -> BoxFuture<'static, Bytes> {
+        let store = self.store();
+        Box::pin(async move {
+            use crate::codec::wire::JoinAnswer;
+            let answer = match (store, codec::decode::<JoinAsk>(&request)) {
+                (_, Err(e)) => JoinAnswer::Refused(format!("the join request cannot be read: {e}")),
+                (None, _) => JoinAnswer::Again("the director is stopping".to_owned()),
+                // Only members pass requests on, and they do it over their own connections.
+                (Some(store), Ok(ask)) => store.serve_join(JoinAsk { hops: 0, ..ask }).await,
+            };
+            Bytes::from(codec::encode(&answer))
+        })
+    }
+}
+
+impl Store {
+    fn take_message(
+        &self,
+        member: &Member,
+        from: DirectorId,
+        message: &[u8],
+    ) -> Result<(), codec::CodecError> {
+        if codec::is::<RaftBatch>(message) {
+            let batch: RaftBatch = codec::decode(message)?;
+            let (control, shards): (Vec<_>, Vec<_>) =
+                batch.messages.into_iter().partition(|m| m.address.group == Address::CONTROL);
+            if !control.is_empty() {
+                member.control.handle.say(Input::Raft(from, control));
+            }
+            if let (false, Some(sessions)) = (shards.is_empty(), member.sessions.get()) {
+                sessions.handle.say(Input::Raft(from, shards));
+            }
+        } else if codec::is::<Forward>(message) {
+            let forward: Forward = codec::decode(message)?;
+            if let Some(sessions) = member.sessions.get() {
+                sessions.handle.say(Input::Forwarded(forward.shard, forward.batch));
+            }
+        } else {
+            let message: NodeMessage = codec::decode(message)?;
+            self.shared.config.on_call.message(from, message.body);
+        }
+        Ok(())
+    }
+
+    async fn answer(&self, from: DirectorId, body: &[u8]) -> Response {
+        let request = match codec::decode::<Request>(body) {
+            Ok(request) => request,
+            Err(e) => {
+                count(&self.shared.metrics.messages_malformed);
+                return Response::Failed(e.to_string());
+            }
+        };
+        let Some(member) = self.shared.member() else {
+            return Response::Failed("the director is starting".to_owned());
+        };
+        match request {
+            Request::Miss { key, shard } => self.answer_miss(&member, &key, shard).await,
+            Request::Control(proposal) => {
+                if let ControlCommand::Started { director, .. } = &proposal.command {
+                    if *director != from {
+                        return Response::Failed("a start of somebody else".to_owned());
+                    }
+                }
+                if !member.leads_control() {
+                    return Response::NotLeader(member.control_leader());
+                }
+                match self.propose_control(&member, &proposal, COMMIT).await {
+                    Attempt::Settled(outcome) => Response::Outcome(outcome),
+                    Attempt::NotLeader(leader) => Response::NotLeader(leader),
+                    Attempt::Unclear(why) => Response::Failed(why),
+                }
+            }
+            Request::Barrier { shards } => {
+                Response::Barrier(self.barrier_here(&member, &shards).await)
+            }
+            Request::Applied => Response::Applied(member.applied()),
+            Request::Forms => Response::Forms(forms(&member)),
+            Request::Join(ask) => Response::Join(Box::new(self.serve_join(*ask).await)),
+            Request::Node { body } => {
+                Response::Node { body: self.shared.config.on_call.call(from, body).await }
+            }
+        }
+    }
+}
+
+/// How this director's replicas of the shards are configured.
+pub(super) fn forms(member: &Member) -> Vec<Form> {
+    let states = member.sessions.get().map(|s| s.states.as_slice()).unwrap_or_default();
+    let form = |state: &std::sync::Arc<crate::raft::GroupState>| {
+        let conf = state.conf();
+        let mut voters = conf.voters;
+        voters.extend(conf.voters_outgoing);
+        Form { applied: state.progress().applied, voters }
+    };
+    states.iter().map(form).collect()
+}

@@ -1,0 +1,200 @@
+//! Joining a cluster: the newcomer's side, and the members'.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use holdfast_schema::cluster::{ControlCommand, ControlOutcome, DirectorId};
+
+use super::Store;
+use super::command::{Attempt, new_request};
+use super::error::StoreError;
+use super::types::Fsync;
+use crate::codec::disk::Identity;
+use crate::codec::wire::{Address, JoinAnswer, JoinAsk, Proposal, Request, Response};
+use crate::pki::{Authority, ClusterId, DirectorKey, JoinToken, sha256};
+use crate::raft::{self, Place};
+use crate::{codec, control, pki, storage};
+
+/// How long a newcomer tries.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// One attempt.
+const ATTEMPT: Duration = Duration::from_secs(10);
+/// Pause between attempts.
+const PAUSE: Duration = Duration::from_millis(300);
+/// How long the leader tries to commit a join.
+const COMMIT: Duration = Duration::from_secs(5);
+
+impl Store {
+    /// Joins a cluster with a token from `holdfast node add`.
+    pub async fn join(&self, token: &str) -> Result<(), StoreError> {
+        let _alone = self.shared.becoming.lock().await;
+        self.must_be_waiting()?;
+        let token: JoinToken =
+            token.trim().parse().map_err(|e: pki::TokenError| StoreError::Join(e.to_string()))?;
+        let config = &self.shared.config;
+        if token.name != config.name {
+            return Err(StoreError::Join(format!(
+                "the token is for director `{}`, the node file says `{}`; correct `id` there, or issue \
+                 a token for that name",
+                token.name, config.name
+            )));
+        }
+        let key = DirectorKey::generate().map_err(|e| StoreError::Join(e.to_string()))?;
+        let ask = JoinAsk {
+            request: new_request(),
+            name: config.name.clone(),
+            secret: token.secret,
+            address: config.listen,
+            signing_request: key.request().map_err(|e| StoreError::Join(e.to_string()))?,
+            connected: config.connected.clone(),
+            hops: 0,
+        };
+        let answer = self.ask_until_answered(&token, &ask).await?;
+        let (director, chain_pem, cluster, generations) = match answer {
+            JoinAnswer::Welcome { director, chain_pem, cluster, generations } => {
+                (director, chain_pem, cluster, generations)
+            }
+            JoinAnswer::Refused(why) | JoinAnswer::Again(why) => return Err(StoreError::Join(why)),
+        };
+        pki::Identity::new(&key, &chain_pem).map_err(|e| StoreError::Join(e.to_string()))?;
+        let replica = match cluster.members.get(&director) {
+            Some(member) => member.replica,
+            None => return Err(StoreError::Join("the members do not know us".to_owned())),
+        };
+        drop(self.empty_sessions()?);
+        let place =
+            Place { group: Address::CONTROL, generation: 1, replica: u64::from(director.0) };
+        raft::found_empty(&self.shared.control_db, place)?;
+        let identity = Identity {
+            cluster_id: cluster.cluster_id.clone(),
+            name: config.name.clone(),
+            director,
+            replica,
+            incarnation: 1,
+            boot_id: storage::identity::boot_id()?,
+            clean: false,
+            durable: config.fsync == Fsync::Always,
+            chain_pem,
+            key_pem: key.pem(),
+            generations,
+            cluster: Some(cluster),
+        };
+        storage::identity::write(&self.shared.control_db, &identity)?;
+        let member = self.begin(identity).await?;
+        member.set_announced();
+        tracing::info!(%director, "joined the cluster");
+        Ok(())
+    }
+
+    async fn ask_until_answered(
+        &self,
+        token: &JoinToken,
+        ask: &JoinAsk,
+    ) -> Result<JoinAnswer, StoreError> {
+        let until = Instant::now() + PATIENCE;
+        let body = Bytes::from(codec::encode(ask));
+        loop {
+            let asked = self.shared.connector.ask_to_join(token.clone(), body.clone(), ATTEMPT);
+            let cause = match asked.await {
+                Ok(bytes) => match codec::decode::<JoinAnswer>(&bytes) {
+                    Ok(JoinAnswer::Again(why)) => why,
+                    Ok(answer) => return Ok(answer),
+                    Err(e) => return Err(StoreError::Join(e.to_string())),
+                },
+                Err(why) => why,
+            };
+            if Instant::now() + PAUSE > until {
+                return Err(StoreError::Join(cause));
+            }
+            tracing::info!(cause, "not joined yet");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// A member's answer to a stranger: the leader's, if there is one.
+    pub(super) async fn serve_join(&self, ask: JoinAsk) -> JoinAnswer {
+        let Ok(member) = self.member() else {
+            return JoinAnswer::Again("this director is not in a cluster".to_owned());
+        };
+        if member.leads_control() {
+            return self.decide_join(&member, &ask).await;
+        }
+        let Some(leader) = member.control_leader().filter(|l| *l != member.me && ask.hops < 2)
+        else {
+            return JoinAnswer::Again("the control group has no leader at the moment".to_owned());
+        };
+        let passed = Request::Join(Box::new(JoinAsk { hops: ask.hops + 1, ..ask }));
+        match self.request(&member, leader, &passed, ATTEMPT).await {
+            Ok(Response::Join(answer)) => *answer,
+            Ok(other) => JoinAnswer::Again(super::unexpected(leader, &other).to_string()),
+            Err(e) => JoinAnswer::Again(e.to_string()),
+        }
+    }
+
+    /// The leader judges secret and expiry, proposes, and signs.
+    async fn decide_join(&self, member: &super::Member, ask: &JoinAsk) -> JoinAnswer {
+        let Some(view) = self.shared.published.view() else {
+            return JoinAnswer::Again("the control group is starting".to_owned());
+        };
+        let secret_hash = sha256(&ask.secret);
+        // A repeated attempt finds its slot consumed; its request id tells.
+        let slot = view.cluster.tokens.get(&ask.name);
+        if let Some(slot) = slot {
+            if let Err(refusal) = control::judge_token(&view.cluster, &ask.name, &secret_hash) {
+                return JoinAnswer::Refused(format!("{} ({})", refusal.message, refusal.hint));
+            }
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            if now.as_secs() >= slot.expires_at_s {
+                return JoinAnswer::Refused(format!(
+                    "the join token for {} expired {} s ago (issue a new one with `holdfast node add`)",
+                    ask.name,
+                    now.as_secs() - slot.expires_at_s
+                ));
+            }
+        }
+        let Ok(cluster_id) = view.cluster.cluster_id.parse::<ClusterId>() else {
+            return JoinAnswer::Refused("the cluster's id is damaged".to_owned());
+        };
+        let authority =
+            match Authority::load(&view.cluster.ca_certificate, &view.ca_key, cluster_id) {
+                Ok(authority) => authority,
+                Err(e) => return JoinAnswer::Refused(format!("the cluster's authority: {e}")),
+            };
+        let sign = |director| authority.sign(&ask.signing_request, director, SystemTime::now());
+        // The number is not known yet; this only checks the request and names the key.
+        let key_fingerprint = match sign(DirectorId::default()) {
+            Ok(issued) => issued.key_fingerprint,
+            Err(e) => return JoinAnswer::Refused(e.to_string()),
+        };
+        let command = ControlCommand::Join {
+            name: ask.name.clone(),
+            secret_hash,
+            address: ask.address,
+            key_fingerprint,
+            connected: ask.connected.clone(),
+        };
+        let proposal = Proposal { request: ask.request, command, incarnation: 1 };
+        let director = match self.propose_control(member, &proposal, COMMIT).await {
+            Attempt::Settled(ControlOutcome::Done { number, .. }) => {
+                DirectorId(number.unwrap_or_default() as u32)
+            }
+            Attempt::Settled(ControlOutcome::Refused(refusal)) => {
+                return JoinAnswer::Refused(format!("{} ({})", refusal.message, refusal.hint));
+            }
+            Attempt::NotLeader(_) => return JoinAnswer::Again("the leader changed".to_owned()),
+            Attempt::Unclear(why) => return JoinAnswer::Again(why),
+        };
+        let Some(view) = self.shared.published.view() else {
+            return JoinAnswer::Again("the control group is starting".to_owned());
+        };
+        match sign(director) {
+            Ok(issued) => JoinAnswer::Welcome {
+                director,
+                chain_pem: issued.chain_pem,
+                cluster: Box::new(view.cluster.as_ref().clone()),
+                generations: view.shards.iter().map(|f| f.generation).collect(),
+            },
+            Err(e) => JoinAnswer::Refused(e.to_string()),
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! The two state machines as their drivers see them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use holdfast_schema::bucket::ShardId;
+use holdfast_schema::cluster::DirectorId;
+use holdfast_schema::session::{SessionChange, SessionSink};
+use parking_lot::RwLock;
+
+use super::published::{Published, View};
+use crate::codec;
+use crate::codec::disk::ControlRecord;
+use crate::codec::wire::{ChangeBatch, ControlEntry, ShardEntry};
+use crate::control;
+use crate::membership::MemberView;
+use crate::metrics::Metrics;
+use crate::raft::Feed;
+use crate::raft::machine::{Dirty, Machine, Records};
+use crate::shard::{Expiry, Shard};
+
+/// Key of the control group's only record.
+const CONTROL_KEY: &[u8] = b"cluster";
+
+/// Changes in one batch of a leader's own.
+const OWN_BATCH: usize = 512;
+
+/// The control group's machine. Without a record: its leader's snapshot has not come yet.
+pub struct ControlMachine {
+    record: Option<ControlRecord>,
+    dirty: bool,
+    published: Arc<Published>,
+}
+
+/// The records a control group begins with.
+pub fn control_records(record: &ControlRecord) -> Records {
+    vec![(CONTROL_KEY.to_vec(), codec::encode(record))]
+}
+
+impl ControlMachine {
+    /// The machine from its records; shows what it has.
+    pub fn load(records: Records, published: Arc<Published>) -> Result<ControlMachine, String> {
+        let mut machine = ControlMachine { record: None, dirty: false, published };
+        if !records.is_empty() {
+            machine.install(records)?;
+        }
+        machine.dirty = false;
+        Ok(machine)
+    }
+
+    fn show(&self) {
+        if let Some(record) = &self.record {
+            self.published.publish(View::of(record));
+        }
+    }
+}
+
+impl Machine for ControlMachine {
+    fn apply(&mut self, _index: u64, data: &[u8]) -> Result<(), String> {
+        let entry: ControlEntry = codec::decode(data).map_err(|e| e.to_string())?;
+        let record = self.record.as_mut().ok_or("there is no state to apply it to")?;
+        let forced = record.forced.len();
+        let applied = control::apply(record, &entry);
+        for act in record.forced.iter().skip(forced) {
+            tracing::warn!(act = act.act, reason = act.reason, "forced");
+        }
+        self.dirty = true;
+        if !applied.repeated {
+            self.show();
+        }
+        if let Some(request) = applied.request {
+            self.published.settle(request, &applied.outcome);
+        }
+        Ok(())
+    }
+
+    fn take_dirty(&mut self) -> Dirty {
+        let changed = std::mem::take(&mut self.dirty);
+        let record = self.record.as_ref().filter(|_| changed);
+        let records =
+            record.map(|r| (CONTROL_KEY.to_vec(), Some(codec::encode(r)))).into_iter().collect();
+        Dirty { replaced: false, records }
+    }
+
+    fn image(&self) -> Records {
+        self.record.as_ref().map(control_records).unwrap_or_default()
+    }
+
+    fn install(&mut self, records: Records) -> Result<(), String> {
+        let value = records.iter().find(|(key, _)| key == CONTROL_KEY).map(|(_, value)| value);
+        let value = value.ok_or("the cluster's record is missing")?;
+        self.record = Some(codec::decode(value).map_err(|e| e.to_string())?);
+        self.dirty = true;
+        self.show();
+        Ok(())
+    }
+
+    fn as_leader(&mut self, _now_ms: u64) -> Vec<Vec<u8>> {
+        Vec::new()
+    }
+
+    fn wrap(&mut self, _now_ms: u64, _batches: Vec<Vec<u8>>) -> Vec<u8> {
+        // Nobody forwards batches to the control group; a no-op is an empty entry.
+        Vec::new()
+    }
+
+    fn acceptable(&self, _batch: &[u8]) -> bool {
+        false
+    }
+
+    fn role_changed(&mut self) {}
+
+    fn form(&self) -> Option<(u32, u64)> {
+        None
+    }
+
+    fn carry_over(&mut self) {}
+
+    fn members(&self) -> Vec<MemberView> {
+        self.published.view().map(|v| v.control_members()).unwrap_or_default()
+    }
+}
+
+/// Where the attached sink is kept.
+pub type SinkSlot = Arc<RwLock<Option<Arc<dyn SessionSink>>>>;
+
+/// What the machines of all shards share.
+#[derive(Clone)]
+pub struct ShardContext {
+    /// The cluster.
+    pub published: Arc<Published>,
+    /// Whom to tell.
+    pub sink: SinkSlot,
+    /// Where changes are proposed.
+    pub feed: Arc<Feed>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// A session group's machine.
+pub struct ShardMachine {
+    id: ShardId,
+    shard: Shard,
+    expiry: Expiry,
+    sink: Option<Arc<dyn SessionSink>>,
+    context: ShardContext,
+}
+
+impl ShardMachine {
+    /// The machine from its records. The sink is told when it is attached.
+    pub fn load(id: u16, records: Records, context: ShardContext) -> Result<ShardMachine, String> {
+        let id = ShardId(id);
+        let shard = Shard::load(records).map_err(|e| e.to_string())?;
+        let mut machine =
+            ShardMachine { id, shard, expiry: Expiry::default(), sink: None, context };
+        machine.attached();
+        Ok(machine)
+    }
+
+    fn tell_all(&self) {
+        if let Some(sink) = &self.sink {
+            sink.installed(self.id, &self.shard.records());
+        }
+    }
+}
+
+impl Machine for ShardMachine {
+    fn apply(&mut self, _index: u64, data: &[u8]) -> Result<(), String> {
+        let done = self.shard.apply(data, self.sink.as_deref()).map_err(|e| e.to_string())?;
+        let metrics = &self.context.metrics;
+        metrics.applied_changes.fetch_add(done.changes, Ordering::Relaxed);
+        metrics.shard_full.fetch_add(done.full, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn take_dirty(&mut self) -> Dirty {
+        self.shard.take_dirty()
+    }
+
+    fn image(&self) -> Records {
+        self.shard.image()
+    }
+
+    fn install(&mut self, records: Records) -> Result<(), String> {
+        let new = Shard::load(records).map_err(|e| e.to_string())?;
+        self.shard.replace_with(new);
+        self.tell_all();
+        Ok(())
+    }
+
+    fn attached(&mut self) {
+        self.sink = self.context.sink.read().clone();
+        self.tell_all();
+    }
+
+    fn sessions(&self) -> u64 {
+        self.shard.len() as u64
+    }
+
+    fn as_leader(&mut self, now_ms: u64) -> Vec<Vec<u8>> {
+        let view = self.context.published.view();
+        let is_down = |d: DirectorId| {
+            // Whoever is no member any more refreshes nothing either.
+            view.as_ref().is_some_and(|v| v.cluster.members.get(&d).is_none_or(|m| m.down))
+        };
+        let due = self.expiry.step(&self.shard, now_ms, &is_down);
+        if due.is_empty() {
+            if self.expiry.clock_due(now_ms, &self.shard) {
+                return vec![self.wrap(now_ms, Vec::new())];
+            }
+            return Vec::new();
+        }
+        let batches = due
+            .chunks(OWN_BATCH)
+            .map(|changes| codec::encode(&ChangeBatch { changes: changes.to_vec() }))
+            .collect();
+        vec![self.wrap(now_ms, batches)]
+    }
+
+    fn wrap(&mut self, now_ms: u64, batches: Vec<Vec<u8>>) -> Vec<u8> {
+        codec::encode(&ShardEntry { elapsed_ms: self.expiry.elapsed(now_ms), batches })
+    }
+
+    fn acceptable(&self, batch: &[u8]) -> bool {
+        // What does not decode would stop every replica; expiries are the leader's business.
+        codec::decode::<ChangeBatch>(batch)
+            .is_ok_and(|b| !b.changes.iter().any(|c| matches!(c, SessionChange::Expire { .. })))
+    }
+
+    fn role_changed(&mut self) {
+        self.expiry = Expiry::default();
+    }
+
+    fn form(&self) -> Option<(u32, u64)> {
+        let view = self.context.published.view()?;
+        view.shards.get(usize::from(self.id.0)).map(|f| (f.generation, f.first.0))
+    }
+
+    fn carry_over(&mut self) {
+        let creates = self.shard.records().into_iter().map(SessionChange::Create).collect();
+        if self.context.feed.push(self.id.0, creates).is_err() {
+            tracing::warn!(
+                shard = self.id.0,
+                "no room to propose the sessions of the old generation"
+            );
+        }
+        self.shard.replace_with(Shard::new());
+    }
+
+    fn members(&self) -> Vec<MemberView> {
+        self.context.published.view().map(|v| v.session_members()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,308 @@
+//! Real stores (raft-rs, RocksDB) over a network in memory.
+
+mod lab;
+
+use std::time::Duration;
+
+use holdfast_schema::cluster::{ControlCommand, ControlOutcome, MemberState};
+use holdfast_state_store::{MissVerdict, Phase, StoreError};
+use lab::{Lab, PATIENCE, key, record};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_of_one_works_and_survives_restarts() {
+    let mut lab = Lab::new(1).await;
+    (0..100).for_each(|n| lab.create(0, n));
+    lab.until("100 sessions", || lab.nodes[0].sessions() == 100).await;
+    let node = lab.nodes.pop().unwrap();
+    assert_eq!(node.store.incarnation(), 1);
+    let again = node.store.init_cluster(4).await.unwrap_err();
+    assert!(matches!(again, StoreError::AlreadyMember { .. }), "{again}");
+    node.store.shutdown().await;
+    let node = lab.start(node.dir, node.config, node.echo).await.unwrap();
+    assert_eq!((node.store.phase(), node.store.incarnation()), (Phase::Member, 2));
+    lab.nodes.push(node);
+    lab.until("everything back", || lab.nodes[0].sessions() == 100).await;
+    lab.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_reach_every_director_whoever_proposes() {
+    let lab = Lab::new(3).await;
+    for n in 0..300 {
+        lab.create(usize::from(n) % 3, n);
+    }
+    lab.until("everywhere", || lab.nodes.iter().all(|n| n.sessions() == 300)).await;
+    let indexes = lab.nodes[1].store.barrier(PATIENCE).await.unwrap();
+    assert!(indexes.iter().all(|i| *i > 1), "{indexes:?}");
+    lab.nodes[2].store.wait_applied_everywhere(&indexes, PATIENCE).await.unwrap();
+    for node in &lab.nodes {
+        let applied = node.store.applied();
+        assert!(applied.iter().zip(&indexes).all(|(a, i)| a >= i), "{applied:?} {indexes:?}");
+    }
+    let beyond = vec![u64::MAX; indexes.len()];
+    let never =
+        lab.nodes[0].store.wait_applied_everywhere(&beyond, Duration::from_millis(50)).await;
+    assert!(matches!(never, Err(StoreError::Deadline { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_and_broadcasts_reach_the_other_nodes() {
+    let lab = Lab::new(2).await;
+    let (a, b) = (&lab.nodes[0], &lab.nodes[1]);
+    let answer = a.store.call(b.id(), vec![9], PATIENCE).await.unwrap();
+    assert_eq!(answer, [9, a.id().0 as u8]);
+    b.store.broadcast(vec![5]);
+    lab.until("heard", || a.echo.messages.lock().contains(&(b.id(), vec![5]))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_leader_is_followed_and_its_vote_goes_to_a_learner() {
+    let mut lab = Lab::new(4).await;
+    (0..50).for_each(|n| lab.create(0, n));
+    lab.until("everywhere", || lab.nodes.iter().all(|n| n.sessions() == 50)).await;
+    let dead = lab.kill(lab.leader()).await;
+    let begun = std::time::Instant::now();
+    lab.until("a new leader", || {
+        lab.nodes.iter().any(|n| n.leads_control())
+            && lab.nodes.iter().all(|n| n.store.has_quorum())
+    })
+    .await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "took {:?}", begun.elapsed());
+    (50..100).for_each(|n| lab.create(1, n));
+    lab.until("it goes on", || lab.nodes.iter().all(|n| n.sessions() == 100)).await;
+    // Declared down, and its votes are somebody else's now.
+    let id = dead.id();
+    lab.until("replaced", || {
+        lab.nodes.iter().all(|n| {
+            n.store.cluster().borrow().as_ref().unwrap().members[&id].down
+                && n.store.groups().iter().all(|g| g.voters.len() == 3 && !g.voters.contains(&id))
+        })
+    })
+    .await;
+    // It comes back as a learner and catches up.
+    lab.network.heal();
+    lab.nodes.push(dead);
+    lab.settled().await;
+    lab.until("caught up", || lab.nodes.iter().all(|n| n.sessions() == 100)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_director_catches_up() {
+    let mut lab = Lab::new(3).await;
+    (0..50).for_each(|n| lab.create(0, n));
+    lab.until("everywhere", || lab.nodes.iter().all(|n| n.sessions() == 50)).await;
+    let node = lab.nodes.pop().unwrap();
+    node.store.shutdown().await;
+    (50..120).for_each(|n| lab.create(0, n));
+    lab.until("the others", || lab.nodes.iter().all(|n| n.sessions() == 120)).await;
+    let node = lab.start(node.dir, node.config, node.echo).await.unwrap();
+    assert_eq!(node.store.incarnation(), 2);
+    lab.nodes.push(node);
+    lab.until("caught up", || lab.nodes.iter().all(|n| n.sessions() == 120)).await;
+    lab.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_joiner_behind_the_log_gets_snapshots_and_becomes_a_voter() {
+    // A log so short that it is compacted all the time.
+    let short = |c: &mut holdfast_state_store::StoreConfig| c.limits.log_bytes = 2_000;
+    let mut lab = Lab::with(2, short).await;
+    for n in 0..2_000 {
+        lab.create(0, n);
+    }
+    lab.until("everywhere", || lab.nodes.iter().all(|n| n.sessions() == 2_000)).await;
+    lab.until("compacted", || {
+        let metrics = lab.nodes[0].store.metrics();
+        metrics.checkpoints.load(std::sync::atomic::Ordering::Relaxed) > 4
+    })
+    .await;
+    lab.add(3, short).await;
+    lab.settled().await;
+    lab.until("all there", || lab.nodes[2].sessions() == 2_000).await;
+    let installs =
+        lab.nodes[2].store.metrics().snapshots_installed.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(installs >= 5, "control and four shards: {installs}");
+    assert!(!lab.nodes[2].table.installs.lock().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_director_that_lost_its_memory_comes_back_under_a_new_replica_number() {
+    let mut lab = Lab::new(3).await;
+    (0..50).for_each(|n| lab.create(0, n));
+    lab.until("everywhere", || lab.nodes.iter().all(|n| n.sessions() == 50)).await;
+    let node = lab.nodes.pop().unwrap();
+    let id = node.id();
+    let replica =
+        |lab: &Lab| lab.nodes[0].store.cluster().borrow().as_ref().unwrap().members[&id].replica;
+    let old = replica(&lab);
+    node.store.shutdown().await;
+    std::fs::remove_dir_all(node.config.data_dir.join("sessions")).unwrap();
+    let node = lab.start(node.dir, node.config, node.echo).await.unwrap();
+    lab.nodes.push(node);
+    lab.settled().await;
+    assert_ne!(replica(&lab), old);
+    lab.until("all there", || lab.nodes[2].sessions() == 50).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lone_director_that_lost_its_memory_forms_its_shards_anew() {
+    let mut lab = Lab::new(1).await;
+    let node = lab.nodes.pop().unwrap();
+    node.store.shutdown().await;
+    std::fs::remove_dir_all(node.config.data_dir.join("sessions")).unwrap();
+    let node = lab.start(node.dir, node.config, node.echo).await.unwrap();
+    lab.nodes.push(node);
+    lab.settled().await;
+    lab.create(0, 1);
+    lab.until("it works", || lab.nodes[0].sessions() == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_draining_director_gives_its_votes_away_and_is_removed() {
+    let lab = Lab::new(4).await;
+    let director = lab.nodes[lab.leader()].id();
+    for state in [MemberState::Draining, MemberState::Drained] {
+        lab.control(ControlCommand::SetState { director, state, force: None }).await;
+    }
+    lab.until("its votes moved", || {
+        lab.nodes.iter().all(|n| {
+            n.store.groups().iter().all(|g| {
+                g.voters.len() == 3 && !g.voters.contains(&director) && g.leader != Some(director)
+            })
+        })
+    })
+    .await;
+    lab.control(ControlCommand::Remove { director, force: None }).await;
+    lab.until("it left the groups", || {
+        lab.nodes
+            .iter()
+            .filter(|n| n.store.me() != Some(director))
+            .all(|n| n.store.groups().iter().all(|g| g.voters.len() == 3 && g.learners.is_empty()))
+    })
+    .await;
+    let gone = lab.nodes.iter().find(|n| n.store.me() == Some(director)).unwrap();
+    lab.until("it knows", || {
+        gone.store.caught_up().is_err_and(|why| why.contains("removed from the cluster"))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn misses_are_answered_by_whoever_knows_and_denied_only_by_all() {
+    let mut lab = Lab::new(3).await;
+    let brief = Duration::from_millis(500);
+    lab.create(0, 1);
+    lab.until("everywhere", || lab.nodes.iter().all(|n| n.sessions() == 1)).await;
+    // One director has lost it; the others know.
+    lab.nodes[2].table.sessions.lock().clear();
+    let verdict = lab.nodes[2].store.ask(key(1), brief).await;
+    assert!(matches!(verdict, MissVerdict::Found(r) if r.key == key(1)));
+    let verdict = lab.nodes[2].store.ask(key(1).reversed(), brief).await;
+    assert!(matches!(verdict, MissVerdict::Found(_)), "the other direction: {verdict:?}");
+    // Of two records the newest identity counts.
+    let mut newer = record(1, lab.nodes[1].id());
+    newer.incarnation.stamp = 5;
+    lab.nodes[1].table.sessions.lock().insert(newer.key, newer);
+    let verdict = lab.nodes[2].store.ask(key(1), brief).await;
+    assert!(matches!(verdict, MissVerdict::Found(r) if r.incarnation.stamp == 5));
+    // A no right after a change of membership is not sure; later it is.
+    assert_eq!(lab.nodes[0].store.ask(key(2), brief).await, MissVerdict::DontKnow);
+    tokio::time::sleep_until((std::time::Instant::now() + Duration::from_millis(10_200)).into())
+        .await;
+    assert_eq!(lab.nodes[0].store.ask(key(2), brief).await, MissVerdict::NoWithAuthority);
+    // Never when somebody cannot be asked.
+    let dead = lab.kill(2).await;
+    assert_eq!(lab.nodes[0].store.ask(key(2), brief).await, MissVerdict::DontKnow);
+    drop(dead);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_majority_nothing_is_committed_and_nothing_breaks() {
+    let mut lab = Lab::new(3).await;
+    lab.create(0, 1);
+    lab.until("everywhere", || lab.nodes.iter().all(|n| n.sessions() == 1)).await;
+    let (one, two) = (lab.kill(2).await, lab.kill(1).await);
+    lab.until("no quorum", || !lab.nodes[0].store.has_quorum()).await;
+    lab.create(0, 2);
+    let command = ControlCommand::EndPlanned { id: 99 };
+    let refused = lab.nodes[0].store.control(command, Duration::from_millis(300)).await;
+    assert!(matches!(refused, Err(StoreError::Deadline { .. })), "{refused:?}");
+    assert_eq!(lab.nodes[0].sessions(), 1);
+    lab.network.heal();
+    lab.nodes.extend([two, one]);
+    lab.until("the waiting change", || lab.nodes.iter().all(|n| n.sessions() == 2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_are_good_once_for_one_name_and_a_while() {
+    let mut lab = Lab::new(1).await;
+    let leader = lab.nodes[0].store.clone();
+    let minute = Duration::from_secs(60);
+    let taken = leader.issue_token("d1", minute).await.unwrap_err();
+    assert!(taken.to_string().contains("d1 is already in the cluster"), "{taken}");
+
+    let node = lab.fresh(2, |_| {}).await;
+    let garbage = node.store.join("hfj1-nonsense").await.unwrap_err();
+    assert!(matches!(garbage, StoreError::Join(_)), "{garbage}");
+    let other = leader.issue_token("d7", minute).await.unwrap();
+    let misnamed = node.store.join(&other).await.unwrap_err();
+    assert!(misnamed.to_string().contains("the token is for director `d7`"), "{misnamed}");
+    let expired = leader.issue_token("d2", Duration::ZERO).await.unwrap();
+    let late = node.store.join(&expired).await.unwrap_err();
+    assert!(late.to_string().contains("expired"), "{late}");
+    let old = leader.issue_token("d2", minute).await.unwrap();
+    let new = leader.issue_token("d2", minute).await.unwrap();
+    let replaced = node.store.join(&old).await.unwrap_err();
+    assert!(replaced.to_string().contains("wrong or was replaced"), "{replaced}");
+    assert_eq!(node.store.phase(), Phase::Waiting);
+    node.store.join(&new).await.unwrap();
+    lab.nodes.push(node);
+
+    let mut twin = lab.fresh(3, |_| {}).await;
+    twin.store.shutdown().await;
+    twin.config.name = "d2".to_owned();
+    let twin = lab.start(twin.dir, twin.config, twin.echo).await.unwrap();
+    let used = twin.store.join(&new).await.unwrap_err();
+    assert!(used.to_string().contains("used already"), "{used}");
+    lab.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copied_data_directory_is_refused() {
+    let mut lab = Lab::new(2).await;
+    let node = lab.nodes.pop().unwrap();
+    let (dir, mut config, echo) = (node.dir.clone(), node.config.clone(), node.echo.clone());
+    node.store.shutdown().await;
+    let copy = tempfile::tempdir().unwrap();
+    let target = copy.path().join("data");
+    let status = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(&config.data_dir)
+        .arg(&target)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let node = lab.start(dir, config.clone(), echo.clone()).await.unwrap();
+    lab.nodes.push(node);
+    lab.settled().await;
+    // The copy counts one start less than the cluster.
+    config.data_dir = target;
+    config.listen.set_port(29_999);
+    let refused = lab.start(std::sync::Arc::new(copy), config, echo).await;
+    let error = refused.err().expect("refused").to_string();
+    assert!(error.contains("copy"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_request_is_recognised_and_refusals_explain_themselves() {
+    let lab = Lab::new(1).await;
+    let director = lab.nodes[0].id();
+    let remove = ControlCommand::Remove { director, force: None };
+    let outcome = lab.nodes[0].store.control(remove, PATIENCE).await.unwrap();
+    let ControlOutcome::Refused(refusal) = outcome else { panic!("removed the only director") };
+    assert!(refusal.message.contains("1 voter - 1 = 0 left"), "{}", refusal.message);
+    let drain = ControlCommand::SetState { director, state: MemberState::Draining, force: None };
+    let outcome = lab.nodes[0].store.control(drain, PATIENCE).await.unwrap();
+    let ControlOutcome::Refused(refusal) = outcome else { panic!("drained the only director") };
+    assert!(refusal.message.contains("d1 is the last one that serves"), "{}", refusal.message);
+}
