@@ -67,9 +67,9 @@ async fn a_dead_leader_is_followed_and_its_vote_goes_to_a_learner() {
             && lab.nodes.iter().all(|n| n.store.has_quorum())
     })
     .await;
-    assert!(begun.elapsed() < Duration::from_secs(4), "took {:?}", begun.elapsed());
-    (50..100).for_each(|n| lab.create(1, n));
-    lab.until("it goes on", || lab.nodes.iter().all(|n| n.sessions() == 100)).await;
+    // Elections take 0.5 to 1.5 s; the rest is for busy machines.
+    assert!(begun.elapsed() < Duration::from_secs(15), "took {:?}", begun.elapsed());
+    lab.create_all(1, 50..100, 100).await;
     // Declared down, and its votes are somebody else's now.
     let id = dead.id();
     lab.until("replaced", || {
@@ -113,7 +113,7 @@ async fn a_joiner_behind_the_log_gets_snapshots_and_becomes_a_voter() {
     lab.until("everywhere", || lab.nodes.iter().all(|n| n.sessions() == 2_000)).await;
     lab.until("compacted", || {
         let metrics = lab.nodes[0].store.metrics();
-        metrics.checkpoints.load(std::sync::atomic::Ordering::Relaxed) > 4
+        metrics.checkpoints.load(std::sync::atomic::Ordering::Relaxed) >= 4
     })
     .await;
     lab.add(3, short).await;
@@ -230,7 +230,7 @@ async fn without_a_majority_nothing_is_committed_and_nothing_breaks() {
     assert_eq!(lab.nodes[0].sessions(), 1);
     lab.network.heal();
     lab.nodes.extend([two, one]);
-    lab.until("the waiting change", || lab.nodes.iter().all(|n| n.sessions() == 2)).await;
+    lab.create_all(0, 1..3, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -289,7 +289,10 @@ async fn a_copied_data_directory_is_refused() {
     config.data_dir = target;
     config.listen.set_port(29_999);
     let refused = lab.start(std::sync::Arc::new(copy), config, echo).await;
-    let error = refused.err().expect("refused").to_string();
+    let error = match refused {
+        Err(e) => e.to_string(),
+        Ok(node) => panic!("it runs: {:?} {:?}", node.store.caught_up(), node.store.groups()[0]),
+    };
     assert!(error.contains("copy"), "{error}");
 }
 

@@ -26,6 +26,7 @@ use super::status::GroupState;
 use crate::codec::wire::{Address, RaftEnvelope};
 use crate::metrics::{Metrics, count};
 use crate::storage::Database;
+use crate::store::error::Busy;
 use crate::store::types::Limits;
 use crate::transport::Transport;
 
@@ -110,11 +111,11 @@ impl Feed {
     }
 
     /// Queues changes, all or none; `Ok(true)`: the driver has to be told.
-    pub fn push(&self, shard: u16, changes: Vec<SessionChange>) -> Result<bool, ()> {
-        let queue = self.shards.get(usize::from(shard)).ok_or(())?;
+    pub fn push(&self, shard: u16, changes: Vec<SessionChange>) -> Result<bool, Busy> {
+        let queue = self.shards.get(usize::from(shard)).ok_or(Busy)?;
         let mut queue = queue.lock();
         if queue.len() + changes.len() > self.limit {
-            return Err(());
+            return Err(Busy);
         }
         queue.extend(changes);
         Ok(!self.told.swap(true, Ordering::AcqRel))

@@ -6,10 +6,9 @@ use std::time::Instant;
 
 use protobuf::Message as _;
 use raft::eraftpb::{
-    ConfChange, ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, SnapshotMetadata,
+    ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, SnapshotMetadata,
 };
 use raft::{RawNode, StateRole};
-use raft_proto_conf::into_v2;
 use rocksdb::WriteBatch;
 use tokio::sync::oneshot;
 
@@ -43,21 +42,6 @@ impl Place {
             Address::CONTROL => "control".to_owned(),
             shard => format!("shard-{shard}"),
         }
-    }
-}
-
-mod raft_proto_conf {
-    use super::{ConfChange, ConfChangeV2};
-    use raft::eraftpb::ConfChangeSingle;
-
-    /// The newer form of a simple change.
-    pub fn into_v2(cc: &ConfChange) -> ConfChangeV2 {
-        let mut single = ConfChangeSingle::default();
-        single.node_id = cc.node_id;
-        single.set_change_type(cc.get_change_type());
-        let mut v2 = ConfChangeV2::default();
-        v2.mut_changes().push(single);
-        v2
     }
 }
 
@@ -98,9 +82,7 @@ fn write_start(
         conf_state: conf.write_to_bytes().map_err(|e| db.corrupt(e))?,
     };
     batch.put(storage::key(place.group, Tag::Meta, &[]), codec::encode(&meta));
-    let mut hard = HardState::default();
-    hard.term = index;
-    hard.commit = index;
+    let hard = HardState { term: index, commit: index, ..HardState::default() };
     let hard = hard.write_to_bytes().map_err(|e| db.corrupt(e))?;
     batch.put(storage::key(place.group, Tag::HardState, &[]), hard);
     for (key, value) in records {
@@ -262,13 +244,7 @@ impl<M: Machine> Group<M> {
                 // joint configuration.)
                 EntryType::EntryNormal if entry.data.is_empty() => Ok(()),
                 EntryType::EntryNormal => self.machine.apply(index, &entry.data),
-                EntryType::EntryConfChange => {
-                    let mut cc = ConfChange::default();
-                    match cc.merge_from_bytes(&entry.data) {
-                        Ok(()) => self.reconfigure(index, &into_v2(&cc)),
-                        Err(e) => Err(e.to_string()),
-                    }
-                }
+                EntryType::EntryConfChange => Err("an old form of change".to_owned()),
                 EntryType::EntryConfChangeV2 => {
                     let mut cc = ConfChangeV2::default();
                     match cc.merge_from_bytes(&entry.data) {
@@ -283,11 +259,11 @@ impl<M: Machine> Group<M> {
             }
             self.raw.mut_store().set_applied(index);
             count(&self.metrics.applied_entries);
-            if let Some((proposed_term, waiter)) = self.barriers.remove(&index) {
-                if proposed_term == term {
-                    // Whoever waited may have given up.
-                    let _ = waiter.send(index);
-                }
+            if let Some((proposed_term, waiter)) = self.barriers.remove(&index)
+                && proposed_term == term
+            {
+                // Whoever waited may have given up.
+                let _ = waiter.send(index);
             }
             while let Some((_, at)) = self.proposed.front().filter(|(i, _)| *i <= index) {
                 let us = now.saturating_duration_since(*at).as_micros();

@@ -360,8 +360,8 @@ fn manage_members<M: Machine>(group: &mut Group<M>, now: Instant) {
         Some(Step::Change(changes)) => {
             let mut change = ConfChangeV2::default();
             for (replica, role) in changes {
-                let mut single = ConfChangeSingle::default();
-                single.node_id = replica;
+                let mut single =
+                    ConfChangeSingle { node_id: replica, ..ConfChangeSingle::default() };
                 single.set_change_type(match role {
                     Role::Voter => ConfChangeType::AddNode,
                     Role::Learner => ConfChangeType::AddLearnerNode,

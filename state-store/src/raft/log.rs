@@ -407,11 +407,7 @@ mod tests {
     }
 
     fn entry(index: u64, term: u64, bytes: usize) -> Entry {
-        let mut e = Entry::default();
-        e.index = index;
-        e.term = term;
-        e.data = vec![7; bytes].into();
-        e
+        Entry { index, term, data: vec![7; bytes].into(), ..Entry::default() }
     }
 
     fn append(db: &Database, log: &mut Log, entries: &[Entry]) {

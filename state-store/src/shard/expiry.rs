@@ -59,7 +59,7 @@ impl Expiry {
             let record = &session.record;
             let mut limit = u64::from(record.idle_limit_ms());
             // A dead owner refreshes no more; whoever took over adopts with its next refresh.
-            if is_down(record.owner) {
+            if !record.flags.closing() && is_down(record.owner) {
                 limit += u64::from(record.idle_timeout_ms / 4);
             }
             let seen = last_seen(session);

@@ -44,9 +44,7 @@ pub fn write(db: &Database, identity: &Identity) -> Result<(), StoreError> {
 pub fn begin_run(identity: &mut Identity, boot_id: &str, fsync_always: bool) -> LastEnd {
     let end = if identity.clean {
         LastEnd::Clean
-    } else if identity.boot_id == boot_id {
-        LastEnd::Crash
-    } else if identity.durable {
+    } else if identity.boot_id == boot_id || identity.durable {
         LastEnd::Crash
     } else {
         LastEnd::Amnesia

@@ -58,6 +58,7 @@ impl Store {
         let proposal = Proposal { request, command, incarnation };
         let mut cause = "the control group has no leader".to_owned();
         let mut hint = None;
+        let mut round = 0;
         loop {
             let member = self.member()?;
             let left = until.saturating_duration_since(Instant::now());
@@ -67,7 +68,12 @@ impl Store {
                 return Err(StoreError::Deadline { what, deadline_ms, cause });
             }
             let attempt = left.min(ATTEMPT);
-            let leader = hint.take().or_else(|| member.control_leader());
+            // Whoever hears no leader (it just started, or its address is not known yet) asks around.
+            let leader = hint.take().or_else(|| member.control_leader()).or_else(|| {
+                let peers = self.live_peers(&member);
+                round += 1;
+                peers.get(round % peers.len().max(1)).copied()
+            });
             if member.leads_control() {
                 match self.propose_control(&member, &proposal, attempt).await {
                     Attempt::Settled(outcome) => return Ok(outcome),

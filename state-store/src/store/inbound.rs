@@ -138,10 +138,10 @@ impl Store {
         match request {
             Request::Miss { key, shard } => self.answer_miss(&member, &key, shard).await,
             Request::Control(proposal) => {
-                if let ControlCommand::Started { director, .. } = &proposal.command {
-                    if *director != from {
-                        return Response::Failed("a start of somebody else".to_owned());
-                    }
+                if let ControlCommand::Started { director, .. } = &proposal.command
+                    && *director != from
+                {
+                    return Response::Failed("a start of somebody else".to_owned());
                 }
                 if !member.leads_control() {
                     return Response::NotLeader(member.control_leader());

@@ -261,9 +261,10 @@ impl Member {
         identity::write(&self.control_db, &identity)
     }
 
-    /// Tells network and drivers who the members are.
-    pub fn follow(&self, view: &View) {
-        let members: Vec<PeerInfo> = view.cluster.members.values().map(PeerInfo::from).collect();
+    /// Tells network and drivers who the members are; those who leave are heard a little longer.
+    pub fn follow(&self, view: &View, leaving: impl Iterator<Item = PeerInfo>) {
+        let members = view.cluster.members.values().map(PeerInfo::from);
+        let members: Vec<PeerInfo> = members.chain(leaving).collect();
         self.transport.set_members(&members);
         let control = Arc::new(control_routes(&self.parts.published));
         self.control.handle.say(raft::Input::Members(control));

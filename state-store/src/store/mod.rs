@@ -104,10 +104,9 @@ impl Store {
     /// shard with what is known so far, then every change.
     pub fn attach_sink(&self, sink: Arc<dyn SessionSink>) {
         *self.shared.sink.write() = Some(sink);
-        if let Some(member) = self.shared.member() {
-            if let Some(sessions) = member.sessions.get() {
-                sessions.handle.say(Input::Attached);
-            }
+        let member = self.shared.member();
+        if let Some(sessions) = member.as_ref().and_then(|m| m.sessions.get()) {
+            sessions.handle.say(Input::Attached);
         }
     }
 
@@ -130,7 +129,7 @@ impl Store {
                 }
                 Ok(())
             }
-            Err(()) => {
+            Err(Busy) => {
                 metrics.proposals_busy.fetch_add(number, Ordering::Relaxed);
                 Err(Busy)
             }

@@ -102,7 +102,8 @@ impl Store {
         match tokio::time::timeout(FIRST_WORD, announcing).await {
             Ok(Ok(Err(e @ StoreError::Identity { .. }))) => {
                 // Refused for good: nothing keeps running under this identity.
-                if let Some(member) = shared.member.write().take() {
+                let member = shared.member.write().take();
+                if let Some(member) = member {
                     member.stop().await;
                 }
                 Err(e)
@@ -127,15 +128,13 @@ impl Store {
                 return Err(e);
             }
         };
-        if !waits_for_replica {
-            if let Err(e) = member.start_sessions() {
-                member.stop().await;
-                return Err(e);
-            }
+        if !waits_for_replica && let Err(e) = member.start_sessions() {
+            member.stop().await;
+            return Err(e);
         }
         *shared.member.write() = Some(member.clone());
         if let Some(view) = shared.published.view() {
-            member.follow(&view);
+            member.follow(&view, std::iter::empty());
         }
         watch::start(self, &member);
         Ok(member)

@@ -13,6 +13,7 @@ use super::{Shared, Store};
 use crate::codec;
 use crate::codec::wire::{Address, ControlEntry, Form, Request, Response};
 use crate::liveness::Verdict;
+use crate::peer::PeerInfo;
 use crate::raft::Input;
 
 /// How often the control leader judges who is down.
@@ -23,6 +24,9 @@ const SURVEY: Duration = Duration::from_secs(1);
 const COMMIT: Duration = Duration::from_millis(500);
 /// A shard without known voters this long, with everybody up, has nobody left that remembers.
 const FORGOTTEN: Duration = Duration::from_secs(3);
+
+/// A removed member is cut off after this: time to learn from the log that it was removed.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Starts them.
 pub(super) fn start(store: &Store, member: &Arc<Member>) {
@@ -43,6 +47,7 @@ async fn follow(shared: Weak<Shared>, member: Weak<Member>) {
     let mut news = store.shared.published.subscribe();
     drop(store);
     let mut before: Option<Arc<ClusterState>> = None;
+    let mut leaving: Vec<(Instant, PeerInfo)> = Vec::new();
     loop {
         let Some((store, me)) = both(&shared, &member) else { return };
         news.mark_unchanged();
@@ -54,7 +59,11 @@ async fn follow(shared: Weak<Shared>, member: Weak<Member>) {
             if moved {
                 *me.changed.lock() = Instant::now();
             }
-            me.follow(&view);
+            let gone = before.iter().flat_map(|b| b.members.values());
+            let gone = gone.filter(|m| !now.members.contains_key(&m.id)).map(PeerInfo::from);
+            leaving.extend(gone.map(|m| (Instant::now() + FAREWELL, m)));
+            leaving.retain(|(until, _)| *until > Instant::now());
+            me.follow(&view, leaving.iter().map(|(_, m)| m.clone()));
             if let Err(e) = me.remember(&view) {
                 tracing::error!(%e, "the members cannot be noted");
             }
@@ -65,8 +74,11 @@ async fn follow(shared: Weak<Shared>, member: Weak<Member>) {
             before = Some(view.cluster.clone());
         }
         drop((store, me));
-        if news.changed().await.is_err() {
-            return;
+        let farewell = leaving.iter().map(|(until, _)| *until).min();
+        let farewell = farewell.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        tokio::select! {
+            changed = news.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep_until(farewell.into()) => {}
         }
     }
 }
@@ -177,10 +189,10 @@ impl Store {
         }
         for peer in self.live_peers(member) {
             let answer = self.request(member, peer, &Request::Forms, COMMIT).await;
-            if let Ok(Response::Forms(forms)) = answer {
-                if !forms.is_empty() {
-                    all.push((peer, forms));
-                }
+            if let Ok(Response::Forms(forms)) = answer
+                && !forms.is_empty()
+            {
+                all.push((peer, forms));
             }
         }
         all

@@ -21,7 +21,7 @@ use holdfast_state_store::{PeerCalls, Store, StoreConfig};
 use parking_lot::Mutex;
 
 pub const SHARDS: u16 = 4;
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A table that remembers what it was told.
 #[derive(Default)]
@@ -193,6 +193,25 @@ impl Lab {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Proposes sessions again and again until all have them, as a sweep does: a proposal may be lost
+    /// on its way to a leader that dies.
+    pub async fn create_all(&self, at: usize, numbers: std::ops::Range<u16>, total: usize) {
+        let last = Mutex::new(None::<Instant>);
+        self.until("created", || {
+            let again = last.lock().is_none_or(|at| at.elapsed() > Duration::from_secs(1));
+            if again {
+                *last.lock() = Some(Instant::now());
+                let known = self.nodes[at].table.sessions.lock();
+                let missing: Vec<u16> =
+                    numbers.clone().filter(|n| !known.contains_key(&key(*n))).collect();
+                drop(known);
+                missing.into_iter().for_each(|n| self.create(at, n));
+            }
+            self.nodes.iter().all(|n| n.sessions() == total)
+        })
+        .await;
     }
 
     /// The node that leads the control group.
