@@ -63,20 +63,24 @@ pub fn fetch(address: SocketAddr, path: &str) -> Result<String> {
     Ok(body.to_owned())
 }
 
-/// The sum of a counter's samples in a Prometheus exposition; none if it is not there.
-pub fn sum_of(exposition: &str, metric: &str) -> Option<f64> {
+/// The sum of a metric's samples in a Prometheus exposition, those left out that contain `without`;
+/// none if the metric is not there.
+pub fn sum_of(exposition: &str, metric: &str, without: Option<&str>) -> Option<f64> {
     let mut sum = None;
     for line in exposition.lines() {
         let Some(rest) = line.strip_prefix(metric) else { continue };
         // The name has to end here: a longer one is another metric.
-        let value = match rest.chars().next() {
-            Some('{') => rest.rsplit_once('}').map(|(_, value)| value),
-            Some(' ') => Some(rest),
-            _ => None,
+        let (labels, value) = match rest.chars().next() {
+            Some('{') => rest.rsplit_once('}').unwrap_or(("", "")),
+            Some(' ') => ("", rest),
+            _ => continue,
         };
-        if let Some(value) = value.and_then(|v| v.split_whitespace().next()?.parse::<f64>().ok()) {
-            *sum.get_or_insert(0.0) += value;
-        }
+        let Some(value) = value.split_whitespace().next().and_then(|v| v.parse::<f64>().ok())
+        else {
+            continue;
+        };
+        let counts = without.is_none_or(|text| !labels.contains(text));
+        *sum.get_or_insert(0.0) += if counts { value } else { 0.0 };
     }
     sum
 }
@@ -93,8 +97,10 @@ mod tests {
                     holdfast_guard_releases_total{reason=\"death\"} 1\n\
                     holdfast_guard_releases_total_other 9\n\
                     holdfast_up 1\n";
-        assert_eq!(sum_of(text, "holdfast_guard_releases_total"), Some(3.0));
-        assert_eq!(sum_of(text, "holdfast_up"), Some(1.0));
-        assert_eq!(sum_of(text, "holdfast_down"), None);
+        let releases = "holdfast_guard_releases_total";
+        assert_eq!(sum_of(text, releases, None), Some(3.0));
+        assert_eq!(sum_of(text, releases, Some("reason=\"death\"")), Some(2.0));
+        assert_eq!(sum_of(text, "holdfast_up", None), Some(1.0));
+        assert_eq!(sum_of(text, "holdfast_down", None), None);
     }
 }

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
-use sha2::{Digest, Sha256};
 
 use super::plan::{LIP_POOL, Plan, Site, VIPS};
 use super::spawn::{Priority, spawn};
@@ -33,14 +32,6 @@ pub const BULK_PATH: &str = "/bulk.bin";
 /// The file that nginx serves.
 pub fn bulk_file(plan: &Plan) -> PathBuf {
     plan.dir().join("www").join("bulk.bin")
-}
-
-/// SHA-256 of the file that nginx serves, in hex.
-pub fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").ok();
-        text
-    })
 }
 
 /// Starts the servers on every backend and waits until they listen.

@@ -84,11 +84,6 @@ impl History {
         let first = times.next()?;
         Some((first, times.last().unwrap_or(first)))
     }
-
-    /// When anything changed last.
-    pub fn last_change(&self) -> Option<u64> {
-        self.changes.last().map(|c| c.at_ms)
-    }
 }
 
 /// Reads a line of `ip -o route show`: destination and interfaces.

@@ -1,10 +1,183 @@
-//! The scenario.
+//! The scenario: a lab, traffic, steps one after another, a verdict.
+
+pub mod clients;
+pub mod inject;
+pub mod judge;
+pub mod progress;
+pub mod report;
+pub mod run;
 pub mod steps;
+pub mod table;
 pub mod wait;
+
+#[cfg(test)]
+mod judge_tests;
+
+use std::path::Path;
 use std::process::ExitCode;
-pub async fn demo(_: crate::args::Demo) -> anyhow::Result<ExitCode> {
-    Ok(ExitCode::FAILURE)
+
+use anyhow::{Context, Result};
+use holdfast_schema::config::parse_millis;
+
+use crate::args::{Control, Demo, Workload};
+use crate::clock::now_ms;
+use crate::files;
+use crate::interrupt::{Outcome, guarded};
+use crate::lab::{self, Plan, describe, down};
+use progress::Progress;
+use report::{Report, Verdict};
+use run::{Run, Settings};
+use steps::StepName;
+
+/// Raises a lab, runs the scenario, says what survived, cleans up.
+pub async fn demo(demo: Demo) -> Result<ExitCode> {
+    let began_ms = now_ms();
+    let mut ground = demo.ground.clone();
+    if demo.control == Some(Control::Never) {
+        ground.replicate_after = "never".into();
+    }
+    let settings = Settings {
+        seed: demo.seed,
+        inject: !demo.no_inject,
+        replicate_after_ms: replicate_after_ms(&ground.replicate_after)?,
+    };
+    let plan = crate::wish(&ground, false, true)?.plan()?;
+    crate::ready_for_a_lab().await?;
+    let steps = if demo.steps.is_empty() { StepName::ALL.to_vec() } else { demo.steps.clone() };
+    let outcome = guarded(whole_run(plan.clone(), settings, steps, began_ms)).await?;
+    let (report, code) = match outcome {
+        Outcome::Done(Ok(report)) => {
+            let code = report.verdict.exit_code();
+            (Some(report), code)
+        }
+        Outcome::Done(Err(error)) => {
+            eprintln!("error: {error:#}");
+            let report = nothing_known(&demo, &error, began_ms);
+            (Some(report), Verdict::Unknown.exit_code())
+        }
+        Outcome::Interrupted(code) => (None, code),
+    };
+    if code != 0 && code < 128 || demo.keep_logs.is_some() {
+        crate::keep_logs(&plan.dir(), demo.keep_logs.as_deref(), &plan.run);
+    }
+    let removed = down::remove(&plan.run).await;
+    if let Some(report) = report {
+        println!("{}", table::render(&report));
+        if let Some(file) = &demo.report {
+            files::write_for_caller(file, &(serde_json::to_string_pretty(&report)? + "\n"))?;
+            println!("The report is in {}.", file.display());
+        }
+    }
+    removed?;
+    Ok(ExitCode::from(code))
 }
-pub async fn workload_only(_: crate::args::Workload) -> anyhow::Result<ExitCode> {
-    Ok(ExitCode::FAILURE)
+
+/// The age from which a crash must not cost a connection. Where nothing is replicated, it is the one
+/// that people expect: the control shall show that such connections are lost.
+fn replicate_after_ms(text: &str) -> Result<u64> {
+    if text == "never" {
+        return Ok(3_000);
+    }
+    let ms = parse_millis(text).with_context(|| format!("--replicate-after {text}"))?;
+    Ok(u64::from(ms))
+}
+
+/// A report without steps: the run broke off before it could judge anything.
+fn nothing_known(demo: &Demo, error: &anyhow::Error, began_ms: u64) -> Report {
+    Report {
+        verdict: Verdict::Unknown,
+        reason: format!("the run broke off: {error:#}"),
+        seed: demo.seed,
+        took_ms: now_ms() - began_ms,
+        steps: Vec::new(),
+    }
+}
+
+async fn whole_run(
+    plan: Plan,
+    settings: Settings,
+    steps: Vec<StepName>,
+    began_ms: u64,
+) -> Result<Report> {
+    let progress = Progress::new();
+    progress.say(&format!(
+        "raising lab {}: {} directors, {} backends, {} clients",
+        plan.run,
+        plan.directors.len(),
+        plan.backends,
+        plan.clients
+    ));
+    lab::raise(&plan, &|text| progress.say(text)).await?;
+    let mut run = Run::begin(plan, settings, progress, began_ms).await?;
+    let mut broken = None;
+    for step in steps {
+        if let Err(error) = run.step(step).await {
+            broken = Some(error.context(format!("in {}", step.name())));
+            break;
+        }
+    }
+    if broken.is_none() {
+        broken = run.wind_down().await.err();
+    }
+    let (records, facts, terms) = run.end().await?;
+    let mut report = judge::judge(&records, &facts, &terms);
+    if let Some(error) = broken {
+        // What was lost before stays lost; else nothing is known.
+        if report.verdict == Verdict::Pass {
+            report.verdict = Verdict::Unknown;
+        }
+        report.reason = format!("the run broke off: {error:#}; {}", report.reason);
+    }
+    Ok(report)
+}
+
+/// The scenario's traffic against a standing lab, without faults.
+pub async fn workload_only(workload: Workload) -> Result<ExitCode> {
+    let description = describe::read(&workload.lab)?;
+    let plan = Plan::load(&description.run)
+        .with_context(|| format!("lab {} is not there any more", description.run))?;
+    let records_file = workload.records.clone();
+    let work = async move {
+        let settings = Settings {
+            seed: 0,
+            inject: false,
+            replicate_after_ms: replicate_after_ms(&plan.replicate_after)?,
+        };
+        let mut run = Run::begin(plan, settings, Progress::new(), now_ms()).await?;
+        run.traffic_for(workload.seconds * 1000).await
+    };
+    match guarded(work).await? {
+        Outcome::Done(result) => {
+            let (now, records) = result?;
+            let lost = tell_records(&records, now);
+            if let Some(file) = records_file {
+                write_records(&file, &records)?;
+            }
+            Ok(if lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Outcome::Interrupted(code) => Ok(ExitCode::from(code)),
+    }
+}
+
+fn write_records(file: &Path, records: &[crate::workload::record::Record]) -> Result<()> {
+    files::write_for_caller(file, &serde_json::to_string(records)?)
+}
+
+/// Tells how the connections fared; gives how many were lost.
+fn tell_records(records: &[crate::workload::record::Record], now: u64) -> usize {
+    let lost: Vec<_> = records.iter().filter(|r| r.lost_ms(now).is_some()).collect();
+    let stalls = records.iter().map(|r| r.worst_stall_ms(0, u64::MAX, now)).collect();
+    let stalls = report::Stalls::of(stalls);
+    println!(
+        "{} connections, {} lost; stall p50 {} ms, p99 {} ms, max {} ms",
+        records.len(),
+        lost.len(),
+        stalls.p50,
+        stalls.p99,
+        stalls.max
+    );
+    for record in lost.iter().take(20) {
+        println!("  {} to {}: {}", record.cohort.name(), record.remote, record.loss());
+    }
+    lost.len()
 }

@@ -77,11 +77,8 @@ impl Book {
             if record.ended.is_some() {
                 continue;
             }
-            let Some(connected) = record.connected_ms else {
-                look.connecting += 1;
-                continue;
-            };
-            look.open += 1;
+            let Some(connected) = record.connected_ms else { continue };
+            look.open += u64::from(record.cohort != Cohort::Young);
             if lost {
                 continue;
             }

@@ -95,10 +95,8 @@ pub enum Said {
 /// How things are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Look {
-    /// Connections that are open and connected.
+    /// Connections that are open and connected, young ones left out.
     pub open: u64,
-    /// Connections that have not been connected yet.
-    pub connecting: u64,
     /// Connections of the kinds asked for that have yet to exchange something; by kind.
     pub pending: Vec<(Cohort, u64)>,
     /// Connections that were lost so far, young ones left out.

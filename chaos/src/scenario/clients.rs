@@ -1,0 +1,179 @@
+//! The client processes of a run: one in each client namespace, obeying orders.
+
+use std::net::SocketAddrV4;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout};
+
+use crate::command::{command, in_netns};
+use crate::lab::backends::{BULK_PORT, DRIP_PORT, ECHO_PORT, UDP_PORT};
+use crate::lab::describe::Machine;
+use crate::lab::plan::VIPS;
+use crate::router::paths::{self, Paths};
+use crate::workload::messages::{Answer, Command, Flow, Look, Order, Said};
+use crate::workload::record::{Cohort, Record};
+
+/// The numbers of each client's records begin at a multiple of this.
+const BASE: u64 = 10_000_000;
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Where a kind of connection goes.
+pub fn target(cohort: Cohort) -> SocketAddrV4 {
+    match cohort {
+        Cohort::Drip => SocketAddrV4::new(VIPS[0], DRIP_PORT),
+        Cohort::Bulk => SocketAddrV4::new(VIPS[0], BULK_PORT),
+        Cohort::Udp => SocketAddrV4::new(VIPS[1], UDP_PORT),
+        Cohort::Echo | Cohort::Idle | Cohort::Young => SocketAddrV4::new(VIPS[0], ECHO_PORT),
+    }
+}
+
+/// All client processes.
+pub struct Clients(Vec<ClientProcess>);
+
+struct ClientProcess {
+    /// Its name: the router's interface towards it has it too.
+    name: String,
+    stdin: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
+    number: u64,
+    // Ends with us.
+    _child: Child,
+}
+
+impl ClientProcess {
+    fn start(machine: &Machine, index: u64, log: &Path) -> Result<ClientProcess> {
+        let me = std::env::current_exe().context("the path of this program")?.display().to_string();
+        let base = (index * BASE).to_string();
+        let complaints =
+            std::fs::File::create(log).with_context(|| format!("making {}", log.display()))?;
+        let mut child = command(&in_netns(&machine.netns, &[&me, "client", "--base", &base]))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(complaints)
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start the client {}", machine.name))?;
+        Ok(ClientProcess {
+            name: machine.name.clone(),
+            stdin: child.stdin.take().context("it is piped")?,
+            lines: BufReader::new(child.stdout.take().context("it is piped")?).lines(),
+            number: 0,
+            _child: child,
+        })
+    }
+
+    async fn ask(&mut self, command: Command) -> Result<Said> {
+        self.number += 1;
+        let mut line = serde_json::to_vec(&Order { number: self.number, command })?;
+        line.push(b'\n');
+        let exchange = async {
+            self.stdin.write_all(&line).await?;
+            let answer = self.lines.next_line().await?;
+            answer.with_context(|| format!("the client {} has ended", self.name))
+        };
+        let Ok(answer) = tokio::time::timeout(DEADLINE, exchange).await else {
+            bail!("the client {} does not answer within {DEADLINE:?}", self.name)
+        };
+        let answer: Answer = serde_json::from_str(&answer?).context("the client's answer")?;
+        ensure!(answer.number == self.number, "the client {} answers out of step", self.name);
+        Ok(answer.said)
+    }
+}
+
+impl Clients {
+    /// Starts one in each client namespace; what they complain about goes to `logs`.
+    pub fn start(machines: &[Machine], logs: &Path) -> Result<Clients> {
+        let start = |(index, machine): (usize, &Machine)| {
+            let dir = logs.join(&machine.name);
+            std::fs::create_dir_all(&dir)?;
+            ClientProcess::start(machine, index as u64, &dir.join("client.log"))
+        };
+        machines.iter().enumerate().map(start).collect::<Result<_>>().map(Clients)
+    }
+
+    /// Opens connections of a kind, shared among the clients.
+    pub async fn open(
+        &mut self,
+        cohort: Cohort,
+        count: u32,
+        over_ms: u64,
+        file: Option<&Path>,
+    ) -> Result<()> {
+        let clients = self.0.len() as u32;
+        for (index, client) in (0..).zip(&mut self.0) {
+            let count = count / clients + u32::from(index < count % clients);
+            let file = file.map(|f| f.display().to_string());
+            let target = target(cohort);
+            client.ask(Command::Open { cohort, count, target, over_ms, file }).await?;
+        }
+        Ok(())
+    }
+
+    /// From now on opens so many young connections a second, all clients together.
+    pub async fn young(&mut self, per_second: u32) -> Result<()> {
+        let each = per_second.div_ceil(self.0.len() as u32);
+        for client in &mut self.0 {
+            client.ask(Command::Young { per_second: each, target: target(Cohort::Young) }).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes idle connections speak that have not since then.
+    pub async fn speak(&mut self, since_ms: u64, over_ms: u64) -> Result<()> {
+        for client in &mut self.0 {
+            client.ask(Command::Speak { since_ms, over_ms }).await?;
+        }
+        Ok(())
+    }
+
+    /// How things are, all clients together.
+    pub async fn look(&mut self, since_ms: u64, connected_before_ms: u64) -> Result<Look> {
+        let mut all = Look::default();
+        for client in &mut self.0 {
+            match client.ask(Command::Look { since_ms, connected_before_ms }).await? {
+                Said::Look(look) => {
+                    all.open += look.open;
+                    all.lost += look.lost;
+                    all.young_lost += look.young_lost;
+                    all.overdue_ms = all.overdue_ms.max(look.overdue_ms);
+                    all.pending.extend(look.pending);
+                }
+                other => bail!("an unexpected answer: {other:?}"),
+            }
+        }
+        Ok(all)
+    }
+
+    /// The router's choice of path for every open connection.
+    pub async fn paths(&mut self, router: &str) -> Result<Paths> {
+        let mut all = Paths::new();
+        for client in &mut self.0 {
+            let flows: Vec<Flow> = match client.ask(Command::Flows).await? {
+                Said::Flows { flows } => flows,
+                other => bail!("an unexpected answer: {other:?}"),
+            };
+            all.extend(paths::ask(router, &client.name, &flows).await?);
+        }
+        Ok(all)
+    }
+
+    /// Everything that is remembered, and when it was told.
+    pub async fn records(&mut self) -> Result<(u64, Vec<Record>)> {
+        let (mut at, mut all) = (0, Vec::new());
+        for client in &mut self.0 {
+            match client.ask(Command::Records).await? {
+                Said::Records { now_ms, records } => {
+                    at = at.max(now_ms);
+                    all.extend(records);
+                }
+                other => bail!("an unexpected answer: {other:?}"),
+            }
+        }
+        Ok((at, all))
+    }
+}

@@ -1,0 +1,228 @@
+//! The judgement: from the records of all connections and the facts of each step to a report.
+//!
+//! Pure. The verdict depends on loss, moved backends, damage and takeovers, never on time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::report::{CohortReport, Report, Seconds, Stalls, StepReport, Verdict, Young};
+use super::steps::StepName;
+use crate::workload::record::{Cohort, Record};
+
+/// Fewer takeovers in a crash step prove nothing.
+pub const ENOUGH_TAKEOVERS: u64 = 40;
+/// Added to `replicate-after` until a connection counts as old enough.
+pub const MARGIN_MS: u64 = 1_000;
+/// How many losses are told one by one.
+const TOLD: usize = 8;
+
+/// What was measured of a step, the connections apart.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Facts {
+    /// The step.
+    pub name: StepName,
+    /// The director it concerned.
+    pub director: String,
+    /// When it began: just before the fault or the command.
+    pub begin_ms: u64,
+    /// When it had taken effect.
+    pub done_ms: u64,
+    /// When everything was restored and settled.
+    pub repaired_ms: u64,
+    /// When it was judged: every eligible connection had exchanged something, or was lost.
+    pub judged_ms: u64,
+    /// Why it did not really happen; empty: it did.
+    pub missing: Vec<String>,
+    /// See [`StepReport::routes_moved_ms`].
+    pub routes_moved_ms: Option<u64>,
+    /// See [`StepReport::bfd_ms`].
+    pub bfd_ms: Option<u64>,
+    /// The connections that the router sends elsewhere (crash: that sat on the failed director).
+    pub taken_over: BTreeSet<u64>,
+    /// Guards that let go without an injected reason.
+    pub guard_releases: u64,
+    /// Guards that let go because of the fault.
+    pub guard_releases_injected: u64,
+}
+
+/// How a run was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Terms {
+    /// The seed.
+    pub seed: u64,
+    /// Age from which a crash must not cost a connection (ms), without the margin.
+    pub replicate_after_ms: u64,
+    /// When the run began.
+    pub began_ms: u64,
+    /// When the records were taken.
+    pub taken_ms: u64,
+}
+
+/// Whether a step has no right to lose this connection. One that was lost before is not judged again.
+pub fn eligible(record: &Record, facts: &Facts, terms: &Terms) -> bool {
+    let Some(connected) = record.connected_ms else { return false };
+    if record.ended_ms().is_some_and(|at| at < facts.begin_ms)
+        || record.lost_ms(terms.taken_ms).is_some_and(|at| at < facts.begin_ms)
+    {
+        return false;
+    }
+    if facts.name.is_planned() {
+        // Of any age, also those that were opened while the change was under way.
+        connected <= facts.judged_ms
+    } else {
+        connected + terms.replicate_after_ms + MARGIN_MS <= facts.begin_ms
+    }
+}
+
+/// Judges a run. A step answers for what happens from its beginning until the next one begins.
+pub fn judge(records: &[Record], facts: &[Facts], terms: &Terms) -> Report {
+    let steps: Vec<StepReport> = facts
+        .iter()
+        .enumerate()
+        .map(|(i, f)| {
+            let until = facts.get(i + 1).map_or(u64::MAX, |next| next.begin_ms);
+            judge_step(records, f, until, terms)
+        })
+        .collect();
+    let (verdict, reason) = verdict(&steps);
+    let took_ms = terms.taken_ms.saturating_sub(terms.began_ms);
+    Report { verdict, reason, seed: terms.seed, took_ms, steps }
+}
+
+#[derive(Default)]
+struct Tally {
+    eligible: u64,
+    lost: u64,
+    moved: u64,
+    corrupt: u64,
+    stalls: Vec<u64>,
+}
+
+/// Judges one step; `until` is when the next began.
+pub fn judge_step(records: &[Record], facts: &Facts, until: u64, terms: &Terms) -> StepReport {
+    let within = |at: &u64| (facts.begin_ms..until).contains(at);
+    let mut tallies: BTreeMap<Cohort, Tally> = BTreeMap::new();
+    let mut young = Young::default();
+    let mut losses = Vec::new();
+    let mut taken_over = 0;
+    for record in records {
+        let lost = record.lost_ms(terms.taken_ms).filter(&within);
+        let moved = record.moved_ms.iter().any(&within);
+        let corrupt = record.corrupt_ms.iter().any(&within);
+        let over = record.ended_ms().is_some_and(|at| at < facts.begin_ms);
+        if record.cohort == Cohort::Young && record.opened_ms < facts.judged_ms && !over {
+            young.total += 1;
+            young.survived += u64::from(lost.is_none());
+            young.moved_backend += u64::from(moved);
+            young.corrupt += u64::from(corrupt);
+        }
+        if !eligible(record, facts, terms) {
+            continue;
+        }
+        taken_over += u64::from(facts.taken_over.contains(&record.id));
+        let tally = tallies.entry(record.cohort).or_default();
+        tally.eligible += 1;
+        tally.moved += u64::from(moved);
+        tally.corrupt += u64::from(corrupt);
+        match lost {
+            Some(at) => {
+                tally.lost += 1;
+                if losses.len() < TOLD {
+                    losses.push(tell(record, at, facts));
+                }
+            }
+            None => {
+                let stall = record.worst_stall_ms(facts.begin_ms, facts.judged_ms, terms.taken_ms);
+                tally.stalls.push(stall);
+            }
+        }
+    }
+    let all = tallies.values().flat_map(|t| t.stalls.iter().copied()).collect();
+    StepReport {
+        name: facts.name,
+        director: facts.director.clone(),
+        happened: facts.missing.is_empty(),
+        notes: facts.missing.clone(),
+        took_s: Seconds { ms: facts.done_ms.saturating_sub(facts.begin_ms) },
+        repair_s: Seconds { ms: facts.repaired_ms.saturating_sub(facts.done_ms) },
+        routes_moved_ms: facts.routes_moved_ms,
+        bfd_ms: facts.bfd_ms,
+        eligible_taken_over: taken_over,
+        guard_releases: facts.guard_releases,
+        guard_releases_injected: facts.guard_releases_injected,
+        young,
+        cohorts: tallies
+            .into_iter()
+            .map(|(cohort, t)| CohortReport {
+                name: cohort.name().to_owned(),
+                eligible: t.eligible,
+                survived: t.eligible - t.lost,
+                moved_backend: t.moved,
+                corrupt: t.corrupt,
+                stall_ms: Stalls::of(t.stalls),
+            })
+            .collect(),
+        stall_ms: Stalls::of(all),
+        losses,
+    }
+}
+
+fn tell(record: &Record, at: u64, facts: &Facts) -> String {
+    let local = record.local.map_or("?".to_owned(), |l| l.to_string());
+    format!(
+        "{} {local} > {}: {}, {} ms after the step began",
+        record.cohort.name(),
+        record.remote,
+        record.loss(),
+        at.saturating_sub(facts.begin_ms)
+    )
+}
+
+/// The verdict over all steps: a loss is a loss whatever else is unknown.
+fn verdict(steps: &[StepReport]) -> (Verdict, String) {
+    let mut failures = Vec::new();
+    let mut doubts = Vec::new();
+    for step in steps {
+        let name = step.name.name();
+        let sum = |field: fn(&CohortReport) -> u64| step.cohorts.iter().map(field).sum::<u64>();
+        let eligible = sum(|c| c.eligible);
+        let lost = sum(|c| c.eligible - c.survived);
+        let moved = sum(|c| c.moved_backend) + step.young.moved_backend;
+        let corrupt = sum(|c| c.corrupt) + step.young.corrupt;
+        if lost > 0 {
+            failures.push(format!("{name} lost {lost} of {eligible} eligible connections"));
+        }
+        if moved > 0 {
+            failures.push(format!("{name} moved {moved} connections to another backend"));
+        }
+        if corrupt > 0 {
+            failures.push(format!("{name} damaged the data of {corrupt} connections"));
+        }
+        if !step.happened {
+            doubts.push(format!("{name} did not really happen: {}", step.notes.join("; ")));
+        } else if !step.name.is_planned() && step.eligible_taken_over < ENOUGH_TAKEOVERS {
+            doubts.push(format!(
+                "in {name} only {} eligible connections were taken over, {ENOUGH_TAKEOVERS} are needed",
+                step.eligible_taken_over
+            ));
+        }
+        if eligible == 0 {
+            doubts.push(format!("in {name} no connection was eligible"));
+        }
+        if step.guard_releases > 0 {
+            doubts.push(format!(
+                "in {name} guards let go {} times without an injected fault",
+                step.guard_releases
+            ));
+        }
+    }
+    if !failures.is_empty() {
+        (Verdict::Fail, failures.join("; "))
+    } else if steps.is_empty() {
+        (Verdict::Unknown, "no step was run".into())
+    } else if !doubts.is_empty() {
+        (Verdict::Unknown, doubts.join("; "))
+    } else {
+        let taken: u64 = steps.iter().map(|s| s.eligible_taken_over).sum();
+        (Verdict::Pass, format!("nothing was lost, {taken} takeovers of eligible connections"))
+    }
+}

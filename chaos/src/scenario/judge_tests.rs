@@ -1,0 +1,189 @@
+//! The judgement, with records and facts made by hand.
+
+use std::collections::BTreeSet;
+
+use super::judge::{Facts, Terms, eligible, judge};
+use super::report::{Stalls, Verdict};
+use super::steps::StepName;
+use crate::workload::record::{Cohort, Record, Transport};
+
+const TERMS: Terms = Terms { seed: 7, replicate_after_ms: 3_000, began_ms: 0, taken_ms: 100_000 };
+
+fn facts(name: StepName, begin_ms: u64) -> Facts {
+    Facts {
+        name,
+        director: "d1".into(),
+        begin_ms,
+        done_ms: begin_ms + 100,
+        repaired_ms: begin_ms + 10_000,
+        judged_ms: begin_ms + 12_000,
+        missing: Vec::new(),
+        routes_moved_ms: Some(50),
+        bfd_ms: None,
+        taken_over: (0..50).collect(),
+        guard_releases: 0,
+        guard_releases_injected: 0,
+    }
+}
+
+/// A connection that exchanges something every 250 ms from its opening on until `until`.
+fn talking(id: u64, cohort: Cohort, opened: u64, until: u64) -> Record {
+    let mut record =
+        Record::new(id, cohort, Transport::Tcp, "203.0.113.10:7001".parse().unwrap(), opened);
+    record.connected(opened);
+    let mut now = opened;
+    while now <= until {
+        record.progress(now, now + 250);
+        record.answered_by("b1", now);
+        now += 250;
+    }
+    record
+}
+
+/// Fifty connections that live from `opened` to the end of the run.
+fn fifty(opened: u64) -> Vec<Record> {
+    (0..50).map(|id| talking(id, Cohort::Echo, opened, TERMS.taken_ms)).collect()
+}
+
+#[test]
+fn nothing_lost_and_enough_taken_over_is_a_pass() {
+    let report = judge(&fifty(1_000), &[facts(StepName::KillDaemon, 10_000)], &TERMS);
+    assert_eq!(report.verdict, Verdict::Pass, "{}", report.reason);
+    let step = &report.steps[0];
+    assert_eq!((step.eligible_taken_over, step.cohorts[0].eligible), (50, 50));
+    assert_eq!(step.cohorts[0].survived, 50);
+    assert_eq!(step.stall_ms, Stalls::default());
+    assert!(step.happened);
+}
+
+#[test]
+fn a_crash_protects_from_replicate_after_plus_a_second_on() {
+    let crash = facts(StepName::KillDaemon, 10_000);
+    let old = talking(1, Cohort::Echo, 6_000, TERMS.taken_ms);
+    let young = talking(2, Cohort::Echo, 6_001, TERMS.taken_ms);
+    assert!(eligible(&old, &crash, &TERMS));
+    assert!(!eligible(&young, &crash, &TERMS));
+    let planned = facts(StepName::DrainNode, 10_000);
+    assert!(eligible(&young, &planned, &TERMS));
+    let during = talking(3, Cohort::Young, 11_000, TERMS.taken_ms);
+    assert!(eligible(&during, &planned, &TERMS), "opened while the change was under way");
+    let after = talking(4, Cohort::Young, 22_001, TERMS.taken_ms);
+    assert!(!eligible(&after, &planned, &TERMS));
+    let mut never = Record::new(5, Cohort::Echo, Transport::Tcp, old.remote, 1_000);
+    never.failed(1_500, "connection refused");
+    assert!(!eligible(&never, &planned, &TERMS), "connect() has to have returned");
+}
+
+#[test]
+fn one_error_is_a_failure_with_its_reason() {
+    let mut records = fifty(1_000);
+    records[3].ended = None;
+    records[3].failed(10_400, "connection reset by peer");
+    let report = judge(&records, &[facts(StepName::KillDaemon, 10_000)], &TERMS);
+    assert_eq!(report.verdict, Verdict::Fail);
+    assert_eq!(report.reason, "kill-daemon lost 1 of 50 eligible connections");
+    let step = &report.steps[0];
+    assert_eq!(step.cohorts[0].survived, 49);
+    assert!(step.losses[0].contains("connection reset by peer, 400 ms after"), "{:?}", step.losses);
+}
+
+#[test]
+fn silence_is_a_loss_of_the_step_it_began_in() {
+    let mut records = fifty(1_000);
+    records[9] = talking(9, Cohort::Echo, 1_000, 12_000);
+    let steps = [facts(StepName::KillDaemon, 10_000), facts(StepName::HangDaemon, 40_000)];
+    let report = judge(&records, &steps, &TERMS);
+    assert_eq!(report.reason, "kill-daemon lost 1 of 50 eligible connections");
+    assert_eq!(report.steps[1].cohorts[0].eligible, 49, "it is not lost twice");
+}
+
+#[test]
+fn a_loss_while_the_repair_goes_on_counts() {
+    let mut records = fifty(1_000);
+    records[0].failed(21_900, "closed");
+    let report = judge(&records, &[facts(StepName::KillDaemon, 10_000)], &TERMS);
+    assert_eq!(report.verdict, Verdict::Fail);
+}
+
+#[test]
+fn another_backend_and_damage_are_failures() {
+    let mut records = fifty(1_000);
+    records[0].answered_by("b2", 10_300);
+    let report = judge(&records, &[facts(StepName::KillDaemon, 10_000)], &TERMS);
+    assert_eq!(report.reason, "kill-daemon moved 1 connections to another backend");
+    let mut records = fifty(1_000);
+    records[0].corrupt(10_300);
+    let report = judge(&records, &[facts(StepName::KillDaemon, 10_000)], &TERMS);
+    assert_eq!(report.reason, "kill-daemon damaged the data of 1 connections");
+    let mut records = fifty(1_000);
+    let mut young = talking(60, Cohort::Young, 9_000, 11_000);
+    young.corrupt(10_300);
+    records.push(young);
+    let report = judge(&records, &[facts(StepName::KillDaemon, 10_000)], &TERMS);
+    assert_eq!(report.verdict, Verdict::Fail, "damage is never excused by age");
+}
+
+#[test]
+fn what_proves_nothing_is_unknown() {
+    let unknown = |change: fn(&mut Facts), part: &str| {
+        let mut facts = facts(StepName::KillDaemon, 10_000);
+        change(&mut facts);
+        let report = judge(&fifty(1_000), &[facts], &TERMS);
+        assert_eq!(report.verdict, Verdict::Unknown, "{part}");
+        assert!(report.reason.contains(part), "{}", report.reason);
+    };
+    unknown(|f| f.missing.push("no BFD loss".into()), "did not really happen: no BFD loss");
+    unknown(|f| f.taken_over = (0..39).collect(), "only 39 eligible connections");
+    unknown(|f| f.taken_over = (100..200).collect(), "only 0 eligible connections");
+    unknown(|f| f.guard_releases = 2, "guards let go 2 times");
+    assert_eq!(judge(&fifty(1_000), &[], &TERMS).verdict, Verdict::Unknown);
+    let nobody = judge(&[], &[facts(StepName::DrainNode, 10_000)], &TERMS);
+    assert_eq!(nobody.verdict, Verdict::Unknown);
+    let mut few = facts(StepName::DrainNode, 10_000);
+    few.taken_over = BTreeSet::new();
+    let planned = judge(&fifty(1_000), &[few], &TERMS);
+    assert_eq!(planned.verdict, Verdict::Pass, "a planned step needs no takeovers");
+}
+
+#[test]
+fn a_loss_weighs_more_than_a_doubt() {
+    let mut records = fifty(1_000);
+    records[0].failed(10_400, "reset");
+    let mut doubtful = facts(StepName::KillDaemon, 10_000);
+    doubtful.missing.push("no process".into());
+    assert_eq!(judge(&records, &[doubtful], &TERMS).verdict, Verdict::Fail);
+}
+
+#[test]
+fn time_has_no_say() {
+    let mut records = fifty(1_000);
+    for record in &mut records {
+        *record = talking(record.id, Cohort::Echo, 1_000, 10_000);
+        record.progress(19_000, 19_250);
+        let mut now = 19_250;
+        while now <= TERMS.taken_ms {
+            record.progress(now, now + 250);
+            now += 250;
+        }
+    }
+    let report = judge(&records, &[facts(StepName::KillDaemon, 10_000)], &TERMS);
+    assert_eq!(report.verdict, Verdict::Pass);
+    assert_eq!(report.steps[0].stall_ms.p99, 8_750);
+}
+
+#[test]
+fn young_ones_are_counted_apart() {
+    let mut records = fifty(1_000);
+    let mut good = talking(60, Cohort::Young, 9_000, 11_000);
+    good.finished(11_250);
+    let mut bad = talking(61, Cohort::Young, 9_900, 10_100);
+    bad.failed(10_200, "reset");
+    let mut before = talking(62, Cohort::Young, 5_000, 7_000);
+    before.finished(7_250);
+    records.extend([good, bad, before]);
+    let crash = judge(&records, &[facts(StepName::KillDaemon, 10_000)], &TERMS);
+    assert_eq!((crash.steps[0].young.total, crash.steps[0].young.survived), (2, 1));
+    assert_eq!(crash.verdict, Verdict::Pass, "a crash may cost young ones");
+    let planned = judge(&records, &[facts(StepName::DrainNode, 10_000)], &TERMS);
+    assert_eq!(planned.reason, "drain-node lost 1 of 52 eligible connections");
+}

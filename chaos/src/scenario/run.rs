@@ -1,0 +1,358 @@
+//! One run of the scenario on a lab that stands: traffic, steps, measurements.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::clients::Clients;
+use super::inject::{self, Effect};
+use super::judge::{Facts, MARGIN_MS, Terms, judge_step};
+use super::progress::Progress;
+use super::steps::StepName;
+use crate::admin::sum_of;
+use crate::clock::now_ms;
+use crate::command::{in_netns, run as tool};
+use crate::lab::plan::{METRICS_PORT, Plan, Site};
+use crate::lab::{backends, describe};
+use crate::router::monitor::Monitor;
+use crate::router::paths;
+use crate::workload::messages::Look;
+use crate::workload::record::{Cohort, LOST_AFTER_MS, Record};
+
+/// How many connections of each kind there are. Downloads are opened anew for each step.
+const COHORTS: [(Cohort, u32); 4] =
+    [(Cohort::Echo, 160), (Cohort::Drip, 60), (Cohort::Idle, 60), (Cohort::Udp, 60)];
+const DOWNLOADS: u32 = 20;
+const YOUNG_PER_SECOND: u32 = 20;
+/// Traffic comes up over this time (ms).
+const RAMP_MS: u64 = 2_000;
+/// After a fault idle connections speak within this time (ms): early enough to be carried on while
+/// the director is still away.
+const SPEAK_MS: u64 = 2_000;
+
+/// How a run is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// The seed.
+    pub seed: u64,
+    /// Whether faults and changes are injected.
+    pub inject: bool,
+    /// Age from which a crash must not cost a connection (ms).
+    pub replicate_after_ms: u64,
+}
+
+/// A run.
+pub struct Run {
+    /// The lab.
+    pub plan: Plan,
+    /// Tells people.
+    pub progress: Progress,
+    /// Watches the router's routes.
+    pub monitor: Monitor,
+    /// The director that is drained.
+    pub drained: Option<Site>,
+    /// A frozen daemon, and when it shall go on.
+    pub thaw: Option<(u32, u64)>,
+    settings: Settings,
+    clients: Clients,
+    random: StdRng,
+    began_ms: u64,
+    facts: Vec<Facts>,
+}
+
+/// What a guard had let go how often, by director; none: its metrics cannot be read.
+type Releases = BTreeMap<Site, Option<u64>>;
+
+impl Run {
+    /// Begins the traffic on a lab.
+    pub async fn begin(
+        plan: Plan,
+        settings: Settings,
+        progress: Progress,
+        began_ms: u64,
+    ) -> Result<Run> {
+        let description = describe::describe(&plan).await?;
+        let clients = Clients::start(&description.clients, &plan.dir())?;
+        let monitor = Monitor::start(&plan.router()).await?;
+        let mut run = Run {
+            plan,
+            progress,
+            monitor,
+            drained: None,
+            thaw: None,
+            settings,
+            clients,
+            random: StdRng::seed_from_u64(settings.seed),
+            began_ms,
+            facts: Vec::new(),
+        };
+        run.open_traffic().await?;
+        Ok(run)
+    }
+
+    /// A number below `below`, decided by the seed.
+    pub fn random(&mut self, below: usize) -> usize {
+        self.random.random_range(0..below.max(1))
+    }
+
+    async fn open_traffic(&mut self) -> Result<()> {
+        let total: u32 = COHORTS.iter().map(|(_, count)| count).sum();
+        let opened_ms = now_ms();
+        self.progress.say(&format!(
+            "opening {total} connections, {DOWNLOADS} downloads for each step, \
+             {YOUNG_PER_SECOND} young connections a second"
+        ));
+        for (cohort, count) in COHORTS {
+            self.clients.open(cohort, count, RAMP_MS, None).await?;
+        }
+        self.clients.young(YOUNG_PER_SECOND).await?;
+        let deadline = opened_ms + RAMP_MS + LOST_AFTER_MS;
+        loop {
+            let look = self.clients.look(0, 0).await?;
+            if look.open >= u64::from(total) {
+                return Ok(());
+            }
+            if look.lost > 0 || now_ms() > deadline {
+                let (_, records) = self.clients.records().await?;
+                bail!("the traffic does not come up: {}", why_not_up(&records));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// One step from its preparation to its judgement.
+    pub async fn step(&mut self, step: StepName) -> Result<()> {
+        let target = inject::choose(self, step);
+        let name = step.name();
+        self.progress.say(&format!("{name}: {} is next", target.name()));
+        if self.settings.inject {
+            inject::prepare(self, step, target).await?;
+        }
+        let file = backends::bulk_file(&self.plan);
+        self.clients.open(Cohort::Bulk, DOWNLOADS, 500, Some(&file)).await?;
+        // Downloads have to be old enough when it begins.
+        self.watch_for(self.settings.replicate_after_ms + MARGIN_MS + 700).await?;
+
+        let releases = self.releases().await;
+        let before = self.clients.paths(&self.plan.router()).await?;
+        let mut effect = self.injected(step, target).await?;
+        let after = self.clients.paths(&self.plan.router()).await?;
+        let taken_over = if step.is_planned() {
+            paths::changed(&before, &after)
+        } else {
+            paths::left(&before, &after, &target.name())
+        };
+        let moved = effect.routes_moved_ms.map_or("not".into(), |ms| format!("in {ms} ms"));
+        self.progress
+            .say(&format!("{name}: routes moved {moved}, {} paths changed", taken_over.len()));
+
+        self.all_exchange(effect.begin_ms, effect.done_ms, true).await?;
+        inject::thaw(self).await?;
+        if self.settings.inject
+            && let Err(error) = inject::repair(self, step, target).await
+        {
+            effect.missing.push(format!("it was not repaired: {error:#}"));
+        }
+        let repaired_ms = now_ms();
+        // Idle ones have their say in the next step, or at the end.
+        self.all_exchange(effect.begin_ms, repaired_ms, false).await?;
+        let (guard_releases, guard_releases_injected) =
+            self.count_releases(step, target, &releases, &mut effect).await;
+        let facts = Facts {
+            name: step,
+            director: target.name(),
+            begin_ms: effect.begin_ms,
+            done_ms: effect.done_ms,
+            repaired_ms,
+            judged_ms: now_ms(),
+            missing: effect.missing,
+            routes_moved_ms: effect.routes_moved_ms,
+            bfd_ms: effect.bfd_ms,
+            taken_over,
+            guard_releases,
+            guard_releases_injected,
+        };
+        self.tell(&facts).await?;
+        let broken = facts.missing.iter().find(|m| m.starts_with("it was not repaired")).cloned();
+        self.facts.push(facts);
+        match broken {
+            Some(why) => bail!("{name}: {why}"),
+            None => Ok(()),
+        }
+    }
+
+    async fn injected(&mut self, step: StepName, target: Site) -> Result<Effect> {
+        if self.settings.inject {
+            return inject::inject(self, step, target).await;
+        }
+        let begin_ms = now_ms();
+        let missing = vec!["nothing was injected (--no-inject)".into()];
+        Ok(Effect { begin_ms, done_ms: begin_ms, missing, ..Effect::default() })
+    }
+
+    /// Watches the traffic for a while.
+    async fn watch_for(&mut self, ms: u64) -> Result<()> {
+        let until = now_ms() + ms;
+        while now_ms() < until {
+            let look = self.clients.look(0, 0).await?;
+            self.show(&look);
+            let left = until.saturating_sub(now_ms()).min(500);
+            tokio::time::sleep(Duration::from_millis(left)).await;
+        }
+        Ok(())
+    }
+
+    fn show(&self, look: &Look) {
+        self.progress.now(&format!(
+            "{} connections open, {} lost, longest silence beyond its gap {} ms, young lost {}",
+            look.open, look.lost, look.overdue_ms, look.young_lost
+        ));
+    }
+
+    /// Waits until every connection that was there when the step began has exchanged something
+    /// since `since_ms`, or is lost. Idle ones are told to speak, or left alone.
+    async fn all_exchange(&mut self, begin_ms: u64, since_ms: u64, idle: bool) -> Result<()> {
+        if idle {
+            self.clients.speak(since_ms, SPEAK_MS).await?;
+        }
+        loop {
+            let look = self.clients.look(since_ms, begin_ms).await?;
+            self.show(&look);
+            if look.pending.iter().all(|(cohort, _)| *cohort == Cohort::Idle && !idle) {
+                return Ok(());
+            }
+            // It ends: whoever stays silent is lost after a while, and no longer waited for.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Waits until downloads and young connections are over and everybody has spoken once more.
+    pub async fn wind_down(&mut self) -> Result<()> {
+        self.progress.say("winding down: the last downloads come to their end");
+        self.clients.young(0).await?;
+        let now = now_ms();
+        self.all_exchange(now, now, true).await?;
+        let deadline = now_ms() + 90_000;
+        let downloads_take_ms = backends::BULK_SIZE as u64 * 1000 / backends::BULK_RATE;
+        loop {
+            let look = self.clients.look(now_ms().saturating_sub(LOST_AFTER_MS), u64::MAX).await?;
+            self.show(&look);
+            let (_, records) = self.clients.records().await?;
+            let open = records.iter().filter(|r| {
+                matches!(r.cohort, Cohort::Bulk | Cohort::Young)
+                    && r.ended.is_none()
+                    && r.lost_ms(now_ms()).is_none()
+            });
+            if open.count() == 0 {
+                return Ok(());
+            }
+            if now_ms() > deadline {
+                bail!("downloads that take {downloads_take_ms} ms are still under way");
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Traffic and nothing else for a while; then everything that is remembered.
+    pub async fn traffic_for(&mut self, ms: u64) -> Result<(u64, Vec<Record>)> {
+        self.watch_for(ms).await?;
+        self.progress.end();
+        self.clients.records().await
+    }
+
+    /// Ends the run: everything that is remembered, and the facts of the steps.
+    pub async fn end(mut self) -> Result<(Vec<Record>, Vec<Facts>, Terms)> {
+        let (taken_ms, records) = self.clients.records().await?;
+        self.progress.end();
+        Ok((records, std::mem::take(&mut self.facts), self.terms(taken_ms)))
+    }
+
+    fn terms(&self, taken_ms: u64) -> Terms {
+        Terms {
+            seed: self.settings.seed,
+            replicate_after_ms: self.settings.replicate_after_ms,
+            began_ms: self.began_ms,
+            taken_ms,
+        }
+    }
+
+    async fn tell(&mut self, facts: &Facts) -> Result<()> {
+        let (taken_ms, records) = self.clients.records().await?;
+        let report = judge_step(&records, facts, u64::MAX, &self.terms(taken_ms));
+        let eligible: u64 = report.cohorts.iter().map(|c| c.eligible).sum();
+        let survived: u64 = report.cohorts.iter().map(|c| c.survived).sum();
+        self.progress.say(&format!(
+            "{}: {survived} of {eligible} eligible connections survived, {} taken over, stall p99 {} ms (bound {} ms)",
+            facts.name.name(),
+            report.eligible_taken_over,
+            report.stall_ms.p99,
+            facts.name.stall_bound_ms()
+        ));
+        for line in report.notes.iter().chain(&report.losses) {
+            self.progress.say(&format!("  {line}"));
+        }
+        Ok(())
+    }
+
+    /// How often each guard has let go so far, commands of its own daemon left out.
+    async fn releases(&self) -> Releases {
+        let mut all = Releases::new();
+        for site in self.plan.directors() {
+            all.insert(site, self.releases_of(site).await.ok());
+        }
+        all
+    }
+
+    async fn releases_of(&self, site: Site) -> Result<u64> {
+        let me = std::env::current_exe()?.display().to_string();
+        let address = SocketAddr::from((site.addr(), METRICS_PORT)).to_string();
+        let argv = in_netns(&self.plan.router(), &[&me, "fetch", &address, "/metrics"]);
+        let text = tool(&argv).await?;
+        let sum = sum_of(&text, "holdfast_guard_releases_total", Some("reason=\"command\""));
+        Ok(sum.context("no such metric")? as u64)
+    }
+
+    /// Releases since `before`: without an injected reason, and because of the fault.
+    async fn count_releases(
+        &self,
+        step: StepName,
+        target: Site,
+        before: &Releases,
+        effect: &mut Effect,
+    ) -> (u64, u64) {
+        let (mut needless, mut injected) = (0, 0);
+        for (site, now) in self.releases().await {
+            let Some(now) = now else {
+                effect.missing.push(format!("the metrics of {} cannot be read", site.name()));
+                continue;
+            };
+            let then = before.get(&site).copied().flatten().unwrap_or(0);
+            // A daemon that was started anew counts from zero.
+            let since = now.checked_sub(then).unwrap_or(now);
+            if site == target && step == StepName::HangDaemon {
+                injected += since;
+            } else {
+                needless += since;
+            }
+        }
+        (needless, injected)
+    }
+}
+
+fn why_not_up(records: &[Record]) -> String {
+    let bad: Vec<&Record> =
+        records.iter().filter(|r| r.connected_ms.is_none() || r.ended.is_some()).collect();
+    let Some(first) = bad.iter().find(|r| r.cohort != Cohort::Young).or(bad.first()) else {
+        return "it is slow".into();
+    };
+    format!(
+        "{} connections are not there, the first to {}: {}",
+        bad.len(),
+        first.remote,
+        first.loss()
+    )
+}

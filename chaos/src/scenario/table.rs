@@ -1,0 +1,176 @@
+//! The report as people read it.
+
+use std::fmt::Write as _;
+
+use super::report::{Report, StepReport, Verdict};
+
+/// The whole report as text.
+pub fn render(report: &Report) -> String {
+    let mut text = String::new();
+    let head = [
+        "step",
+        "director",
+        "took",
+        "repair",
+        "routes moved",
+        "taken over",
+        "survived",
+        "young",
+        "stall p50",
+        "p99",
+        "bound",
+        "max",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(report.steps.iter().map(step_row));
+    text += "\nEach step as a whole. Stalls are in ms beyond the expected gap, over eligible connections.\n\n";
+    text += &aligned(&rows);
+    let head = [
+        "step",
+        "connections",
+        "eligible",
+        "survived",
+        "other backend",
+        "corrupt",
+        "stall p50",
+        "p99",
+        "max",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for step in &report.steps {
+        rows.extend(cohort_rows(step));
+    }
+    text += "\nBy kind of connection.\n\n";
+    text += &aligned(&rows);
+    for step in &report.steps {
+        for line in step.notes.iter().chain(&step.losses) {
+            writeln!(text, "{}: {line}", step.name.name()).ok();
+        }
+    }
+    let verdict = match report.verdict {
+        Verdict::Pass => "PASS",
+        Verdict::Fail => "FAIL",
+        Verdict::Unknown => "UNKNOWN",
+    };
+    let (seed, took) = (report.seed, report.took_ms / 1000);
+    writeln!(text, "\n{verdict}: {} (seed {seed}, {took} s)", report.reason).ok();
+    text
+}
+
+fn step_row(step: &StepReport) -> Vec<String> {
+    let seconds = |ms: u64| format!("{:.1} s", ms as f64 / 1000.0);
+    let moved = match (step.routes_moved_ms, step.name.routes_bound_ms()) {
+        (Some(ms), Some(bound)) => format!("{ms} ms (< {bound})"),
+        (Some(ms), None) => format!("{ms} ms"),
+        (None, _) => "-".into(),
+    };
+    let eligible: u64 = step.cohorts.iter().map(|c| c.eligible).sum();
+    let survived: u64 = step.cohorts.iter().map(|c| c.survived).sum();
+    let bound = step.name.stall_bound_ms();
+    let mark = if step.stall_ms.p99 < bound { "" } else { " !" };
+    vec![
+        step.name.name().into(),
+        step.director.clone(),
+        seconds(step.took_s.ms),
+        seconds(step.repair_s.ms),
+        moved,
+        step.eligible_taken_over.to_string(),
+        format!("{survived} of {eligible}"),
+        format!("{} of {}", step.young.survived, step.young.total),
+        step.stall_ms.p50.to_string(),
+        step.stall_ms.p99.to_string(),
+        format!("< {bound}{mark}"),
+        step.stall_ms.max.to_string(),
+    ]
+}
+
+fn cohort_rows(step: &StepReport) -> Vec<Vec<String>> {
+    let row = |(i, c): (usize, &super::report::CohortReport)| {
+        vec![
+            if i == 0 { step.name.name().to_owned() } else { String::new() },
+            c.name.clone(),
+            c.eligible.to_string(),
+            c.survived.to_string(),
+            c.moved_backend.to_string(),
+            c.corrupt.to_string(),
+            c.stall_ms.p50.to_string(),
+            c.stall_ms.p99.to_string(),
+            c.stall_ms.max.to_string(),
+        ]
+    };
+    step.cohorts.iter().enumerate().map(row).collect()
+}
+
+/// Columns as wide as their widest cell; the first is aligned left, numbers right.
+fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for (number, row) in rows.iter().enumerate() {
+        let mut line = String::from(" ");
+        for (column, cell) in row.iter().enumerate() {
+            let width = widths[column];
+            if column < 2 {
+                write!(line, " {cell:<width$} ").ok();
+            } else {
+                write!(line, " {cell:>width$} ").ok();
+            }
+        }
+        writeln!(text, "{}", line.trim_end()).ok();
+        if number == 0 {
+            let total: usize = widths.iter().map(|w| w + 2).sum();
+            writeln!(text, "  {}", "-".repeat(total.saturating_sub(2))).ok();
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::report::{CohortReport, Seconds, Stalls, Young};
+    use crate::scenario::steps::StepName;
+
+    #[test]
+    fn bounds_stand_beside_what_was_measured() {
+        let stalls = Stalls { p50: 12, p99: 900, max: 950 };
+        let report = Report {
+            verdict: Verdict::Pass,
+            reason: "nothing was lost".into(),
+            seed: 3,
+            took_ms: 200_000,
+            steps: vec![StepReport {
+                name: StepName::KillDaemon,
+                director: "d2".into(),
+                happened: true,
+                notes: Vec::new(),
+                took_s: Seconds { ms: 40 },
+                repair_s: Seconds { ms: 14_000 },
+                routes_moved_ms: Some(7),
+                bfd_ms: None,
+                eligible_taken_over: 77,
+                guard_releases: 0,
+                guard_releases_injected: 0,
+                young: Young { total: 10, survived: 9, ..Young::default() },
+                cohorts: vec![CohortReport {
+                    name: "echo".into(),
+                    eligible: 120,
+                    survived: 120,
+                    moved_backend: 0,
+                    corrupt: 0,
+                    stall_ms: stalls,
+                }],
+                stall_ms: stalls,
+                losses: Vec::new(),
+            }],
+        };
+        let text = render(&report);
+        assert!(text.contains("7 ms (< 100)"), "{text}");
+        assert!(text.contains("120 of 120"), "{text}");
+        assert!(text.contains("< 800 !"), "a bound that was missed is marked: {text}");
+        assert!(text.contains("PASS: nothing was lost (seed 3, 200 s)"), "{text}");
+    }
+}
