@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_director::session::{
     FlowCache, Lookup, NewSession, SessionTable, Side, SweepPolicy, Sweeper,
@@ -68,8 +68,9 @@ fn resident_mb() -> u64 {
     pages * 4 / 1024
 }
 
-/// A stopwatch of this thread's processor time: other work on the machine hardly counts.
-struct Cpu(Duration);
+/// A stopwatch of this thread's processor time, so that other work on the machine hardly counts; of
+/// the wall's for times that are too short for the kernel's accounting.
+struct Cpu(Duration, Instant);
 
 fn cpu_time() -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
@@ -78,11 +79,12 @@ fn cpu_time() -> Duration {
 
 impl Cpu {
     fn now() -> Cpu {
-        Cpu(cpu_time())
+        Cpu(cpu_time(), Instant::now())
     }
 
     fn elapsed(&self) -> Duration {
-        cpu_time() - self.0
+        let (cpu, wall) = (cpu_time() - self.0, self.1.elapsed());
+        if wall < Duration::from_millis(50) { wall } else { cpu }
     }
 }
 

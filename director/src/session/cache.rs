@@ -10,7 +10,7 @@ use ahash::RandomState;
 use holdfast_schema::flow::FlowKey;
 
 use super::key::PackedKey;
-use super::prefetch::prefetch;
+use super::memory::{prefer_huge_pages, prefetch};
 use super::record::word;
 use super::table::SessionTable;
 use super::{Side, Slot, record::side_words};
@@ -64,7 +64,8 @@ impl FlowCache {
     /// be random in production: clients choose their ports.
     pub fn new(max_sessions: u32, seed: u64) -> FlowCache {
         let buckets = (max_sessions as usize * 4 / BUCKET_ENTRIES).next_power_of_two().max(16);
-        let entries = vec![0; (buckets + 1) * BUCKET_ENTRIES];
+        let entries = vec![0u64; (buckets + 1) * BUCKET_ENTRIES];
+        prefer_huge_pages(&entries);
         let shift = entries.as_ptr().align_offset(64).min(BUCKET_ENTRIES);
         FlowCache {
             hasher: RandomState::with_seeds(

@@ -39,15 +39,16 @@
 //! `now_ms` is CLOCK_MONOTONIC in milliseconds and always given in. The store's calls carry no time,
 //! so the table keeps the latest one it was told ([`SessionTable::tick`]; the sweep ticks, too).
 
-// Only `prefetch` needs more; every other file forbids it.
+// Only `memory` needs more; every other file forbids it.
 #![deny(unsafe_code)]
 
 mod cache;
 mod classes;
 mod flush;
+mod index;
 mod key;
+mod memory;
 mod open;
-mod prefetch;
 mod quiescence;
 mod record;
 mod sink;

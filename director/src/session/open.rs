@@ -3,18 +3,17 @@
 
 use std::sync::atomic::Ordering;
 
-use dashmap::mapref::entry::Entry;
-use dashmap::try_result::TryResult;
 use holdfast_schema::bucket::Bucket;
 use holdfast_schema::cluster::{BackendId, ListenerId};
 use holdfast_schema::config::ReplicateAfter;
 use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{ForwardingMode, Incarnation, SessionFlags};
 
+use super::index::{Busy, Target, Wait};
 use super::key::PackedKey;
 use super::record::{Record, TIME_BASE_MS, half, pack, pack_replicate_after, state, word};
 use super::stats::count;
-use super::table::{CLASS_PORTS, SessionTable, Target, derive};
+use super::table::{CLASS_PORTS, SessionTable, derive};
 use super::{Side, Slot};
 
 /// How many half-open sessions a class may have: a quarter of its ports.
@@ -83,28 +82,15 @@ pub enum OpenError {
     Contended,
 }
 
-/// Whether a thread may wait for another one's short write to L2. Workers may not.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wait {
-    Yes,
-    No,
-}
-
 impl SessionTable {
     /// Begins a session. Both directions can be looked up by every thread when it returns.
     pub fn open(&self, new: NewSession, now_ms: u64) -> Result<Slot, OpenError> {
         let (key, reply) = (PackedKey::new(&new.key), PackedKey::new(&new.reply));
         // Look first: a taken port is the common failure and should cost next to nothing.
-        match self.l2.try_get(&reply) {
-            TryResult::Absent => {}
-            TryResult::Present(_) => return Err(OpenError::ReplyTaken),
-            TryResult::Locked => return Err(self.contended()),
+        if self.target(&reply, Wait::No)?.is_some() {
+            return Err(OpenError::ReplyTaken);
         }
-        let old = match self.l2.try_get(&key) {
-            TryResult::Absent => None,
-            TryResult::Present(old) => Some(old.slot()),
-            TryResult::Locked => return Err(self.contended()),
-        };
+        let old = self.target(&key, Wait::No)?.map(Target::slot);
         let mut stamp = new.stamp;
         if let Some(old) = old {
             if self.record(old).live().is_none() {
@@ -121,29 +107,44 @@ impl SessionTable {
         if half_open {
             self.reserve_half_open(class)?;
         }
-        let Some(slot) = self.slab.take().or_else(|| {
+        let slot = self.slab.take().or_else(|| {
             self.slab.reclaim(RECLAIM_IN_OPEN);
             self.slab.take()
-        }) else {
+        });
+        let outcome = match (slot, old) {
+            (None, _) => {
+                count(&self.counts.full);
+                Err(OpenError::Full)
+            }
+            (Some(_), Some(old)) => self.displace(old),
+            (Some(_), None) => Ok(()),
+        };
+        let (Some(slot), Ok(())) = (slot, outcome) else {
             if half_open {
                 self.release_half_open(class);
             }
-            count(&self.counts.full);
-            return Err(OpenError::Full);
+            // Nobody has seen it, so it need not wait for anybody.
+            slot.inspect(|slot| self.slab.give(*slot));
+            return Err(outcome.err().unwrap_or(OpenError::Full));
         };
-        if let Some(old) = old
-            && let Some(version) = self.record(old).live()
-        {
-            self.supersede(old, version);
-        }
         let now = now_ms + TIME_BASE_MS;
         let version = self.write_new(slot, &new, (&key, &reply), stamp, now);
-        self.index(slot, version, &key, &reply, Wait::No)?;
+        self.index(slot, version, Wait::No)?;
         count(&self.counts.opened);
         Ok(slot)
     }
 
-    fn contended(&self) -> OpenError {
+    /// Takes the client key from the session that is to be replaced.
+    fn displace(&self, old: Slot) -> Result<(), OpenError> {
+        match self.record(old).live() {
+            Some(version) => {
+                self.supersede(old, version, Wait::No).map_err(|Busy| self.contended())
+            }
+            None => Err(self.contended()),
+        }
+    }
+
+    pub(super) fn contended(&self) -> OpenError {
         count(&self.counts.contended);
         OpenError::Contended
     }
@@ -220,46 +221,39 @@ impl SessionTable {
     }
 
     /// Makes a published record found by both keys; takes it back if one of them is taken.
-    pub(super) fn index(
-        &self,
-        slot: Slot,
-        version: u64,
-        key: &PackedKey,
-        reply: &PackedKey,
-        wait: Wait,
-    ) -> Result<(), OpenError> {
-        let outcome = match self.entry(*reply, wait) {
-            None => Err(self.contended()),
-            Some(Entry::Occupied(_)) => Err(OpenError::ReplyTaken),
-            Some(Entry::Vacant(vacant)) => {
-                self.classes.occupy(self.classes.place(reply));
-                vacant.insert(Target::new(slot, Side::Backend));
-                Ok(())
-            }
+    pub(super) fn index(&self, slot: Slot, version: u64, wait: Wait) -> Result<(), OpenError> {
+        let link = |side| {
+            let taken = self.l2.insert(&self.slab, Target::new(slot, side), wait);
+            taken.map_err(|Busy| self.contended())
         };
-        let outcome = outcome.and_then(|()| match self.entry(*key, wait) {
-            None => Err(self.contended()),
-            Some(Entry::Occupied(other)) => Err(OpenError::Exists(other.get().slot())),
-            Some(Entry::Vacant(vacant)) => {
-                vacant.insert(Target::new(slot, Side::Client));
-                Ok(())
-            }
+        // Counted before the entry is there, since whoever removes the entry discounts it.
+        let class = self.classes.place(&self.record(slot).key(Side::Backend));
+        self.classes.occupy(class);
+        let backend = link(Side::Backend).and_then(|taken| match taken {
+            Some(_) => Err(OpenError::ReplyTaken),
+            None => Ok(()),
+        });
+        if backend.is_err() {
+            self.classes.release(class);
+        }
+        let outcome = backend.and_then(|()| match link(Side::Client)? {
+            Some(other) => Err(OpenError::Exists(other.slot())),
+            None => Ok(()),
         });
         if outcome.is_err() {
-            self.free(slot, version);
+            self.free(slot, version, wait);
         } else if self.record(slot).live() != Some(version) {
             // Somebody with a better claim to the reply key was quicker than our second entry, and
-            // may have looked for that entry before it was there.
-            self.unlink(slot, Side::Client);
+            // may have looked for that entry before it was there. It must not stay, so this waits even
+            // for a worker (it takes two directors, one port and a few nanoseconds to get here).
+            let _ = self.unlink(slot, Side::Client, Wait::Yes);
             return Err(self.contended());
         }
         outcome
     }
 
-    fn entry(&self, key: PackedKey, wait: Wait) -> Option<Entry<'_, PackedKey, Target>> {
-        match wait {
-            Wait::Yes => Some(self.l2.entry(key)),
-            Wait::No => self.l2.try_entry(key),
-        }
+    /// Where a key leads; counts when that cannot be told now.
+    pub(super) fn target(&self, key: &PackedKey, wait: Wait) -> Result<Option<Target>, OpenError> {
+        self.l2.get(&self.slab, key, wait).map_err(|Busy| self.contended())
     }
 }

@@ -97,6 +97,8 @@ pub(super) mod state {
     pub const ADOPTED: u64 = 1 << 23;
     /// Freed.
     pub const DEAD: u64 = 1 << 24;
+    /// Freed by a worker that might not wait for the index: the sweep removes what still leads here.
+    pub const LINKED: u64 = 1 << 25;
 }
 
 /// What a record is, in the low bits of its version.

@@ -1,25 +1,24 @@
 //! What other directors say: records of the store, and answers to misses.
 //!
 //! The store's calls come from its apply threads (one at a time per shard) and its network tasks.
-//! They are guests of the quiescence protocol while they touch records, and hold one L2 entry at a
-//! time.
+//! They are guests of the quiescence protocol while they touch records.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
 
 use ahash::RandomState;
-use dashmap::try_result::TryResult;
 use holdfast_schema::bucket::ShardId;
 use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{
     Incarnation, SessionFlags, SessionRecord, SessionSink, SessionUpdate,
 };
 
+use super::index::{Busy, Target, Wait};
 use super::key::PackedKey;
-use super::open::{OpenError, Wait};
+use super::open::OpenError;
 use super::record::{DEFAULT_AFTER, Record, TIME_BASE_MS, age, half, high, pack, state, word};
 use super::stats::count;
-use super::table::{SessionTable, Target};
+use super::table::SessionTable;
 use super::{Side, Slot};
 
 /// How often a worker tries a record against a table that changes under it, before "next batch".
@@ -72,18 +71,8 @@ impl SessionTable {
         wait: Wait,
         visit: impl FnOnce(Record<'_>, Target) -> T,
     ) -> Result<Option<T>, OpenError> {
-        let entry = match wait {
-            Wait::Yes => self.l2.get(key),
-            Wait::No => match self.l2.try_get(key) {
-                TryResult::Present(entry) => Some(entry),
-                TryResult::Absent => None,
-                TryResult::Locked => {
-                    count(&self.counts.contended);
-                    return Err(OpenError::Contended);
-                }
-            },
-        };
-        Ok(entry.map(|entry| visit(self.record(entry.slot()), *entry)))
+        let target = self.target(key, wait)?;
+        Ok(target.map(|target| visit(self.record(target.slot()), target)))
     }
 
     fn standing(&self, key: &PackedKey, wait: Wait) -> Result<Standing, OpenError> {
@@ -147,7 +136,8 @@ impl SessionTable {
             }
             Standing::Session(holder) => {
                 if holder.incarnation < said.incarnation {
-                    self.supersede(holder.slot, holder.version);
+                    let superseded = self.supersede(holder.slot, holder.version, source.wait());
+                    superseded.map_err(|Busy| self.contended())?;
                 }
                 return Ok(None);
             }
@@ -160,7 +150,7 @@ impl SessionTable {
             }
             Standing::Session(holder) => {
                 count(&self.counts.superseded);
-                self.free(holder.slot, holder.version);
+                self.free(holder.slot, holder.version, source.wait());
                 return Ok(None);
             }
         }
@@ -258,7 +248,7 @@ impl SessionTable {
         }
         self.put_state(record, bits);
         let version = record.publish();
-        self.index(slot, version, key, reply, source.wait()).map(|()| slot)
+        self.index(slot, version, source.wait()).map(|()| slot)
     }
 
     /// Keeps a session that the store does not have: it is to be proposed (again).
@@ -292,7 +282,7 @@ impl SessionTable {
             Some((target.slot(), version))
         });
         if let Ok(Some(Some((slot, version)))) = verdict {
-            self.free(slot, version);
+            self.free(slot, version, Wait::Yes);
         }
     }
 }

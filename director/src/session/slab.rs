@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use zerocopy::FromZeros;
 
 use super::Slot;
+use super::memory::prefer_huge_pages;
 use super::quiescence::Epochs;
 use super::record::{Record, word};
 
@@ -20,6 +21,12 @@ use super::record::{Record, word};
 pub(super) const WORDS: usize = 32;
 
 const LINE_WORDS: usize = 8;
+
+/// Records on a small page.
+const PAGE_RECORDS: usize = 4_096 / (WORDS * size_of::<u64>());
+
+/// How many slots ahead of those in use have their memory ready: two huge pages.
+const WARM_AHEAD: u32 = 16_384;
 
 /// What an index outside the slab reads: a record that is never live.
 static NOWHERE: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
@@ -39,6 +46,8 @@ pub(super) struct Slab {
     capacity: u32,
     /// Slots below this have been used at some time.
     fresh: AtomicU32,
+    /// Memory of slots below this has been touched.
+    warm: AtomicU32,
     /// Free list: index + 1 of its first (low half), a count of changes against ABA (high half).
     free: AtomicU64,
     /// Limbo: index + 1 of its first.
@@ -52,12 +61,20 @@ impl Slab {
     pub(super) fn new(capacity: u32) -> Slab {
         let words = AtomicU64::new_vec_zeroed(capacity as usize * WORDS + LINE_WORDS)
             .expect("memory for max_sessions records; choose a smaller max_sessions");
+        if !prefer_huge_pages(&words) {
+            tracing::warn!(
+                "no huge pages for the session table ({}): more cache misses, and a slower death; \
+                 set /sys/kernel/mm/transparent_hugepage/enabled to madvise",
+                std::io::Error::last_os_error()
+            );
+        }
         let shift = words.as_ptr().align_offset(LINE_WORDS * size_of::<u64>()).min(LINE_WORDS);
         Slab {
             words,
             shift,
             capacity,
             fresh: AtomicU32::new(0),
+            warm: AtomicU32::new(0),
             free: AtomicU64::new(0),
             limbo: AtomicU64::new(0),
             pending: Mutex::default(),
@@ -72,6 +89,19 @@ impl Slab {
     /// Every slot ever used is below this.
     pub(super) fn high_water(&self) -> u32 {
         self.fresh.load(Ordering::Acquire).min(self.capacity)
+    }
+
+    /// Touches memory a little ahead of the slots in use, so that the kernel clears pages (of 2 MB,
+    /// perhaps) on this thread's time and not on a worker's.
+    pub(super) fn warm(&self) {
+        let end = self.high_water().saturating_add(WARM_AHEAD).min(self.capacity);
+        let from = self.warm.load(Ordering::Relaxed);
+        for index in (from..end).step_by(PAGE_RECORDS) {
+            // A write that changes nothing, whoever uses the slot meanwhile.
+            let version = &self.record(Slot(index)).0[word::VERSION];
+            let _ = version.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        self.warm.fetch_max(end, Ordering::Relaxed);
     }
 
     #[inline]
@@ -106,7 +136,8 @@ impl Slab {
             .map(Slot)
     }
 
-    fn give(&self, slot: Slot) {
+    /// Makes a slot available that nobody can know.
+    pub(super) fn give(&self, slot: Slot) {
         let mut head = self.free.load(Ordering::Relaxed);
         loop {
             self.next(slot).store(head & u64::from(u32::MAX), Ordering::Relaxed);

@@ -14,6 +14,7 @@ use holdfast_schema::config::ReplicateAfter;
 use holdfast_schema::session::{HalfSeen, SessionChange, SessionFlags, SessionUpdate};
 
 use super::Slot;
+use super::index::Wait;
 use super::quiescence::WorkerHandle;
 use super::record::{DEFAULT_AFTER, Record, TIME_BASE_MS, age, half, high, low, state, word};
 use super::stats::{PassCounts, count};
@@ -132,6 +133,7 @@ impl Sweeper {
         }
         self.handle.offline();
         table.reclaim(budget.max(1_024));
+        table.slab.warm();
         progress.unreplicated = table.unreplicated();
         progress
     }
@@ -152,7 +154,9 @@ fn spread(slot: Slot) -> u32 {
 impl Step<'_> {
     fn visit(&mut self, slot: Slot, pass: &mut PassCounts) {
         let record = self.table.record(slot);
-        let Some(version) = record.live() else { return };
+        let Some(version) = record.live() else {
+            return self.table.finish_free(slot);
+        };
         let bits = record.get(word::STATE);
         let flags = SessionFlags((bits & state::FLAGS) as u16);
         tally(pass, bits, flags);
@@ -194,7 +198,7 @@ impl Step<'_> {
         }
         let expires = record.expires();
         if self.now >= expires && self.is_over(bits, expires) {
-            if self.table.free(slot, version) {
+            if self.table.free(slot, version, Wait::Yes) {
                 self.progress.freed += 1;
             }
             return 0;

@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 
 use ahash::RandomState;
-use dashmap::DashMap;
-use dashmap::try_result::TryResult;
 use holdfast_schema::bucket::{BUCKETS, Bucket, BucketKey, ShardId, ShardTable};
 use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::flow::FlowKey;
@@ -14,6 +12,7 @@ use holdfast_schema::session::{ForwardingMode, SessionFlags, SessionRecord, TIME
 use parking_lot::Mutex;
 
 use super::classes::ClassCounts;
+use super::index::{Busy, Index, Target, Wait};
 use super::key::PackedKey;
 use super::quiescence::WorkerHandle;
 use super::record::{Record, Session, TIME_BASE_MS, high, pack, state, word};
@@ -38,28 +37,10 @@ pub enum Lookup {
     Contended,
 }
 
-/// Where an L2 entry leads: the slot, and in the top bit the side.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Target(u32);
-
-impl Target {
-    pub(super) fn new(slot: Slot, side: Side) -> Target {
-        Target(slot.0 | if side == Side::Backend { 1 << 31 } else { 0 })
-    }
-
-    pub(super) fn slot(self) -> Slot {
-        Slot(self.0 & !(1 << 31))
-    }
-
-    pub(super) fn side(self) -> Side {
-        if self.0 >> 31 == 0 { Side::Client } else { Side::Backend }
-    }
-}
-
 /// All sessions this director created or replicates.
 pub struct SessionTable {
     pub(super) slab: Slab,
-    pub(super) l2: DashMap<PackedKey, Target, RandomState>,
+    pub(super) l2: Index,
     pub(super) classes: ClassCounts,
     pub(super) counts: Counts,
     pub(super) pass: Mutex<PassCounts>,
@@ -69,17 +50,6 @@ pub struct SessionTable {
     now: AtomicU64,
     shards: Vec<AtomicU16>,
     bucket_key: OnceLock<BucketKey>,
-}
-
-/// Shards and room for each, so that L2 never grows. (It would when a shard is more than half full
-/// and erased entries use up the rest, hence twice the room; a shard gets its mean share plus six
-/// standard deviations.)
-fn l2_size(max_sessions: u32) -> (usize, usize) {
-    let keys = max_sessions as usize * 2;
-    let shards = (keys / 1024).next_power_of_two().clamp(16, 512);
-    let mean = keys / shards + 1;
-    let most = mean + 6 * (mean as f64).sqrt().ceil() as usize + 16;
-    (shards, shards * most * 2)
 }
 
 impl SessionTable {
@@ -93,10 +63,11 @@ impl SessionTable {
     ) -> SessionTable {
         let max_sessions = max_sessions.clamp(1, i32::MAX as u32);
         let hasher = RandomState::new();
-        let (shards, room) = l2_size(max_sessions);
+        let slab = Slab::new(max_sessions);
+        slab.warm();
         SessionTable {
-            slab: Slab::new(max_sessions),
-            l2: DashMap::with_capacity_and_hasher_and_shard_amount(room, hasher.clone(), shards),
+            slab,
+            l2: Index::new(max_sessions, hasher.clone()),
             classes: ClassCounts::new(hasher),
             counts: Counts::default(),
             pass: Mutex::default(),
@@ -160,10 +131,10 @@ impl SessionTable {
     /// Which session a packet with this key belongs to. Never waits.
     pub fn lookup(&self, key: &FlowKey) -> Lookup {
         let key = PackedKey::new(key);
-        let target = match self.l2.try_get(&key) {
-            TryResult::Present(target) => Some(*target),
-            TryResult::Absent => return Lookup::Absent,
-            TryResult::Locked => None,
+        let target = match self.l2.get(&self.slab, &key, Wait::No) {
+            Ok(None) => return Lookup::Absent,
+            Ok(Some(target)) => Some(target),
+            Err(Busy) => None,
         };
         // An entry whose session is just being freed is about to go: next batch it is gone.
         match target.filter(|target| self.matches(target.slot(), target.side(), &key)) {
@@ -242,44 +213,64 @@ impl SessionTable {
     }
 
     /// Ends the session that `version` names: its keys lead nowhere, its local port is free, its slot
-    /// waits for quiescence. False if another thread was first.
-    pub(super) fn free(&self, slot: Slot, version: u64) -> bool {
+    /// waits for quiescence. (If the caller may not wait for the index, the sweep finishes that.)
+    /// False if another thread was first.
+    pub(super) fn free(&self, slot: Slot, version: u64, wait: Wait) -> bool {
         let record = self.record(slot);
         if !record.end(version) {
             return false;
         }
         self.change(record, |bits| bits | state::DEAD);
-        self.unlink(slot, Side::Client);
-        self.unlink(slot, Side::Backend);
         self.counts.sessions.fetch_sub(1, Ordering::Relaxed);
         count(&self.counts.freed);
-        self.slab.retire(slot);
+        let client = self.unlink(slot, Side::Client, wait);
+        let backend = self.unlink(slot, Side::Backend, wait);
+        if client.and(backend).is_ok() {
+            self.slab.retire(slot);
+        } else {
+            count(&self.counts.contended);
+            self.change(record, |bits| bits | state::LINKED);
+        }
         true
     }
 
-    pub(super) fn unlink(&self, slot: Slot, side: Side) {
-        let key = self.record(slot).key(side);
-        let target = Target::new(slot, side);
-        let removed = self.l2.remove_if(&key, |_, found| *found == target).is_some();
-        if removed && side == Side::Backend {
-            self.classes.release(self.classes.place(&key));
+    /// Finishes what `free` had to leave undone. Only the sweep calls this.
+    pub(super) fn finish_free(&self, slot: Slot) {
+        let record = self.record(slot);
+        if record.live().is_none() && record.get(word::STATE) & state::LINKED != 0 {
+            self.change(record, |bits| bits & !state::LINKED);
+            for side in [Side::Client, Side::Backend] {
+                let _ = self.unlink(slot, side, Wait::Yes);
+            }
+            self.slab.retire(slot);
         }
     }
 
+    /// Removes the L2 entry of one side; tells whether it was there.
+    pub(super) fn unlink(&self, slot: Slot, side: Side, wait: Wait) -> Result<bool, Busy> {
+        let removed = self.l2.remove(&self.slab, Target::new(slot, side), wait)?;
+        if removed && side == Side::Backend {
+            self.classes.release(self.classes.place(&self.record(slot).key(side)));
+        }
+        Ok(removed)
+    }
+
     /// A newer session takes this one's client key. Its port rests if the backend's TIME_WAIT needs it.
-    pub(super) fn supersede(&self, slot: Slot, version: u64) {
+    pub(super) fn supersede(&self, slot: Slot, version: u64, wait: Wait) -> Result<(), Busy> {
         let record = self.record(slot);
-        let flags = record.flags();
+        if !self.unlink(slot, Side::Client, wait)? {
+            return Ok(()); // another thread was first
+        }
         count(&self.counts.superseded);
-        if flags.closing()
-            && flags.idle_limit_ms(high(record.get(word::TIMES))) == TIME_WAIT_LINGER_MS
-        {
+        let flags = record.flags();
+        let limit_ms = flags.idle_limit_ms(high(record.get(word::TIMES)));
+        if flags.closing() && limit_ms == TIME_WAIT_LINGER_MS {
             self.change(record, |bits| bits | state::DETACHED);
-            self.unlink(slot, Side::Client);
             self.look_soon(record);
         } else {
-            self.free(slot, version);
+            self.free(slot, version, wait);
         }
+        Ok(())
     }
 
     /// Ends a session at once (removal with prejudice). False if `key` is not its client key any more.
@@ -287,7 +278,8 @@ impl SessionTable {
         let _guest = self.slab.epochs.guest();
         let record = self.record(slot);
         let Some(version) = record.live() else { return false };
-        self.matches(slot, Side::Client, &PackedKey::new(key)) && self.free(slot, version)
+        self.matches(slot, Side::Client, &PackedKey::new(key))
+            && self.free(slot, version, Wait::Yes)
     }
 
     /// Ends at once all sessions that `condemned` names (a backend that goes with prejudice). Returns
@@ -301,7 +293,10 @@ impl SessionTable {
             let Some(version) = record.live() else { continue };
             let description = record.describe(now_ms + TIME_BASE_MS);
             // Freeing by version: a record that was rewritten meanwhile is left alone.
-            if record.still(version) && condemned(&description) && self.free(slot, version) {
+            if record.still(version)
+                && condemned(&description)
+                && self.free(slot, version, Wait::Yes)
+            {
                 removed += 1;
             }
         }

@@ -2,6 +2,7 @@
 
 use holdfast_schema::session::SessionFlags;
 
+use super::super::key::PackedKey;
 use super::super::{CLASS_PORTS, FlowCache, OpenError, SessionTable, Side};
 use super::*;
 
@@ -119,6 +120,24 @@ fn a_syn_on_a_closing_session_begins_a_newer_one() {
     assert!(table.session(new).incarnation() > table.session(old).incarnation());
     assert_eq!(found(&table, &reply(1)), None, "a reset leaves no TIME_WAIT");
     assert_eq!(table.stats().sessions, 1);
+}
+
+#[test]
+fn a_worker_does_not_wait_and_leaves_nothing_behind() {
+    let (table, _handle) = table(2);
+    let old = table.open(new_session(1, 1, established()), 0).unwrap();
+    table.session(old).set_flags(SessionFlags::RESET);
+    for held in [key(1), reply(2)] {
+        let held = table.l2.hold(&PackedKey::new(&held));
+        let again = NewSession { replaces: Some(old), ..new_session(1, 2, OPENED) };
+        assert_eq!(table.open(again, 10), Err(OpenError::Contended));
+        drop(held);
+        assert_eq!(found(&table, &key(1)), Some((old, Side::Client)));
+    }
+    let stats = table.stats();
+    assert_eq!((stats.sessions, stats.half_open, stats.freed), (1, 0, 0));
+    let again = NewSession { replaces: Some(old), ..new_session(1, 2, OPENED) };
+    assert!(table.open(again, 10).is_ok(), "the second slot is still there");
 }
 
 #[test]

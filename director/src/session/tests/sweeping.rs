@@ -6,7 +6,9 @@ use holdfast_schema::session::{
     TIME_WAIT_LINGER_MS,
 };
 
-use super::super::{SweepPolicy, SweepProgress, Sweeper};
+use super::super::index::Wait;
+use super::super::key::PackedKey;
+use super::super::{OpenError, SweepPolicy, SweepProgress, Sweeper};
 use super::*;
 use crate::tables::{ForwardingTables, fixture};
 
@@ -384,6 +386,25 @@ fn a_resting_port_is_free_after_its_linger() {
     assert!(found(&table, &reply(1)).is_some());
     bench.pass(end, CALM);
     assert_eq!(found(&table, &reply(1)), None);
+}
+
+#[test]
+fn what_a_worker_could_not_unlink_the_sweep_does() {
+    let mut bench = Bench::new();
+    let slot = bench.open(1, established(), 0);
+    let table = bench.table.clone();
+    let held = table.l2.hold(&PackedKey::new(&reply(1)));
+    let version = table.record(slot).live().unwrap();
+    assert!(table.free(slot, version, Wait::No));
+    drop(held);
+    assert_eq!(table.sessions(), 0);
+    // The key still leads to what is no session any more: not found, and not to be given away either.
+    assert_eq!(table.lookup(&reply(1)), Lookup::Contended);
+    assert_eq!(table.open(new_session(2, 1, OPENED), 0), Err(OpenError::ReplyTaken));
+    bench.pass(1, CALM);
+    assert_eq!(table.lookup(&reply(1)), Lookup::Absent);
+    assert_eq!(table.class_used(&reply(1)), 0);
+    assert!(table.open(new_session(2, 1, OPENED), 0).is_ok());
 }
 
 #[test]
