@@ -71,8 +71,8 @@ struct Moment<'t> {
 enum Standing {
     /// It just came in.
     Fresh,
-    /// It waited, since then, for something other than a denial.
-    Waited { since_ns: u64 },
+    /// It waited for something other than a denial.
+    Waited,
     /// It waited, and everybody denies its session.
     Denied,
 }
@@ -99,6 +99,8 @@ pub struct Core {
     budget: AskBudget,
     icmp_rate: Rate,
     icmp_bucket: TokenBucket,
+    /// While packets leave the waiting room: since when they have waited.
+    waited_since_ns: Option<u64>,
     next_lip: usize,
     hops: HopCache,
     counters: Counters,
@@ -139,6 +141,7 @@ impl Core {
             budget: AskBudget::new(asks, prefix_asks, hasher(3)),
             icmp_rate: Rate::new(config.icmp_errors_per_second, config.icmp_error_burst),
             icmp_bucket: TokenBucket::default(),
+            waited_since_ns: None,
             next_lip: 0,
             hops: HopCache::new(),
             counters: Counters::default(),
@@ -230,7 +233,7 @@ impl Core {
             && !meta.opens()
             && self.room.holds(key)
         {
-            return self.park(at, frame, key, meta, WaitFor::Lock, standing);
+            return self.park(at, frame, key, meta, WaitFor::Lock);
         }
         let found = match cached {
             Some(found) => found,
@@ -244,7 +247,7 @@ impl Core {
                     Lookup::Absent => return self.unknown(at, frame, key, meta, standing),
                     Lookup::Contended => {
                         self.counters.add(Count::ContendedLookups, 1);
-                        return self.park(at, frame, key, meta, WaitFor::Lock, standing);
+                        return self.park(at, frame, key, meta, WaitFor::Lock);
                     }
                 }
             }
@@ -365,10 +368,8 @@ impl Core {
 
     fn release(&mut self, at: &Moment<'_>, key: &FlowKey, denied: bool, release: &mut Release<'_>) {
         let Some(mut chain) = self.room.detach(key) else { return };
-        let standing = match denied {
-            true => Standing::Denied,
-            false => Standing::Waited { since_ns: chain.since_ns },
-        };
+        let standing = if denied { Standing::Denied } else { Standing::Waited };
+        self.waited_since_ns = Some(chain.since_ns);
         while let Some(mut parcel) = self.room.take(&mut chain) {
             self.counters.add(Count::Released, 1);
             let mut frame = Frame::new(&mut parcel.data, 0, parcel.len);
@@ -384,6 +385,7 @@ impl Core {
             }
             self.room.give_back(parcel);
         }
+        self.waited_since_ns = None;
     }
 
     fn discard_chain(&mut self, mut chain: Chain, reason: DropReason, release: &mut Release<'_>) {

@@ -9,7 +9,7 @@ use super::meta::{Meta, Segment};
 use super::reason::DropReason;
 use super::unknown::may_be_client;
 use super::waiting::WaitFor;
-use super::{Core, Moment, Standing};
+use super::{Core, Moment};
 use crate::session::{NewSession, OpenError, Side, Slot};
 use crate::tables::ListenerEntry;
 
@@ -90,7 +90,7 @@ impl Core {
             Place::Exists(slot) => slot,
             Place::Contended => {
                 self.counters.add(Count::ContendedLookups, 1);
-                return self.park(at, frame, key, meta, WaitFor::Lock, Standing::Fresh);
+                return self.park(at, frame, key, meta, WaitFor::Lock);
             }
             Place::Refused(reason) => return self.drop(reason),
         };

@@ -42,16 +42,16 @@ impl Core {
             };
             match (&meta.content, key.protocol) {
                 (Content::Error, _) if denied => self.drop(DropReason::IcmpDenied),
-                (Content::Error, _) => self.ask(at, frame, key, meta, standing),
+                (Content::Error, _) => self.ask(at, frame, key, meta),
                 (Content::Transport(segment), Protocol::Tcp) => {
-                    self.unknown_tcp(at, frame, key, meta, segment, standing, denied, listener)
+                    self.unknown_tcp(at, frame, key, meta, segment, denied, listener)
                 }
                 (Content::Transport(_), Protocol::Udp) => {
                     let asks = self.udp_ask || listener.new_udp == NewUdp::Ask;
                     if denied || !asks {
                         self.open_udp(at, frame, key, meta, listener)
                     } else {
-                        self.ask_udp(at, frame, key, meta, standing, listener)
+                        self.ask_udp(at, frame, key, meta, listener)
                     }
                 }
             }
@@ -62,7 +62,7 @@ impl Core {
                 }
                 Content::Transport(_) if denied => self.drop(DropReason::ReplyDenied),
                 Content::Error if denied => self.drop(DropReason::IcmpDenied),
-                _ => self.ask(at, frame, key, meta, standing),
+                _ => self.ask(at, frame, key, meta),
             }
         } else {
             self.drop(DropReason::NotOurs)
@@ -77,7 +77,6 @@ impl Core {
         key: &FlowKey,
         meta: &Meta,
         segment: &Segment,
-        standing: Standing,
         denied: bool,
         listener: &ListenerEntry,
     ) -> Verdict {
@@ -88,7 +87,7 @@ impl Core {
             return self.drop(DropReason::TcpFlags); // SYN with RST or FIN
         }
         if !denied {
-            return self.ask(at, frame, key, meta, standing);
+            return self.ask(at, frame, key, meta);
         }
         if listener.unknown_session == UnknownSession::Drop {
             return self.drop(DropReason::SessionDenied);
@@ -112,10 +111,9 @@ impl Core {
         frame: &mut Frame<'_>,
         key: &FlowKey,
         meta: &Meta,
-        standing: Standing,
     ) -> Verdict {
         match self.charge(at, key) {
-            Ok(()) => self.park(at, frame, key, meta, WaitFor::Answer, standing),
+            Ok(()) => self.park(at, frame, key, meta, WaitFor::Answer),
             Err(Refused::Overall) => self.drop(DropReason::AskBudget),
             Err(Refused::Prefix) => self.drop(DropReason::AskBudgetPrefix),
         }
@@ -128,11 +126,10 @@ impl Core {
         frame: &mut Frame<'_>,
         key: &FlowKey,
         meta: &Meta,
-        standing: Standing,
         listener: &ListenerEntry,
     ) -> Verdict {
         match self.charge(at, key) {
-            Ok(()) => self.park(at, frame, key, meta, WaitFor::Answer, standing),
+            Ok(()) => self.park(at, frame, key, meta, WaitFor::Answer),
             Err(_) => {
                 self.counters.add(Count::UdpScheduledUnasked, 1);
                 self.open_udp(at, frame, key, meta, listener)
@@ -156,7 +153,6 @@ impl Core {
         key: &FlowKey,
         meta: &Meta,
         wait_for: WaitFor,
-        standing: Standing,
     ) -> Verdict {
         let kind = match meta.content {
             Content::Error => MissKind::IcmpError,
@@ -166,10 +162,7 @@ impl Core {
                 Protocol::Udp => MissKind::Udp,
             },
         };
-        let since_ns = match standing {
-            Standing::Waited { since_ns } => since_ns,
-            Standing::Fresh | Standing::Denied => at.now_ns,
-        };
+        let since_ns = self.waited_since_ns.unwrap_or(at.now_ns);
         match self.room.park(key, kind, wait_for, since_ns, frame.packet()) {
             Ok(()) => {
                 self.counters.add(Count::Parked, 1);

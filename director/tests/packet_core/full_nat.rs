@@ -1,8 +1,12 @@
 //! FullNAT, both directions, byte by byte.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use holdfast_director::core::{Count, DropReason, Verdict};
+use holdfast_director::tables::ForwardingTables;
 use holdfast_schema::bucket::Bucket;
 use holdfast_schema::flow::Protocol;
+use holdfast_schema::session::SessionSink;
 
 use super::support::packet::*;
 use super::support::*;
@@ -172,6 +176,66 @@ fn two_workers_share_sessions() {
     assert_eq!(b.counters().count(Count::SharedLookups), 1);
     assert_eq!(b.sent(&down.bytes()), down.forwarded(vip, client).bytes());
     assert_eq!(b.counters().count(Count::SharedLookups), 1, "the second time its own cache knows");
+}
+
+#[test]
+fn a_new_next_hop_counts_from_the_next_batch_on() {
+    let mut lab = Lab::new();
+    let (client, vip) = (at(CLIENT, 40_007), at(VIP, WEB));
+    let (local, backend) = open(&mut lab, &Packet::tcp(client, vip, SYN, 1, 0));
+    let moved = [2, 0, 0, 0, 0, 0xc];
+    lab.tables = ForwardingTables::build(
+        &cluster(),
+        ME,
+        &|_| true,
+        next_hops_with(moved),
+        Some(&lab.tables),
+    );
+    let up = Packet::tcp(client, vip, ACK, 2, 2);
+    let expected = Packet { dst_mac: moved, ..up.forwarded(local, backend) };
+    assert_eq!(lab.sent(&up.bytes()), expected.bytes());
+}
+
+/// Workers meet each other's and the store's locks. Whoever meets one waits; nothing is lost.
+#[test]
+fn taken_locks_cost_no_packet() {
+    let mut source = Lab::new();
+    let mut records = Vec::new();
+    for port in 1..200 {
+        let (client, vip) = (at(CLIENT, port), at(VIP, QUIET));
+        open(&mut source, &Packet::tcp(client, vip, SYN, 1, 0));
+        let mut record = source.table.session_of(client, vip);
+        record.reply.dst = FOREIGN_LIP.into();
+        records.push(record);
+    }
+    let mut lab = Lab::new();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let table = lab.table.clone();
+        let (records, stop) = (&records, &stop);
+        scope.spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                for record in records {
+                    table.created(record);
+                }
+            }
+        });
+        let mut waited = 0;
+        for port in 10_000..14_000 {
+            let (client, vip) = (at(CLIENT, port), at(VIP, WEB));
+            let syn = Packet::tcp(client, vip, SYN, 1, 0).bytes();
+            let (mut verdict, mut bytes) = lab.one(&syn);
+            while verdict == Verdict::Parked {
+                waited += 1;
+                (verdict, bytes) = lab.poll().pop().unwrap_or((Verdict::Parked, Vec::new()));
+            }
+            assert_eq!(verdict, Verdict::Transmit);
+            verified_endpoints(&bytes);
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(lab.counters().count(Count::SessionsOpenedTcp), 4_000);
+        assert!(waited == 0 || lab.counters().count(Count::ContendedLookups) > 0);
+    });
 }
 
 #[test]

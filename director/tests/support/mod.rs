@@ -147,15 +147,20 @@ pub fn cluster() -> ClusterState {
     }
 }
 
-pub fn next_hops() -> Arc<NextHops> {
+/// Next hops; the router towards backends has this MAC address.
+pub fn next_hops_with(backends: [u8; 6]) -> Arc<NextHops> {
     let hop = |dst_mac, mtu| Some(NextHop { src_mac: MAC_ME, dst_mac, mtu });
     Arc::new(NextHops::new(vec![
         ("0.0.0.0/0".parse().unwrap(), hop(MAC_ROUTER, 1500)),
-        ("10.1.0.0/24".parse().unwrap(), hop(MAC_BACKENDS, 1500)),
-        ("10.1.9.0/24".parse().unwrap(), hop(MAC_BACKENDS, 1400)),
+        ("10.1.0.0/24".parse().unwrap(), hop(backends, 1500)),
+        ("10.1.9.0/24".parse().unwrap(), hop(backends, 1400)),
         ("10.1.8.0/24".parse().unwrap(), None),
         ("192.0.2.0/24".parse().unwrap(), None),
     ]))
+}
+
+pub fn next_hops() -> Arc<NextHops> {
+    next_hops_with(MAC_BACKENDS)
 }
 
 /// All backends are healthy but the one of `dark` (the last number given).

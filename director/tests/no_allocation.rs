@@ -1,0 +1,174 @@
+//! In the path of a packet nothing is allocated after start (DESIGN rule 4): not for known sessions,
+//! not for new ones, not for what waits, and not for what is dropped.
+
+mod counting {
+    #![allow(unsafe_code)] // a global allocator cannot be written otherwise
+
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::cell::Cell;
+
+    thread_local! {
+        static COUNT: Cell<u64> = const { Cell::new(0) };
+    }
+
+    /// How often this thread allocated so far.
+    pub fn count() -> u64 {
+        COUNT.with(Cell::get)
+    }
+
+    struct Counting;
+
+    // SAFETY: every call is handed to the system's allocator as it is.
+    unsafe impl GlobalAlloc for Counting {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            // The counter may be gone while its thread ends; then nobody asks for it.
+            let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+            // SAFETY: the caller keeps GlobalAlloc's contract, which is System's as well.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+            // SAFETY: as above.
+            unsafe { System.dealloc(pointer, layout) }
+        }
+    }
+
+    #[global_allocator]
+    static COUNTING: Counting = Counting;
+}
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::sync::Arc;
+
+use holdfast_director::core::{CoreConfig, Frame, MissAnswer, MissQuestion, Verdict};
+use holdfast_director::session::SessionTable;
+use support::packet::*;
+use support::*;
+
+const CHUNK: usize = 2048;
+const FLOWS: u16 = 400;
+
+struct Bench {
+    lab: Lab,
+    chunks: Vec<Vec<u8>>,
+    verdicts: Vec<Verdict>,
+    questions: Vec<MissQuestion>,
+    /// Allocations inside the core so far.
+    allocated: u64,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let table = Arc::new(SessionTable::new(2_000, 1_000, ME, 1));
+        let lab = Lab::on(table, tables_of(&cluster()), CoreConfig::for_workers(2_000, 1));
+        Bench {
+            lab,
+            chunks: Vec::new(),
+            verdicts: Vec::new(),
+            questions: Vec::with_capacity(4_096),
+            allocated: 0,
+        }
+    }
+
+    /// Processes packets and returns what was sent; counts only what the core allocates.
+    fn process(&mut self, packets: &[Vec<u8>]) -> Vec<Option<Vec<u8>>> {
+        self.chunks = packets
+            .iter()
+            .map(|packet| {
+                let mut chunk = vec![0; CHUNK];
+                chunk[..packet.len()].copy_from_slice(packet);
+                chunk
+            })
+            .collect();
+        self.verdicts = vec![Verdict::Parked; packets.len()];
+        let mut frames: Vec<Frame<'_>> = self
+            .chunks
+            .iter_mut()
+            .zip(packets)
+            .map(|(chunk, packet)| Frame::new(chunk, 0, packet.len()))
+            .collect();
+        let before = counting::count();
+        let Lab { core, tables, now_ns, .. } = &mut self.lab;
+        core.process(tables, *now_ns, &mut frames, &mut self.verdicts);
+        self.allocated += counting::count() - before;
+        frames
+            .iter()
+            .zip(&self.verdicts)
+            .map(|(frame, v)| (*v == Verdict::Transmit).then(|| frame.packet().to_vec()))
+            .collect()
+    }
+
+    fn ask(&mut self) -> usize {
+        self.questions.clear();
+        let before = counting::count();
+        self.lab.core.take_questions(self.lab.now_ns, &mut self.questions);
+        self.allocated += counting::count() - before;
+        self.questions.len()
+    }
+
+    fn deny_all(&mut self) -> usize {
+        let mut released = 0;
+        let before = counting::count();
+        let Lab { core, tables, now_ns, .. } = &mut self.lab;
+        for question in &self.questions {
+            let answer = MissAnswer::NoWithAuthority { id: question.id };
+            core.answer(tables, *now_ns, &answer, &mut |_, _| released += 1);
+        }
+        self.allocated += counting::count() - before;
+        released
+    }
+
+    fn poll(&mut self) -> usize {
+        let mut released = 0;
+        let before = counting::count();
+        let Lab { core, tables, now_ns, .. } = &mut self.lab;
+        core.poll(tables, *now_ns, &mut |_, _| released += 1);
+        self.allocated += counting::count() - before;
+        released
+    }
+}
+
+#[test]
+fn the_packet_path_allocates_nothing() {
+    let mut bench = Bench::new();
+    let flows = |make: &dyn Fn(u16) -> Packet| -> Vec<Vec<u8>> {
+        (0..FLOWS).map(|n| make(20_000 + n).bytes()).collect()
+    };
+    for round in 0..3u32 {
+        bench.lab.pass(1_000);
+        let isn = round * 1_000;
+        // New sessions, established ones, and ones that are opened again after a reset.
+        let syn = |port| Packet::tcp(at(CLIENT, port), at(VIP, WEB), SYN, isn, 0);
+        let opened = bench.process(&flows(&syn));
+        let replies: Vec<Vec<u8>> = opened
+            .iter()
+            .map(|sent| {
+                let (local, backend) = verified_endpoints(sent.as_ref().expect("it was opened"));
+                Packet::tcp(backend, local, SYN | ACK, 9, isn + 1).bytes()
+            })
+            .collect();
+        assert!(bench.process(&replies).iter().all(Option::is_some));
+        for flags in [ACK, RST] {
+            let next = |port| Packet::tcp(at(CLIENT, port), at(VIP, WEB), flags, isn + 1, 10);
+            assert!(bench.process(&flows(&next)).iter().all(Option::is_some));
+        }
+        // Unknown ones: they wait, are asked about, and are reset or dropped for their time.
+        let unknown = |port| Packet::tcp(at(CLIENT, port), at(VIP, QUIET), ACK, 1, 1);
+        bench.process(&flows(&unknown));
+        assert_eq!(bench.ask(), usize::from(FLOWS));
+        assert_eq!(bench.deny_all(), usize::from(FLOWS));
+        bench.lab.pass(200);
+        bench.process(&flows(&unknown));
+        bench.lab.pass(25);
+        assert_eq!(bench.poll(), usize::from(FLOWS));
+        // Refused ones, and noise.
+        let nowhere = |port| Packet::tcp(at(CLIENT, port), at(VIP, 9), SYN, 1, 0);
+        assert!(bench.process(&flows(&nowhere)).iter().all(Option::is_none));
+        assert!(bench.process(&[vec![], vec![0; 60], vec![0xff; 200]]).iter().all(Option::is_none));
+    }
+    assert_eq!(bench.lab.table.stats().opened, u64::from(FLOWS) * 3);
+    assert_eq!(bench.allocated, 0);
+    assert!(counting::count() > 0, "the allocator counts");
+}
