@@ -5,7 +5,7 @@ use super::frame::Frame;
 use super::meta::{Segment, split_mut};
 use crate::tables::NextHop;
 use crate::wire::emit::{self, BareSegment};
-use crate::wire::{Delta, Ipv4, Tcp, TcpFlags, ethernet, icmp, ipv4, tcp};
+use crate::wire::{Delta, Ipv4, Tcp, TcpFlags, checksum, ethernet, icmp, ipv4, tcp};
 
 /// Most bytes of an ICMP error with its IP header (RFC 1812 section 4.3.2.3).
 const MAX_ERROR_LEN: usize = 576;
@@ -27,13 +27,21 @@ pub(super) enum IcmpError {
 pub(super) fn echo(frame: &mut Frame<'_>, hop: &NextHop) -> Option<()> {
     let view = Ipv4::parse(frame.packet().get(IP..)?).ok()?;
     let (header_len, src, dst) = (view.header_len() as u8, view.src(), view.dst());
+    let length = view.payload().len();
     let (mac, ip, message) = split_mut(frame.packet_mut(), header_len)?;
-    let message: &mut [u8; icmp::HEADER_LEN] = message.first_chunk_mut()?;
+    let (message, body) =
+        message.get_mut(..length)?.split_first_chunk_mut::<{ icmp::HEADER_LEN }>()?;
     let old = u16::from_be_bytes([message[2], message[3]]);
     let type_and_code = u16::from_be_bytes([message[0], message[1]]);
     let reply = u16::from_be_bytes([icmp::ECHO_REPLY, message[1]]);
     message[0] = icmp::ECHO_REPLY;
-    [message[2], message[3]] = Delta::NONE.word(type_and_code, reply).apply(old).to_be_bytes();
+    let mut check = Delta::NONE.word(type_and_code, reply).apply(old);
+    if check == 0 && checksum::sum(&message[4..]) + checksum::sum(body) == 0 {
+        // The sum over nothing but zeros, for which updating by the change gives the other zero of
+        // ones' complement (RFC 1624 section 3), which does not verify.
+        check = 0xffff;
+    }
+    [message[2], message[3]] = check.to_be_bytes();
     let _ = ipv4::rewrite(ip, dst, src, emit::DEFAULT_TTL);
     ethernet::set_addresses(mac, hop.dst_mac, hop.src_mac);
     Some(())

@@ -25,8 +25,10 @@ fn errors() -> [Icmpv4Type; 4] {
 #[test]
 fn echo_to_a_served_vip_is_answered() {
     let mut lab = Lab::new();
-    let echo = IcmpEchoHeader { id: 77, seq: 3 };
-    for body in [&b""[..], b"odd", b"sixteen bytes!!!"] {
+    let numbers = [(77, 3), (0, 0), (0xf7ff, 0), (0xffff, 0)];
+    let bodies = [&b""[..], b"odd", b"sixteen bytes!!!", &[0; 32]];
+    for ((id, seq), body) in numbers.iter().flat_map(|n| bodies.iter().map(move |b| (*n, *b))) {
+        let echo = IcmpEchoHeader { id, seq };
         let request = icmp(CLIENT, VIP, Icmpv4Type::EchoRequest(echo), body);
         let reply = icmp_frame(
             MAC_ME,
@@ -38,8 +40,10 @@ fn echo_to_a_served_vip_is_answered() {
             |_| (),
         );
         assert_eq!(lab.sent(&request), reply);
+        let padded = |frame: &[u8]| [frame, &[0x5a; 18]].concat();
+        assert_eq!(lab.sent(&padded(&request)), padded(&reply));
     }
-    assert_eq!(lab.counters().count(Count::AnsweredEcho), 3);
+    assert_eq!(lab.counters().count(Count::AnsweredEcho), 32);
 }
 
 #[test]
@@ -151,6 +155,27 @@ fn a_quote_with_ip_options_and_without_udp_checksum_is_translated() {
         |_| (),
     );
     assert_eq!(f.lab.sent(&icmp(ROUTER, VIP, error, &quote)), expected);
+}
+
+#[test]
+fn padding_behind_a_short_quote_is_no_checksum() {
+    let mut f = Flow::new(false, 0);
+    let (vip, client, local, backend) = (f.vip, f.client, f.local, f.backend);
+    let error = errors()[0].clone();
+    let quote = &f.packet(vip, client).ip_bytes()[..28];
+    let mut padded = icmp(ROUTER, VIP, error.clone(), quote);
+    padded.extend_from_slice(&[0x5a; 16]);
+    let mut expected = icmp_frame(
+        MAC_ME,
+        MAC_BACKENDS,
+        (*local.ip(), *backend.ip()),
+        59,
+        error,
+        &f.packet(backend, local).ip_bytes()[..28],
+        |_| (),
+    );
+    expected.extend_from_slice(&[0x5a; 16]);
+    assert_eq!(f.lab.sent(&padded), expected);
 }
 
 #[test]

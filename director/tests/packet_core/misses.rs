@@ -303,6 +303,34 @@ fn the_asking_budget_bounds_questions_and_schedules_udp() {
     assert_eq!(lab.one(&reply.bytes()).0, Verdict::Parked, "a millisecond brings one question");
 }
 
+/// Another session here has a better claim to the local port that the answer tells: the packets ask
+/// again, as one flow, until their time is over.
+#[test]
+fn a_refused_record_is_asked_about_again_within_the_same_time() {
+    let config = CoreConfig { ask_burst: 2, ..CoreConfig::for_workers(1_000, 1) };
+    let mut lab = Lab::with(1_000, config);
+    let holder = Packet::tcp(at(CLIENT, 44_010), at(VIP, WEB), SYN, 1, 0);
+    let (local, backend) = open(&mut lab, &holder);
+    lab.sent(&Packet::tcp(backend, local, SYN | ACK, 1, 2).bytes());
+    lab.sent(&Packet::tcp(at(CLIENT, 44_010), at(VIP, WEB), ACK, 2, 2).bytes());
+    let mut record = foreign(44_011, false).record;
+    record.reply = lab.table.session_of(at(CLIENT, 44_010), at(VIP, WEB)).reply;
+    record.incarnation.stamp = 0;
+    let packet = Packet::tcp(at(CLIENT, 44_011), at(VIP, WEB), ACK, 5, 5).bytes();
+    for _ in 0..5 {
+        assert_eq!(lab.one(&packet).0, Verdict::Parked);
+    }
+    let first = lab.questions()[0];
+    lab.pass(12);
+    assert_eq!(lab.answer(found(&first, &record)), [], "all wait again");
+    assert_eq!(lab.core.parked(), 5);
+    let again = lab.questions();
+    assert_eq!(again.len(), 1);
+    assert_ne!(again[0].id, first.id);
+    lab.pass(8);
+    assert_eq!(lab.poll(), vec![(Verdict::Drop(DropReason::MissTimeout), packet); 5]);
+}
+
 #[test]
 fn the_waiting_room_is_bounded() {
     let config = CoreConfig {
