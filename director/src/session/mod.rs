@@ -37,7 +37,8 @@
 //! # Time
 //!
 //! `now_ms` is CLOCK_MONOTONIC in milliseconds and always given in. The store's calls carry no time,
-//! so the table keeps the latest one it was told ([`SessionTable::tick`]; the sweep ticks, too).
+//! so the table keeps the latest one it was told ([`SessionTable::tick`]; the sweep ticks, too). It has
+//! to be told before the store's first call.
 
 // Only `memory` needs more; every other file forbids it.
 #![deny(unsafe_code)]

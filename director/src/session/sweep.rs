@@ -30,6 +30,10 @@ const OWNER_SILENT_MS: u64 = 10_000;
 /// How long a session whose create was proposed, and neither confirmed nor used, is kept at the end.
 const UNCONFIRMED_MS: u64 = 5_000;
 
+/// How long, beyond a second idle limit, a session waits for the store to expire it. After that the
+/// store does not have it any more (a shard that was re-formed, say), and nobody would ever end it.
+const FORGOTTEN_MS: u64 = 600_000;
+
 /// Adoptions of a departed owner's sessions are told at this rate at the most, sessions a second.
 const ADOPTIONS_PER_S: u64 = 20_000;
 
@@ -74,6 +78,8 @@ pub struct Sweeper {
     handle: WorkerHandle,
     cursor: u32,
     pass: PassCounts,
+    /// Table time since when there has been a quorum without interruption.
+    quorum_since: Option<u64>,
 }
 
 /// One step's surroundings.
@@ -82,6 +88,7 @@ struct Step<'s> {
     forwarding: &'s ForwardingTables,
     policy: &'s SweepPolicy<'s>,
     now: u64,
+    quorum_since: Option<u64>,
     out: &'s mut Vec<(ShardId, SessionChange)>,
     progress: SweepProgress,
 }
@@ -91,7 +98,7 @@ impl Sweeper {
     pub fn new(table: &Arc<SessionTable>) -> Sweeper {
         let handle = table.register_worker();
         handle.offline();
-        Sweeper { handle, cursor: 0, pass: PassCounts::default() }
+        Sweeper { handle, cursor: 0, pass: PassCounts::default(), quorum_since: None }
     }
 
     /// The budget for a step every `interval_ms`, so that a pass takes half a second.
@@ -115,9 +122,11 @@ impl Sweeper {
         table.set_cluster(key, shards);
         table.tick(now_ms);
         self.handle.online();
+        let now = now_ms + TIME_BASE_MS;
+        let quorum_since = policy.quorum.then(|| self.quorum_since.unwrap_or(now));
+        self.quorum_since = quorum_since;
         let progress = SweepProgress::default();
-        let mut step =
-            Step { table, forwarding, policy, now: now_ms + TIME_BASE_MS, out, progress };
+        let mut step = Step { table, forwarding, policy, now, quorum_since, out, progress };
         let end = table.slab.high_water();
         while step.progress.scanned < budget && self.cursor < end {
             step.visit(Slot(self.cursor), &mut self.pass);
@@ -197,7 +206,7 @@ impl Step<'_> {
             due = self.now + self.adoption_delay(slot, record);
         }
         let expires = record.expires();
-        if self.now >= expires && self.is_over(bits, expires) {
+        if self.now >= expires && self.is_over(record, bits, expires) {
             if self.table.free(slot, version, Wait::Yes) {
                 self.progress.freed += 1;
             }
@@ -250,7 +259,7 @@ impl Step<'_> {
     }
 
     /// Whether a session past its idle limit is freed now and here.
-    fn is_over(&self, bits: u64, expires: u64) -> bool {
+    fn is_over(&self, record: Record<'_>, bits: u64, expires: u64) -> bool {
         let flags = SessionFlags((bits & state::FLAGS) as u16);
         let settled = flags.established() && !flags.closing();
         if bits & (state::DETACHED | state::NEVER) != 0 {
@@ -258,7 +267,11 @@ impl Step<'_> {
         } else if bits & state::ACKED != 0 {
             // The store's clock decides; without a quorum it stands still, and what is not an open
             // connection need not wait for it.
-            !self.policy.quorum && !settled
+            let limit = u64::from(flags.idle_limit_ms(high(record.get(word::TIMES))));
+            match self.quorum_since {
+                None => !settled,
+                Some(since) => self.now >= expires.max(since) + limit + FORGOTTEN_MS,
+            }
         } else {
             // Perhaps its create is on its way: then the store expires it, but not here first.
             bits & state::PROPOSED == 0 || self.now >= expires + UNCONFIRMED_MS

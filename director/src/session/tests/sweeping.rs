@@ -369,6 +369,37 @@ fn without_a_quorum_open_connections_wait_and_others_end_here() {
 }
 
 #[test]
+fn what_the_store_has_forgotten_does_not_stay_for_ever() {
+    let mut bench = Bench::new();
+    bench.replicated(1);
+    let table = bench.table.clone();
+    let (limit, more) = (900_000, 600_000);
+    // A quorum that comes back gives the store its time anew.
+    bench.pass(10_000_000, ALONE);
+    bench.pass(20_000_000, CALM);
+    bench.pass(20_000_000 + limit + more - 1, CALM);
+    assert_eq!(table.sessions(), 1);
+    bench.pass(20_000_000 + limit + more + 250_000, CALM);
+    assert_eq!(table.sessions(), 0);
+}
+
+#[test]
+fn a_flush_waits_for_what_was_there() {
+    let mut bench = Bench::new();
+    bench.open(1, OPENED, 100);
+    bench.open(2, established(), 200);
+    let table = bench.table.clone();
+    assert_eq!(table.unreplicated_before(100), 0);
+    assert_eq!(table.unreplicated_before(101), 1);
+    assert_eq!(table.unreplicated_before(201), 2);
+    let said = bench.creates(300, FLUSH);
+    table.created(&said[0]);
+    assert_eq!(table.unreplicated_before(300), 1);
+    table.created(&said[1]);
+    assert_eq!(table.unreplicated_before(300), 0);
+}
+
+#[test]
 fn a_resting_port_is_free_after_its_linger() {
     let mut bench = Bench::new();
     let old = bench.replicated(1);
