@@ -206,7 +206,7 @@ async fn misses_are_answered_by_whoever_knows_and_denied_only_by_all() {
     let verdict = lab.nodes[2].store.ask(key(1), brief).await;
     assert!(matches!(verdict, MissVerdict::Found(r) if r.incarnation.stamp == 5));
     // A no right after a change of membership is not sure; later it is.
-    assert_eq!(lab.nodes[0].store.ask(key(2), brief).await, MissVerdict::DontKnow);
+    assert_eq!(lab.nodes[0].store.ask(key(2), brief).await, MissVerdict::Nobody);
     tokio::time::sleep_until((std::time::Instant::now() + Duration::from_millis(10_200)).into())
         .await;
     assert_eq!(lab.nodes[0].store.ask(key(2), brief).await, MissVerdict::NoWithAuthority);

@@ -17,6 +17,7 @@ use super::wish::{Level, METRIC_BEST, METRIC_DRAINING, METRIC_OTHERS, METRIC_WOR
 use crate::admin::settled::voters_wanted;
 use crate::bird::Exported;
 use crate::clock::mono_ms;
+use crate::netlink::Netlink;
 use crate::netlink::routes::{Announcements, Wanted};
 use crate::node::{Announced, Node};
 use crate::readiness;
@@ -117,8 +118,9 @@ fn votes_movable(cluster: &ClusterState, me: Option<DirectorId>) -> bool {
 impl Announcer {
     /// For this node.
     pub fn new(node: Arc<Node>) -> Announcer {
-        let announcements =
-            node.spec.announce.as_ref().map(|a| Announcements::new(node.netlink.clone(), a.table));
+        // A socket of its own: a change of routes must not wait behind somebody's dump.
+        let own = || Netlink::open().unwrap_or_else(|_| node.netlink.clone());
+        let announcements = node.spec.announce.as_ref().map(|a| Announcements::new(own(), a.table));
         Announcer {
             node,
             machine: Machine::new(mono_ms()),

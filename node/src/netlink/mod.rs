@@ -10,6 +10,7 @@ pub mod watch;
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use futures_util::TryStreamExt;
 use holdfast_schema::prefix::Prefix;
@@ -23,6 +24,7 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType,
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
+use tokio::sync::Mutex;
 
 use hops::{Link, Neighbour, RouteEntry, Via};
 
@@ -64,6 +66,8 @@ fn hint(error: &rtnetlink::Error) -> &'static str {
 #[derive(Clone)]
 pub struct Netlink {
     handle: Handle,
+    /// The kernel serves one dump a socket at a time, and refuses a second one with EBUSY.
+    dumping: Arc<Mutex<()>>,
 }
 
 /// A route as [`Netlink::routes`] tells it.
@@ -84,7 +88,7 @@ impl Netlink {
     pub fn open() -> Result<Netlink, NetlinkError> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
-        Ok(Netlink { handle })
+        Ok(Netlink { handle, dumping: Arc::default() })
     }
 
     /// The interface of this name.
@@ -120,6 +124,7 @@ impl Netlink {
 
     /// All routes of both families, of one table or of all.
     pub async fn routes(&self, table: Option<u32>) -> Result<Vec<KernelRoute>, NetlinkError> {
+        let _turn = self.dumping.lock().await;
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut ask = RouteMessage::default();
@@ -138,6 +143,7 @@ impl Netlink {
 
     /// The neighbours on an interface.
     pub async fn neighbours(&self, ifindex: u32) -> Result<Vec<(IpAddr, Neighbour)>, NetlinkError> {
+        let _turn = self.dumping.lock().await;
         let mut found = Vec::new();
         let mut dump = self.handle.neighbours().get().execute();
         while let Some(message) = dump.try_next().await.map_err(request("list neighbours"))? {
@@ -181,6 +187,7 @@ impl Netlink {
 
     /// Prefixes directly connected to this machine, loopback and link-local ones left out.
     pub async fn connected(&self, except: &[u32]) -> Result<Vec<Prefix>, NetlinkError> {
+        let _turn = self.dumping.lock().await;
         let mut found = Vec::new();
         let mut dump = self.handle.address().get().execute();
         while let Some(message) = dump.try_next().await.map_err(request("list addresses"))? {

@@ -91,6 +91,7 @@ impl Rules {
     }
 
     async fn has_rule(&self, netlink: &Netlink, version: IpVersion) -> Result<bool, NetlinkError> {
+        let _turn = netlink.dumping.lock().await;
         let mut dump = netlink.handle.rule().get(version).execute();
         let mut found = false;
         while let Some(rule) = dump.try_next().await.map_err(request("list rules"))? {

@@ -77,7 +77,7 @@ impl Store {
         count(match verdict {
             MissVerdict::Found(_) => &metrics.misses_found,
             MissVerdict::NoWithAuthority => &metrics.misses_denied,
-            MissVerdict::DontKnow => &metrics.misses_unsure,
+            MissVerdict::Nobody | MissVerdict::DontKnow => &metrics.misses_unsure,
         });
         verdict
     }
@@ -145,9 +145,11 @@ impl Store {
             None => {
                 let everybody_denied = tally.denied.len() == view.cluster.members.len();
                 let sure = everybody_denied && everybody_up && tally.leader_denied && settled;
-                match sure && !tally.unsure {
-                    true => MissVerdict::NoWithAuthority,
-                    false => MissVerdict::DontKnow,
+                let live_denied = tally.denied.len() > peers.len();
+                match !tally.unsure {
+                    true if sure => MissVerdict::NoWithAuthority,
+                    true if live_denied => MissVerdict::Nobody,
+                    _ => MissVerdict::DontKnow,
                 }
             }
         }

@@ -99,6 +99,9 @@ pub enum MissVerdict {
     Found(Box<SessionRecord>),
     /// Every authority denies it.
     NoWithAuthority,
+    /// Every live director denies it, but something moved lately, somebody is down, or the leader
+    /// could not speak for its shard: enough to begin a new flow, not to end an old one.
+    Nobody,
     /// Somebody did not answer, or could not be sure.
     DontKnow,
 }
