@@ -94,6 +94,9 @@ fn refresh(n: u32) -> SessionChange {
     })
 }
 
+/// Makes the change number so and so.
+type Make = fn(u32) -> SessionChange;
+
 struct Row {
     what: &'static str,
     at_once: u32,
@@ -128,7 +131,7 @@ async fn measure(
     what: &'static str,
     at_once: u32,
     time: Duration,
-    make: fn(u32) -> SessionChange,
+    make: Make,
 ) -> Row {
     let leader_latency = || {
         let mut all = [0; LATENCY_BOUNDS_US.len() + 1];
@@ -250,9 +253,7 @@ fn main() {
             "{:<8} {:>9} {:>12} {:>14} {:>15} {:>12} {:>12}",
             "change", "at once", "changes", "changes/s", "changes/entry", "commit p50", "commit p99"
         );
-        let make: [(&'static str, fn(u32) -> SessionChange); 2] =
-            [("create", create), ("refresh", refresh)];
-        for (what, make) in make {
+        for (what, make) in [("create", create as Make), ("refresh", refresh)] {
             for at_once in [1, 64, 512] {
                 let row = measure(&stores, &counts, what, at_once, time, make).await;
                 println!(

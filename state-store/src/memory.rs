@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,7 @@ pub struct MemoryNetwork {
 struct Inner {
     nodes: Mutex<HashMap<DirectorId, Arc<Node>>>,
     cut: Mutex<HashSet<(DirectorId, DirectorId)>>,
+    loss_percent: AtomicU8,
 }
 
 struct Node {
@@ -74,9 +75,15 @@ impl MemoryNetwork {
         others.into_iter().filter(|o| *o != alone).for_each(|o| self.cut(alone, o));
     }
 
+    /// From now on, so many messages in a hundred are lost.
+    pub fn lose(&self, percent: u8) {
+        self.inner.loss_percent.store(percent, Ordering::Relaxed);
+    }
+
     /// Everything passes again.
     pub fn heal(&self) {
         self.inner.cut.lock().clear();
+        self.lose(0);
     }
 }
 
@@ -169,6 +176,9 @@ struct MemoryTransport {
 impl Transport for MemoryTransport {
     fn send(&self, to: DirectorId, lane: Lane, message: Bytes) {
         let Some(peer) = self.inner.reach(&self.node, to) else { return };
+        if rand::random::<u8>() % 100 < self.inner.loss_percent.load(Ordering::Relaxed) {
+            return;
+        }
         let from = self.node.id;
         let mut queues = self.node.queues.lock();
         let queue = queues.entry((to, lane)).or_insert_with(|| deliver(from, peer.clone()));

@@ -309,3 +309,34 @@ async fn a_repeated_request_is_recognised_and_refusals_explain_themselves() {
     let ControlOutcome::Refused(refusal) = outcome else { panic!("drained the only director") };
     assert!(refusal.message.contains("d1 is the last one that serves"), "{}", refusal.message);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_messages_cost_time_not_sessions() {
+    let lab = Lab::new(3).await;
+    lab.network.lose(20);
+    lab.create_all(1, 0..300, 300).await;
+    lab.network.heal();
+    lab.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_cut_off_from_the_majority_takes_nothing_and_rejoins() {
+    let lab = Lab::new(3).await;
+    lab.create_all(0, 0..20, 20).await;
+    let alone = lab.leader();
+    lab.network.isolate(lab.nodes[alone].id());
+    lab.until("it steps down", || !lab.nodes[alone].store.has_quorum()).await;
+    let other = (alone + 1) % 3;
+    let rest = |lab: &Lab, n: usize| {
+        lab.nodes.iter().enumerate().filter(|(at, _)| *at != alone).all(|(_, d)| d.sessions() == n)
+    };
+    lab.until("the others go on", || {
+        lab.create(other, 30);
+        rest(&lab, 21)
+    })
+    .await;
+    assert_eq!(lab.nodes[alone].sessions(), 20);
+    lab.network.heal();
+    lab.until("it has caught up", || lab.nodes[alone].sessions() == 21).await;
+    lab.settled().await;
+}

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -32,6 +32,8 @@ use crate::transport::Transport;
 
 /// Inputs that may wait for a driver.
 const INPUTS: usize = 16_384;
+/// Bytes of peers' messages that may wait for a driver.
+const INPUT_BYTES: usize = 256 << 20;
 /// Inputs taken before the groups get to work.
 const INPUTS_PER_ROUND: usize = 256;
 /// How long changes are gathered before they travel.
@@ -74,6 +76,18 @@ pub enum Input {
     Resign,
     /// Write checkpoints and end.
     Stop,
+}
+
+impl Input {
+    /// Bytes of what a peer sent.
+    fn weight(&self) -> usize {
+        match self {
+            Input::Raft(_, messages) => messages.iter().map(|m| m.message.len()).sum(),
+            Input::Snapshot(_, _, _, image) => image.len(),
+            Input::Forwarded(_, batch) => batch.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// Where replicas live.
@@ -144,11 +158,26 @@ pub struct Handle {
     inputs: SyncSender<Input>,
     metrics: Arc<Metrics>,
     gone: Arc<AtomicBool>,
+    bytes: Arc<AtomicUsize>,
 }
 
 impl Handle {
     /// Says something; false (and counted) when the driver is behind or gone.
     pub fn say(&self, input: Input) -> bool {
+        let weight = input.weight();
+        if weight > 0 && self.bytes.fetch_add(weight, Ordering::Relaxed) > INPUT_BYTES {
+            self.bytes.fetch_sub(weight, Ordering::Relaxed);
+            count(&self.metrics.messages_dropped);
+            return false;
+        }
+        let said = self.try_say(input);
+        if !said {
+            self.bytes.fetch_sub(weight, Ordering::Relaxed);
+        }
+        said
+    }
+
+    fn try_say(&self, input: Input) -> bool {
         match self.inputs.try_send(input) {
             Ok(()) => true,
             Err(TrySendError::Full(_)) => {
@@ -218,7 +247,15 @@ impl<M: Machine> Driver<M> {
     /// The inputs of a driver to come, so that its machines can hold them.
     pub fn inputs(metrics: &Arc<Metrics>) -> (Handle, Receiver<Input>) {
         let (inputs, queue) = sync_channel(INPUTS);
-        (Handle { inputs, metrics: metrics.clone(), gone: Arc::default() }, queue)
+        (
+            Handle {
+                inputs,
+                metrics: metrics.clone(),
+                gone: Arc::default(),
+                bytes: Arc::default(),
+            },
+            queue,
+        )
     }
 
     /// Starts a driver.
@@ -288,7 +325,7 @@ impl<M: Machine> Driver<M> {
             if now >= next_tick {
                 // After a stall one tick is enough: several at once would look like a dead leader.
                 next_tick = (next_tick + TICK).max(now + TICK / 2);
-                self.tick(now);
+                self.tick(now)?;
             }
             if self.feed_at.is_some_and(|at| at <= now) {
                 self.feed_at = None;
@@ -302,6 +339,7 @@ impl<M: Machine> Driver<M> {
 
     /// Takes one input; false: it is time to end.
     fn take(&mut self, input: Input) -> Result<bool, String> {
+        self.handle.bytes.fetch_sub(input.weight(), Ordering::Relaxed);
         match input {
             Input::Raft(from, messages) => {
                 messages.into_iter().for_each(|m| self.take_message(from, m));
@@ -409,7 +447,7 @@ impl<M: Machine> Driver<M> {
         }
     }
 
-    fn tick(&mut self, now: Instant) {
+    fn tick(&mut self, now: Instant) -> Result<(), String> {
         self.ticks += 1;
         for group in self.groups.iter_mut().filter(|g| !g.halted()) {
             group.raw.tick();
@@ -425,6 +463,8 @@ impl<M: Machine> Driver<M> {
                 self.feed_at = Some(now);
             }
         }
+        // News of the members may have found the queue full.
+        if self.ticks.is_multiple_of(20) { self.follow_forms() } else { Ok(()) }
     }
 
     /// Milliseconds since this driver started.

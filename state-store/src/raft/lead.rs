@@ -24,11 +24,13 @@ use crate::peer::Lane;
 /// Bytes of batches in one entry.
 const ENTRY_BYTES: usize = 512 << 10;
 /// Batches that may wait for a leader's log, per group.
-const PENDING: usize = 1_024;
+const PENDING: usize = 128;
 /// A joint configuration that raft-rs has not left by itself after this is left by hand.
 const JOINT_PATIENCE: Duration = Duration::from_secs(1);
 /// A snapshot that is not reported on after this counts as failed.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(120);
+/// A snapshot that nobody wanted for so long is thrown away.
+const SNAPSHOT_KEPT: Duration = Duration::from_secs(10);
 /// Log is kept for slow followers and snapshots in flight, back to this many checkpoints at most.
 const CHECKPOINTS_KEPT: usize = 4;
 
@@ -179,6 +181,16 @@ impl<M: Machine> Driver<M> {
                 }
             }
             self.checkpoint(at);
+            let group = &mut self.groups[at];
+            let unwanted = group
+                .raw
+                .store()
+                .prepared
+                .as_ref()
+                .is_some_and(|p| now.saturating_duration_since(p.made) > SNAPSHOT_KEPT);
+            if unwanted && group.sending.is_empty() {
+                group.raw.mut_store().prepared = None;
+            }
         }
     }
 
@@ -244,7 +256,8 @@ impl<M: Machine> Driver<M> {
         };
         let records = group.machine.image();
         let image = Bytes::from(codec::encode(&MachineImage { records }));
-        group.raw.mut_store().prepared = Some(Prepared { index, term, conf, image });
+        group.raw.mut_store().prepared =
+            Some(Prepared { index, term, conf, image, made: Instant::now() });
         group.raw.raft.send_append(to);
     }
 
@@ -325,6 +338,10 @@ fn keep_from<M: Machine>(group: &Group<M>, index: u64) -> u64 {
         let progress = group.raw.raft.prs().iter();
         let slowest = progress.filter(|(_, p)| p.recent_active).map(|(_, p)| p.matched).min();
         keep = keep.min(slowest.unwrap_or(index));
+    } else {
+        // Should this replica come to lead, followers a little behind it need no snapshot.
+        let before = group.checkpoints.iter().rev().nth(1).copied();
+        keep = keep.min(before.unwrap_or(index));
     }
     keep.max(floor).min(index)
 }

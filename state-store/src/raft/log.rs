@@ -28,6 +28,8 @@ pub struct Prepared {
     pub conf: ConfState,
     /// A [`crate::codec::disk::MachineImage`] frame.
     pub image: Bytes,
+    /// When it was made.
+    pub made: std::time::Instant,
 }
 
 /// The log of one replica.
@@ -459,7 +461,13 @@ mod tests {
         assert!(log.snapshot(0, 9).is_err());
         assert_eq!((log.take_wanted(), log.take_wanted()), (Some(9), None));
         let conf = ConfState::from((vec![1], vec![9]));
-        log.prepared = Some(Prepared { index: 5, term: 1, conf, image: Bytes::new() });
+        log.prepared = Some(Prepared {
+            index: 5,
+            term: 1,
+            conf,
+            image: Bytes::new(),
+            made: std::time::Instant::now(),
+        });
         assert_eq!(log.snapshot(0, 9).unwrap().get_metadata().index, 5);
         assert!(log.snapshot(0, 8).is_err(), "it was made before replica 8 was added");
     }

@@ -30,9 +30,9 @@ const HEARTBEAT_TICKS: usize = 2;
 /// Ticks without a leader before a follower asks for votes; the most is twice as many.
 const ELECTION_TICKS: usize = 10;
 /// Most bytes of entries in one message.
-const MESSAGE_BYTES: u64 = 1 << 20;
+const MESSAGE_BYTES: u64 = 512 << 10;
 /// Append messages in flight to one follower.
-const INFLIGHT: usize = 64;
+const INFLIGHT: usize = 16;
 /// Bytes of entries a leader takes before a majority has them.
 const UNCOMMITTED_BYTES: u64 = 32 << 20;
 /// A learner that lacks at most this many entries may become a voter.

@@ -71,7 +71,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { proposals_per_shard: 65_536, batch_changes: 512, log_bytes: 8 << 20 }
+        Limits { proposals_per_shard: 16_384, batch_changes: 512, log_bytes: 8 << 20 }
     }
 }
 
