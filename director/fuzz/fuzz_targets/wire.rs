@@ -1,6 +1,7 @@
 #![no_main]
 
 #[path = "../checks.rs"]
+#[allow(dead_code)] // each target uses its own part
 mod checks;
 #[path = "../../tests/support/mod.rs"]
 mod support;
