@@ -1,25 +1,22 @@
 //! L2: from a flow key to the slot and side it belongs to, shared by all threads.
 //!
-//! A sharded hash table of four-byte entries. The keys themselves are in the slab only, where they
-//! have to be compared anyway; that makes the table a tenth the size of one that repeats them and
-//! saves a cache miss a lookup. Sized before start: it never grows (see [`room`]).
+//! A dashmap of four-byte entries, used through its raw interface. The keys themselves are in the
+//! slab only, where they have to be compared anyway; that makes the table a tenth the size of one that
+//! repeats them and saves a cache miss a lookup. Sized before start: it never grows (see [`room`]).
 //!
 //! Callers take part in the quiescence protocol (as workers or guests), so the records that entries
 //! lead to keep their keys while they are compared: an entry goes before its slot is given back.
 #![forbid(unsafe_code)]
 
 use ahash::RandomState;
-use crossbeam_utils::CachePadded;
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use dashmap::{DashMap, SharedValue};
 
 use super::key::PackedKey;
 use super::slab::Slab;
 use super::{Side, Slot};
 
 /// Where an entry leads: the slot, and in the top bit the side.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Target(u32);
 
 impl Target {
@@ -51,12 +48,9 @@ pub(super) enum Wait {
 #[derive(Debug)]
 pub(super) struct Busy;
 
-type Shard = CachePadded<RwLock<HashTable<Target>>>;
-
 pub(super) struct Index {
     hasher: RandomState,
-    /// A power of two of them.
-    shards: Vec<Shard>,
+    map: DashMap<Target, (), RandomState>,
 }
 
 /// How many shards there are, and room for how many entries in each, so that none ever grows. (One
@@ -73,33 +67,17 @@ fn room(max_sessions: u32) -> (usize, usize) {
 impl Index {
     pub(super) fn new(max_sessions: u32, hasher: RandomState) -> Index {
         let (shards, room) = room(max_sessions);
-        let shard = || CachePadded::new(RwLock::new(HashTable::with_capacity(room)));
-        Index { hasher, shards: std::iter::repeat_with(shard).take(shards).collect() }
+        let map = DashMap::with_capacity_and_hasher_and_shard_amount(
+            shards * room,
+            hasher.clone(),
+            shards,
+        );
+        Index { hasher, map }
     }
 
-    fn shard(&self, hash: u64) -> &RwLock<HashTable<Target>> {
-        // Bits that the shard's own table uses neither for the place (low) nor for the tag (top).
-        &self.shards[(hash >> 40) as usize & (self.shards.len() - 1)]
-    }
-
-    fn read(&self, hash: u64, wait: Wait) -> Result<RwLockReadGuard<'_, HashTable<Target>>, Busy> {
-        let shard = self.shard(hash);
-        match wait {
-            Wait::Yes => Ok(shard.read()),
-            Wait::No => shard.try_read().ok_or(Busy),
-        }
-    }
-
-    fn write(
-        &self,
-        hash: u64,
-        wait: Wait,
-    ) -> Result<RwLockWriteGuard<'_, HashTable<Target>>, Busy> {
-        let shard = self.shard(hash);
-        match wait {
-            Wait::Yes => Ok(shard.write()),
-            Wait::No => shard.try_write().ok_or(Busy),
-        }
+    /// Which shard a hash leads to.
+    fn place(&self, hash: u64) -> usize {
+        self.map.determine_shard(hash as usize)
     }
 
     /// Where a key leads.
@@ -110,8 +88,12 @@ impl Index {
         wait: Wait,
     ) -> Result<Option<Target>, Busy> {
         let hash = self.hasher.hash_one(key);
-        let shard = self.read(hash, wait)?;
-        Ok(shard.find(hash, |target| target.key(slab) == *key).copied())
+        let lock = &self.map.shards()[self.place(hash)];
+        let shard = match wait {
+            Wait::Yes => lock.read(),
+            Wait::No => lock.try_read().ok_or(Busy)?,
+        };
+        Ok(shard.get(hash, |(target, _)| target.key(slab) == *key).map(|(target, _)| *target))
     }
 
     /// Makes the key of `target` lead there; tells where it leads already, if it does.
@@ -123,40 +105,41 @@ impl Index {
     ) -> Result<Option<Target>, Busy> {
         let key = target.key(slab);
         let hash = self.hasher.hash_one(key);
-        let mut shard = self.write(hash, wait)?;
-        let equal = |other: &Target| other.key(slab) == key;
-        match shard.entry(hash, equal, |other| self.hasher.hash_one(other.key(slab))) {
-            Entry::Occupied(other) => Ok(Some(*other.get())),
-            Entry::Vacant(vacant) => {
-                vacant.insert(target);
-                Ok(None)
-            }
+        let lock = &self.map.shards()[self.place(hash)];
+        let mut shard = match wait {
+            Wait::Yes => lock.write(),
+            Wait::No => lock.try_write().ok_or(Busy)?,
+        };
+        if let Some((other, _)) = shard.get(hash, |(other, _)| other.key(slab) == key) {
+            return Ok(Some(*other));
         }
+        let hash_of =
+            |(other, _): &(Target, SharedValue<()>)| self.hasher.hash_one(other.key(slab));
+        shard.insert(hash, (target, SharedValue::new(())), hash_of);
+        Ok(None)
     }
 
     /// Removes the entry of `target`. False if its key leads elsewhere or nowhere.
     pub(super) fn remove(&self, slab: &Slab, target: Target, wait: Wait) -> Result<bool, Busy> {
         let hash = self.hasher.hash_one(target.key(slab));
-        let mut shard = self.write(hash, wait)?;
-        match shard.find_entry(hash, |other| *other == target) {
-            Ok(entry) => {
-                entry.remove();
-                Ok(true)
-            }
-            Err(_) => Ok(false),
-        }
+        let lock = &self.map.shards()[self.place(hash)];
+        let mut shard = match wait {
+            Wait::Yes => lock.write(),
+            Wait::No => lock.try_write().ok_or(Busy)?,
+        };
+        Ok(shard.remove_entry(hash, |(other, _)| *other == target).is_some())
     }
 
     /// Keeps the shard of a key locked.
     #[cfg(test)]
-    pub(super) fn hold(&self, key: &PackedKey) -> RwLockWriteGuard<'_, HashTable<Target>> {
-        self.shard(self.hasher.hash_one(key)).write()
+    pub(super) fn hold(&self, key: &PackedKey) -> impl Sized + '_ {
+        self.map.shards()[self.place(self.hasher.hash_one(key))].write()
     }
 
     /// The size of all shards.
     #[cfg(test)]
     fn size(&self) -> usize {
-        self.shards.iter().map(|shard| shard.read().num_buckets()).sum()
+        self.map.shards().iter().map(|shard| shard.read().buckets()).sum()
     }
 }
 
@@ -196,8 +179,7 @@ mod tests {
     fn a_lock_in_use_is_busy_for_workers() {
         let (slab, index) = (Slab::new(4), Index::new(4, RandomState::new()));
         let key = PackedKey([1; 5]);
-        let hash = index.hasher.hash_one(key);
-        let held = index.write(hash, Wait::Yes).unwrap();
+        let held = index.hold(&key);
         assert!(index.get(&slab, &key, Wait::No).is_err());
         drop(held);
         assert!(index.get(&slab, &key, Wait::No).is_ok());
