@@ -205,7 +205,13 @@ impl Record {
     /// the expected gap. What comes after that makes it no less lost.
     pub fn lost_ms(&self, now: u64) -> Option<u64> {
         let error = self.ended.as_ref().filter(|e| e.error.is_some()).map(|e| e.at_ms);
-        let waits = (self.ended.is_none()).then_some(Stall { due_ms: self.due_ms, came_ms: now });
+        // Silence before an error counts too: whoever hears nothing for 10 s is lost then, not when a
+        // late reset says so. A proper end owes nothing any more.
+        let heard_until = match &self.ended {
+            None => Some(now),
+            Some(ended) => ended.error.as_ref().map(|_| ended.at_ms),
+        };
+        let waits = heard_until.map(|came_ms| Stall { due_ms: self.due_ms, came_ms });
         let silence = self
             .stalls
             .iter()
@@ -249,6 +255,18 @@ mod tests {
             Record::new(1, Cohort::Echo, Transport::Tcp, "203.0.113.10:1".parse().unwrap(), 1000);
         r.connected(3000);
         r
+    }
+
+    #[test]
+    fn silence_before_a_late_error_is_the_loss() {
+        let mut r = record();
+        r.progress(3001, 3251);
+        r.failed(60_000, "reset");
+        assert_eq!(r.lost_ms(100_000), Some(3251 + LOST_AFTER_MS));
+        let mut soon = record();
+        soon.progress(3001, 3251);
+        soon.failed(3300, "reset");
+        assert_eq!(soon.lost_ms(100_000), Some(3300));
     }
 
     #[test]
