@@ -110,6 +110,16 @@ pub async fn drain_status(
     Ok(Json(progress(&api, &name).await?))
 }
 
+/// A director's state as this director knows it and as the director itself does. The two apply the
+/// same changes at different times, and a drain goes one way: the one that is further on is right.
+fn later(here: MemberState, there: MemberState) -> MemberState {
+    match (here, there) {
+        (MemberState::Drained, _) | (_, MemberState::Drained) => MemberState::Drained,
+        (MemberState::Draining, _) | (_, MemberState::Draining) => MemberState::Draining,
+        (here, _) => here,
+    }
+}
+
 async fn progress(api: &Api, name: &str) -> Result<DrainStatus, ApiError> {
     let member = member(api, name)?;
     if api.node.me() == Some(member.id) {
@@ -117,10 +127,7 @@ async fn progress(api: &Api, name: &str) -> Result<DrainStatus, ApiError> {
     }
     match api.node.ask(member.id, &Request::Drain, ANSWER).await {
         Ok(Response::Drain(mut status)) => {
-            // The two may know the latest state at different times; the later one is right.
-            if member.state == MemberState::Drained {
-                status.state = MemberState::Drained;
-            }
+            status.state = later(member.state, status.state);
             Ok(status)
         }
         Ok(_) | Err(_) => {
@@ -166,4 +173,19 @@ pub async fn remove(
     let command = ControlCommand::Remove { director: member.id, force };
     let revision = done(api.node.store.control(command, COMMAND).await?)?;
     Ok(Json(Done { revision, message: format!("director {name} is no member any more") }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_that_one_side_has_not_heard_of_is_no_undrain() {
+        use MemberState::{Active, Drained, Draining};
+        assert_eq!(later(Draining, Active), Draining);
+        assert_eq!(later(Active, Draining), Draining);
+        assert_eq!(later(Draining, Drained), Drained);
+        assert_eq!(later(Drained, Draining), Drained);
+        assert_eq!(later(Active, Active), Active);
+    }
 }

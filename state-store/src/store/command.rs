@@ -83,7 +83,10 @@ impl Store {
             } else if let Some(leader) = leader.filter(|l| *l != member.me) {
                 let ask = Request::Control(Box::new(proposal.clone()));
                 match self.request(&member, leader, &ask, attempt).await {
-                    Ok(Response::Outcome(outcome)) => return Ok(outcome),
+                    Ok(Response::Outcome(outcome)) => {
+                        self.see(&outcome).await;
+                        return Ok(outcome);
+                    }
                     Ok(Response::NotLeader(other)) => hint = other.filter(|o| *o != member.me),
                     Ok(other) => cause = unexpected(leader, &other).to_string(),
                     Err(e) => cause = e.to_string(),
@@ -91,6 +94,19 @@ impl Store {
             }
             tokio::time::sleep(PAUSE.min(left)).await;
         }
+    }
+
+    /// Waits until this director has applied what another one did for it, so that whoever was told
+    /// of a success reads it here too. A replica that lags for longer than that is not waited for.
+    async fn see(&self, outcome: &ControlOutcome) {
+        let ControlOutcome::Done { revision, membership_epoch, .. } = outcome else { return };
+        let mut cluster = self.cluster();
+        let applied = cluster.wait_for(|state| {
+            state.as_ref().is_some_and(|state| {
+                state.revision >= *revision && state.membership_epoch >= *membership_epoch
+            })
+        });
+        tokio::time::timeout(ATTEMPT, applied).await.ok();
     }
 
     /// Proposes as the leader and waits for the outcome.
