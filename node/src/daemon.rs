@@ -22,11 +22,15 @@ use crate::node::{Announced, Node, NodeCounters};
 use crate::peers::{Inbox, Summaries};
 use crate::sessions::{misses, sweep};
 use crate::{
-    admin, caution, control, metrics, netlink, planned, readiness, remembered, summary, tables,
+    admin, caution, control, metrics, netlink, planned, quarantine, readiness, remembered, summary,
+    tables,
 };
 
 /// How long packets on the way are still forwarded after the withdrawal.
 const LINGER: Duration = Duration::from_millis(300);
+
+/// How long replicating the rest may take.
+const REPLICATION: Duration = Duration::from_secs(1);
 
 /// How long the withdrawal may take to reach BIRD.
 const WITHDRAWAL: Duration = Duration::from_secs(2);
@@ -114,6 +118,7 @@ async fn prepare(spec: NodeSpec) -> anyhow::Result<Arc<Node>> {
         counters: NodeCounters::default(),
         changed_ms: AtomicU64::new(mono_ms()),
         stalled: false.into(),
+        leaving: false.into(),
         stopping: false.into(),
         remembered,
     });
@@ -148,6 +153,7 @@ async fn start_services(
     tokio::spawn(health::run(node.clone()));
     tokio::spawn(summary::run(node.clone()));
     tokio::spawn(planned::run(node.clone()));
+    tokio::spawn(quarantine::run(node.clone()));
     tokio::spawn(remembered::run(node.clone()));
     tokio::spawn(readiness::watch_rules(node.clone()));
     tokio::spawn(watch_workers(node.clone(), fail.clone()));
@@ -232,6 +238,25 @@ async fn start_forwarder(node: &Arc<Node>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Gives the others what only this director knows, before its traffic moves to them.
+async fn replicate_all(node: &Node) {
+    let Some(forwarder) = node.forwarder.get() else { return };
+    if node.live_others().is_empty() || !node.store.has_quorum() {
+        return;
+    }
+    let since_ms = mono_ms();
+    node.leaving.store(true, Ordering::Release);
+    let deadline = tokio::time::Instant::now() + REPLICATION;
+    while forwarder.sessions().unreplicated_before(since_ms) > 0 {
+        if tokio::time::Instant::now() >= deadline {
+            let left = forwarder.sessions().unreplicated_before(since_ms);
+            tracing::warn!(left, "sessions that only this director knew could not be replicated");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// Withdraws, lets packets on the way pass, leaves a clean mark, lets go of the guard.
 async fn stop(
     node: &Arc<Node>,
@@ -240,6 +265,7 @@ async fn stop(
 ) {
     tracing::info!("stopping");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    replicate_all(node).await;
     node.stopping.store(true, Ordering::Release);
     // The announcer's last act is the withdrawal. It must not hold up the end for ever.
     let _ = tokio::time::timeout(WITHDRAWAL, announcer).await;

@@ -16,8 +16,8 @@ use tokio::sync::mpsc;
 
 use crate::sessions::misses::Asked;
 
-/// Workers run a little before ordinary processes.
-const WORKER_NICE: i32 = -5;
+/// Workers run before ordinary processes.
+const WORKER_NICE: i32 = -10;
 
 /// A running packet forwarder.
 pub struct Forwarder {

@@ -23,6 +23,7 @@ pub mod os;
 pub mod peers;
 pub mod planned;
 pub mod privileges;
+pub mod quarantine;
 pub mod readiness;
 pub mod remembered;
 pub mod sessions;

@@ -107,6 +107,8 @@ pub struct Node {
     pub changed_ms: AtomicU64,
     /// The control loop found a stall: the announcer must start over.
     pub stalled: AtomicBool,
+    /// The daemon is about to stop: everything is replicated at once.
+    pub leaving: AtomicBool,
     /// The daemon is shutting down: nothing is announced any more.
     pub stopping: AtomicBool,
     /// The last configuration from disk, while the store has none yet.

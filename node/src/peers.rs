@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use futures_util::future::BoxFuture;
 use holdfast_schema::admin::{DrainStatus, SessionQuery};
-use holdfast_schema::cluster::DirectorId;
+use holdfast_schema::cluster::{BackendId, DirectorId, ListenerId};
 use holdfast_schema::session::SessionRecord;
 use holdfast_state_store::PeerCalls;
 use parking_lot::Mutex;
@@ -74,8 +74,38 @@ pub enum Request {
     Sessions(SessionQuery),
     /// How many sessions you hold.
     Count(SessionQuery),
+    /// How many open sessions use any of these?
+    Live(Uses),
     /// How far is your drain?
     Drain,
+}
+
+/// Things that sessions use.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Uses {
+    /// Listeners.
+    #[serde(default)]
+    pub listeners: BTreeSet<ListenerId>,
+    /// Backends.
+    #[serde(default)]
+    pub backends: BTreeSet<BackendId>,
+    /// LIPs.
+    #[serde(default)]
+    pub lips: BTreeSet<IpAddr>,
+}
+
+impl Uses {
+    /// Whether there is nothing to use.
+    pub fn is_empty(&self) -> bool {
+        self.listeners.is_empty() && self.backends.is_empty() && self.lips.is_empty()
+    }
+
+    /// Whether a session uses any of them.
+    pub fn concerns(&self, record: &SessionRecord) -> bool {
+        self.listeners.contains(&record.listener)
+            || self.backends.contains(&record.backend)
+            || self.lips.contains(&record.reply.dst.to_ip())
+    }
 }
 
 /// Its answer.
@@ -192,6 +222,7 @@ async fn answer(node: Arc<Node>, request: Request) -> Response {
         }
         Request::Sessions(query) => Response::Sessions(crate::sessions::query::held(&node, &query)),
         Request::Count(query) => Response::Count(crate::sessions::query::count(&node, &query)),
+        Request::Live(uses) => Response::Count(crate::sessions::query::live(&node, &uses)),
         Request::Drain => Response::Drain(node.drain_status()),
     });
     heavy.await.unwrap_or_else(|error| Response::Error(error.to_string()))

@@ -136,12 +136,11 @@ async fn follow_gateway(router: &str) {
     let netlink = Netlink::open().unwrap();
     assert!(matches!(netlink.link("eth9").await, Err(NetlinkError::NoInterface(_))));
     let mut network = watch::start(netlink.clone(), "eth0".to_owned()).await.unwrap();
-    let wait = |what: &'static str| format!("waited too long for {what}");
     let limit = Duration::from_secs(10);
     // Nobody has sent anything: the watcher itself gets the gateway resolved.
     let resolved = network.wait_for(|n| n.problems("eth0").is_empty());
     let seen =
-        tokio::time::timeout(limit, resolved).await.expect(&wait("the gateway")).unwrap().clone();
+        tokio::time::timeout(limit, resolved).await.expect("the gateway in time").unwrap().clone();
     let hop = |n: &watch::Network, ip: &str| {
         let ip = address(ip);
         n.hops.table.iter().find(|(p, _)| p.contains(ip)).and_then(|(_, h)| *h)
@@ -153,12 +152,12 @@ async fn follow_gateway(router: &str) {
     // A new MAC at the router, and a smaller MTU here, are followed.
     ip("link set eth0 mtu 1400");
     let smaller = network.wait_for(|n| hop(n, "192.0.2.1").is_some_and(|h| h.mtu == 1400));
-    tokio::time::timeout(limit, smaller).await.expect(&wait("the MTU")).unwrap();
+    tokio::time::timeout(limit, smaller).await.expect("the MTU in time").unwrap();
     ip("neigh replace 10.7.0.1 lladdr 02:00:00:00:00:99 nud permanent dev eth0");
     let moved = network
         .wait_for(|n| hop(n, "192.0.2.1").is_some_and(|h| h.dst_mac == [2, 0, 0, 0, 0, 0x99]));
-    tokio::time::timeout(limit, moved).await.expect(&wait("the new MAC")).unwrap();
+    tokio::time::timeout(limit, moved).await.expect("the new MAC in time").unwrap();
     ip("route del default");
     let lost = network.wait_for(|n| n.problems("eth0").iter().any(|p| p.contains("gateway")));
-    tokio::time::timeout(limit, lost).await.expect(&wait("the loss of the route")).unwrap();
+    tokio::time::timeout(limit, lost).await.expect("the loss of the route in time").unwrap();
 }

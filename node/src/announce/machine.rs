@@ -174,6 +174,8 @@ impl Machine {
             return;
         }
         self.base = Wish::default();
+        self.last_wish = Wish::default();
+        self.changed_ms = now_ms;
         self.kind = PlannedKind::Join;
         self.waits = vec![why.to_owned()];
         self.enter(Stage::Down, now_ms);

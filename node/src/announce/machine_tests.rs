@@ -257,6 +257,18 @@ fn a_drain_interrupted_by_a_restart_ends_without_announcing() {
 }
 
 #[test]
+fn a_release_in_the_middle_of_a_drain_announces_nothing_again() {
+    let mut world = World::serving();
+    world.inputs.state = Some(MemberState::Draining);
+    world.run(500);
+    world.wishes.clear();
+    world.machine.fell(world.inputs.now_ms, "the guard let go");
+    world.run(8_000);
+    assert_eq!(world.machine.stage(), &Stage::Drained);
+    assert_eq!(world.wishes, [Wish::default()]);
+}
+
+#[test]
 fn an_undrain_in_the_middle_of_a_drain_never_withdraws() {
     let mut world = World::serving();
     world.wishes.clear();

@@ -87,6 +87,9 @@ fn run(args: Arguments) -> anyhow::Result<()> {
     if let Err(error) = os::forbid_core_dumps() {
         tracing::warn!(%error, "core dumps are not forbidden; one would hold up a takeover for seconds");
     }
+    if let Err(error) = os::raise_autogroup() {
+        tracing::debug!(%error, "no autogroup to raise");
+    }
     if let Err(error) = os::raise_file_limit() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }

@@ -8,10 +8,11 @@ use holdfast_schema::admin::{SessionCount, SessionEntry, SessionList, SessionQue
 use holdfast_schema::cluster::{ClusterState, DirectorId};
 use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::SessionRecord;
+use tokio::task::JoinHandle;
 
 use super::query;
 use crate::node::Node;
-use crate::peers::{HeldCount, HeldSessions, Request, Response};
+use crate::peers::{HeldCount, HeldSessions, Request, Response, Uses};
 
 /// How long a director may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -153,11 +154,22 @@ impl Merged {
 pub async fn count(node: &Arc<Node>, query: SessionQuery) -> SessionCount {
     let (own, asked) = (node.clone(), query.clone());
     let mine = tokio::task::spawn_blocking(move || query::count(&own, &asked));
+    total(node, mine, Request::Count(query)).await
+}
+
+/// How many open sessions of all live directors use any of these.
+pub async fn live(node: &Arc<Node>, uses: Uses) -> SessionCount {
+    let (own, asked) = (node.clone(), uses.clone());
+    let mine = tokio::task::spawn_blocking(move || query::live(&own, &asked));
+    total(node, mine, Request::Live(uses)).await
+}
+
+async fn total(node: &Arc<Node>, mine: JoinHandle<HeldCount>, request: Request) -> SessionCount {
     let take = |response| match response {
         Response::Count(held) => Some(held),
         _ => None,
     };
-    let (mut answers, missing) = ask_all(node, Request::Count(query), take).await;
+    let (mut answers, missing) = ask_all(node, request, take).await;
     if let (Some(me), Ok(mine)) = (node.me(), mine.await) {
         answers.push((me, mine));
     }

@@ -1,5 +1,6 @@
 //! Questions of the packet path: packets whose session nobody here knows.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use holdfast_director::core::{MissAnswer, MissKind, MissQuestion};
 use holdfast_director::director::WorkerId;
 use holdfast_state_store::MissVerdict;
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::node::Node;
@@ -32,17 +34,26 @@ pub fn queue() -> (mpsc::Sender<Asked>, mpsc::Receiver<Asked>) {
 /// Answers questions for ever.
 pub async fn run(node: Arc<Node>, mut questions: mpsc::Receiver<Asked>) {
     let permits = Arc::new(Semaphore::new(CONCURRENT));
+    // The packet core repeats a question after 5 ms, and so does the store while it asks: once is enough.
+    let under_way: Arc<Mutex<HashSet<(WorkerId, u64)>>> = Arc::default();
     while let Some((worker, question)) = questions.recv().await {
+        if !under_way.lock().insert((worker, question.id)) {
+            continue;
+        }
         let Ok(permit) = permits.clone().try_acquire_owned() else {
+            under_way.lock().remove(&(worker, question.id));
             node.counters.misses_overflow.fetch_add(1, Ordering::Relaxed);
             reply(&node, worker, MissAnswer::DontKnow { id: question.id });
             continue;
         };
         node.counters.misses_pending.fetch_add(1, Ordering::Relaxed);
-        let node = node.clone();
+        let (node, under_way) = (node.clone(), under_way.clone());
         tokio::spawn(async move {
             let verdict = node.store.ask(question.key, DEADLINE).await;
             let id = question.id;
+            if !matches!(verdict, MissVerdict::Found(_)) {
+                tracing::debug!(key = %question.key, kind = ?question.kind, ?verdict, "not found");
+            }
             let answer = match verdict {
                 MissVerdict::Found(record) => MissAnswer::Found { id, record },
                 MissVerdict::NoWithAuthority if node.denial_counts() => {
@@ -59,6 +70,7 @@ pub async fn run(node: Arc<Node>, mut questions: mpsc::Receiver<Asked>) {
                     MissAnswer::DontKnow { id }
                 }
             };
+            under_way.lock().remove(&(worker, id));
             reply(&node, worker, answer);
             node.counters.misses_pending.fetch_sub(1, Ordering::Relaxed);
             drop(permit);

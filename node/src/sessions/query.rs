@@ -8,7 +8,7 @@ use holdfast_schema::session::SessionRecord;
 
 use crate::clock::mono_ms;
 use crate::node::Node;
-use crate::peers::{HeldCount, HeldSessions};
+use crate::peers::{HeldCount, HeldSessions, Uses};
 
 /// A query with its names looked up.
 pub struct Filter {
@@ -59,11 +59,20 @@ pub fn held(node: &Node, query: &SessionQuery) -> HeldSessions {
 
 /// How many sessions held here fit.
 pub fn count(node: &Node, query: &SessionQuery) -> HeldCount {
+    let filter = Filter::new(query, node.cluster().as_deref());
+    tally(node, |record| filter.fits(record))
+}
+
+/// How many open sessions held here use any of these.
+pub fn live(node: &Node, uses: &Uses) -> HeldCount {
+    tally(node, |record| uses.concerns(record) && !record.flags.closing())
+}
+
+fn tally(node: &Node, fits: impl Fn(&SessionRecord) -> bool) -> HeldCount {
     let mut counted = HeldCount::default();
     let Some(forwarder) = node.forwarder.get() else { return counted };
-    let filter = Filter::new(query, node.cluster().as_deref());
     forwarder.sessions().for_each(mono_ms(), |record, _| {
-        if filter.fits(record) {
+        if fits(record) {
             let states = counted.by_owner.entry(record.owner).or_default();
             *states.entry(record.flags.state_name().to_owned()).or_default() += 1;
         }

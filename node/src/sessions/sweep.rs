@@ -32,7 +32,7 @@ pub fn run(node: &Arc<Node>) {
         std::thread::sleep(STEP);
         let now_ms = mono_ms();
         let Some(cluster) = node.cluster() else { continue };
-        let flush = cluster.change_planned();
+        let flush = cluster.change_planned() || node.leaving.load(Ordering::Relaxed);
         begin_flushes(node, &cluster, now_ms);
         let policy = SweepPolicy {
             flush,
