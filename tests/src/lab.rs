@@ -97,6 +97,16 @@ impl Lab {
         command
     }
 
+    /// The interface that leads out of a namespace.
+    pub fn interface(&self, netns: &str) -> Result<String> {
+        let mut ip = Command::new("ip");
+        let text = run(ip.args(["-n", netns, "route", "show", "default"]), Duration::from_secs(5))?
+            .ok()?;
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let dev = words.iter().position(|w| *w == "dev").and_then(|i| words.get(i + 1));
+        Ok((*dev.with_context(|| format!("{netns} has no default route: {text}"))?).to_owned())
+    }
+
     /// `holdfast` against a director.
     pub fn holdfast(&self, director: &Director, args: &[&str]) -> Result<Finished> {
         run(

@@ -29,8 +29,14 @@ impl Traces {
         add("mount", std::fs::read_to_string("/proc/self/mounts")?);
         add("nft", output("nft", &["list", "tables"])?);
         add("process", holdfast_processes()?);
-        for dir in ["/tmp", "/run", "/run/netns", "/var/lib", "/etc", "/dev/shm", "/sys/fs/bpf"] {
+        for dir in ["/run/netns", "/var/lib", "/etc", "/dev/shm", "/sys/fs/bpf"] {
             add("file", names_in(dir)?);
+        }
+        // Everybody writes to these; ours have our name.
+        for dir in ["/tmp", "/run", "/var/tmp"] {
+            let names = names_in(dir)?;
+            let ours = |line: &&str| line.contains("hf-") || line.contains("holdfast");
+            add("file", names.lines().filter(ours).collect::<Vec<&str>>().join("\n"));
         }
         Ok(Traces(found))
     }

@@ -78,8 +78,13 @@ fn sshd(lab: &Lab, netns: &str, addr: &str, keys: &Keys) -> Result<Background> {
             dir.join("authorized_keys").display()
         ),
     )?;
-    let mut command = lab.command_in(netns, "/usr/sbin/sshd");
-    Background::start(command.arg("-D").arg("-e").arg("-f").arg(config))
+    // sshd wants a folder in /run. The namespace's mounts are its own, so this one is not the machine's.
+    let mut command = lab.command_in(netns, "sh");
+    let start =
+        "mount -t tmpfs tmpfs /run && mkdir /run/sshd && exec /usr/sbin/sshd -D -e -f \"$0\"";
+    let mut sshd = Background::start(command.arg("-c").arg(start).arg(config))?;
+    sshd.line(SOON, |line| line.contains("Server listening").then_some(()))?;
+    Ok(sshd)
 }
 
 fn ssh(lab: &Lab, netns: &str, vip: &str, keys: &Keys) -> Command {
