@@ -5,12 +5,12 @@
 //! [`Core::answer`]. In the path of a packet there is, after start, no allocation and no panic; the
 //! parts of a batch:
 //!
-//! 1. [`meta`] reads every frame: malformed ones are dropped, echo requests answered ([`answer`]),
+//! 1. `meta` reads every frame: malformed ones are dropped, echo requests answered (`answer`),
 //!    the others have a flow key.
 //! 2. All keys are looked up in L1 together, what is not there in L2.
-//! 3. Packets of known sessions are rewritten ([`nat`]), and what they tell is noted ([`track`]).
-//!    Of the others, first ones open a session ([`open`]); the rest wait until the question who
-//!    knows their session is answered ([`unknown`], [`waiting`], [`miss`]).
+//! 3. Packets of known sessions are rewritten (`nat`), and what they tell is noted (`track`).
+//!    Of the others, first ones open a session (`open`); the rest wait until the question who
+//!    knows their session is answered (`unknown`, `waiting`, `miss`).
 //!
 //! Every packet is counted once ([`counters`]): as forwarded, answered, dropped for one
 //! [`DropReason`], or waiting.
