@@ -58,6 +58,8 @@ pub struct NodeCounters {
     pub admin_requests: AtomicU64,
     /// See `admin_requests`.
     pub admin_busy: AtomicU64,
+    /// Admin requests under way.
+    pub admin_under_way: AtomicU64,
     /// Forwarding tables installed.
     pub tables_installed: AtomicU64,
     /// Changes of announced routes.

@@ -128,6 +128,9 @@ fn helper_daemon() {
     for line in std::io::stdin().lines() {
         match line.unwrap().as_str() {
             "release" => guard.command_release(),
+            "end-if-frozen" => {
+                guard.end_if_frozen(Duration::from_millis(300));
+            }
             "silence-worker" => beating.store(false, Ordering::Relaxed),
             _ => {}
         }
@@ -183,6 +186,25 @@ fn lets_go_on_command_and_when_it_is_killed_itself() {
     let guard = nix::unistd::Pid::from_raw(daemon.guard_pid as i32);
     nix::sys::signal::kill(guard, nix::sys::signal::Signal::SIGKILL).unwrap();
     ns.gone_within(SOON);
+}
+
+#[test]
+fn a_frozen_guard_is_ended_by_its_daemon() {
+    if !root() {
+        return;
+    }
+    let ns = Namespace::new("frozen");
+    let mut daemon = Daemon::start(&ns);
+    daemon.tell("end-if-frozen");
+    let guard = nix::unistd::Pid::from_raw(daemon.guard_pid as i32);
+    nix::sys::signal::kill(guard, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    assert!(ns.device_there(), "a guard that looks is left alone");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while ns.device_there() {
+        assert!(Instant::now() < deadline, "a frozen guard is left alone");
+        daemon.tell("end-if-frozen");
+    }
+    assert!(daemon.child.try_wait().unwrap().is_none(), "the daemon lives on");
 }
 
 #[test]

@@ -21,7 +21,7 @@ use super::{cluster, config, sessions, status};
 use crate::node::Node;
 
 /// Requests that may be under way; more are refused with 503.
-const CONCURRENT: usize = 32;
+pub const CONCURRENT: usize = 32;
 
 /// The largest body: a configuration of ten thousand backends fits easily.
 const BODY_BYTES: usize = 8 << 20;
@@ -78,7 +78,11 @@ async fn bounded(State(api): State<Api>, request: Request, next: Next) -> Respon
         let message = format!("{CONCURRENT} requests are under way already");
         return ApiError::new(ErrorCode::Unavailable, message, "try again").into_response();
     };
-    match tokio::time::timeout(DEADLINE, next.run(request)).await {
+    let under_way = &api.node.counters.admin_under_way;
+    under_way.fetch_add(1, Ordering::Relaxed);
+    let answered = tokio::time::timeout(DEADLINE, next.run(request)).await;
+    under_way.fetch_sub(1, Ordering::Relaxed);
+    match answered {
         Ok(response) => response,
         Err(_) => {
             let message = format!("not done within {} s", DEADLINE.as_secs());

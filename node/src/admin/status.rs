@@ -124,6 +124,7 @@ fn cluster_status(node: &Node, cluster: &ClusterState) -> ClusterStatus {
             ));
         }
     }
+    why.extend(differing_tables(node, &nodes, &summaries));
     if raft.iter().any(|g| g.joint) {
         why.push("a change of voters is under way".to_owned());
     }
@@ -139,6 +140,29 @@ fn cluster_status(node: &Node, cluster: &ClusterState) -> ClusterStatus {
         settled: why.is_empty(),
         unsettled: why,
     }
+}
+
+/// Directors that forward by other tables than this one although revision and health version are
+/// the same (DESIGN rule 2): a defect, or a cosmic ray.
+fn differing_tables(
+    node: &Node,
+    nodes: &[NodeStatus],
+    summaries: &BTreeMap<DirectorId, Arc<Summary>>,
+) -> Vec<String> {
+    let Some(own) = node.me().and_then(|me| summaries.get(&me)) else { return Vec::new() };
+    let differs = |n: &&NodeStatus| {
+        summaries.get(&DirectorId(n.id)).is_some_and(|s| {
+            (s.revision, s.health_version) == (own.revision, own.health_version)
+                && s.table_hash != own.table_hash
+        })
+    };
+    let say = |n: &NodeStatus| {
+        format!(
+            "{} forwards by other tables than this director at revision {}",
+            n.name, own.revision
+        )
+    };
+    nodes.iter().filter(|n| n.up).filter(differs).map(say).collect()
 }
 
 /// What every member says of itself, this one included.

@@ -262,6 +262,8 @@ impl Machine {
         self.waits = inputs.local.clone();
         if !inputs.quorum {
             self.waits.push("no leader in sight".to_owned());
+        } else if self.cut_off {
+            self.waits.push("the cluster has only just come back in sight".to_owned());
         } else if let Err(why) = &inputs.caught_up {
             self.waits.push(why.clone());
         }

@@ -142,6 +142,8 @@ fn a_cold_start_without_a_leader_announces_worse_and_then_joins_without_a_gap() 
     let worse = Wish { vips: Level::Worse, lips: Level::Worse };
     assert_eq!(world.wishes, [Wish::default(), worse]);
     world.inputs.quorum = true;
+    world.tick();
+    assert_eq!(world.machine.stage(), &Stage::Down, "it does not trust the first sight");
     world.run(2_000);
     assert_eq!(world.machine.stage(), &Stage::Serving);
     assert!(world.wishes[1..].iter().all(|w| w.vips >= Level::Worse), "{:?}", world.wishes);

@@ -32,6 +32,9 @@ const RECONCILE: Duration = Duration::from_secs(1);
 /// How long a command may take.
 const COMMAND: Duration = Duration::from_secs(5);
 
+/// A guard that has not looked for this long is no guard.
+const GUARD_FROZEN: Duration = Duration::from_secs(2);
+
 /// A guard that could not be started is tried again after this time (ms).
 const GUARD_RETRY_MS: u64 = 1_000;
 
@@ -183,6 +186,11 @@ impl Announcer {
 
     /// The guard let go, or the control loop found a stall.
     fn notice_falls(&mut self, now_ms: u64) {
+        if let Some(guard) = &self.node.guard
+            && guard.end_if_frozen(GUARD_FROZEN)
+        {
+            tracing::warn!("the guard was frozen and has been ended: a new one takes its place");
+        }
         if let Some(guard) = &self.node.guard
             && let Some(reason) = guard.poll()
         {

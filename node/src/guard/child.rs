@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::Reason;
 use super::run::Arguments;
+use crate::clock::mono_ns;
 use crate::os;
 use crate::shm::{Command, GuardState, SharedPage};
 
@@ -146,6 +147,19 @@ impl Guard {
     /// Whether a guard holds the device now.
     pub fn holding(&self) -> bool {
         self.page.guard_state() == GuardState::Holding
+    }
+
+    /// Ends a guard that has not looked for this long: a frozen one would hold the routes of a dead
+    /// daemon. Tells whether it did; [`Guard::poll`] then notices the release.
+    pub fn end_if_frozen(&self, longer_than: Duration) -> bool {
+        let beat_ns = self.page.guard_beat_ns.load(Ordering::Relaxed);
+        let silent = Duration::from_nanos(mono_ns().saturating_sub(beat_ns));
+        if !self.holding() || beat_ns == 0 || silent < longer_than {
+            return false;
+        }
+        let Some(mut state) = self.state.try_lock() else { return false };
+        // It may have ended by itself meanwhile; then there is nothing to kill.
+        state.child.as_mut().is_some_and(|child| child.kill().is_ok())
     }
 
     /// The guard's process id, if one runs.

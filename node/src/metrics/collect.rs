@@ -2,13 +2,15 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use holdfast_director::core::{Count, DropReason};
+use holdfast_director::core::{CoreConfig, Count, DropReason};
 use holdfast_state_store::metrics::LATENCY_BOUNDS_US;
 
 use super::names;
 use super::scrape::Scrape;
+use crate::admin::server;
 use crate::forward::Forwarder;
 use crate::node::Node;
+use crate::sessions::misses;
 
 /// A scrape of this node.
 pub fn scrape(node: &Node) -> Scrape {
@@ -16,6 +18,7 @@ pub fn scrape(node: &Node) -> Scrape {
     to.flag("holdfast_build_info", &[env!("CARGO_PKG_VERSION")], true);
     announcements(node, &mut to);
     own_counters(node, &mut to);
+    limits(node, &mut to);
     if let Some(forwarder) = node.forwarder.get() {
         packets(forwarder, &mut to);
         sessions(forwarder, &mut to);
@@ -59,7 +62,23 @@ fn own_counters(node: &Node, to: &mut Scrape) {
     to.count("holdfast_misses_total", &["overflow"], get(&counters.misses_overflow));
     to.count("holdfast_proposals_refused_total", &[], get(&counters.proposals_refused));
     to.count("holdfast_admin_requests_total", &[], get(&counters.admin_requests));
+    to.count("holdfast_admin_under_way", &[], get(&counters.admin_under_way));
     to.count("holdfast_admin_busy_total", &[], get(&counters.admin_busy));
+}
+
+fn limits(node: &Node, to: &mut Scrape) {
+    let workers = u64::from(node.spec.workers);
+    let core = CoreConfig::for_workers(node.spec.max_sessions, node.spec.workers);
+    let queued = holdfast_state_store::Limits::default().proposals_per_shard;
+    for (of, limit) in [
+        ("parked_packets", u64::from(core.waiting_packets) * workers),
+        ("misses_asked_per_second", u64::from(core.asks_per_second) * workers),
+        ("misses_pending", misses::CONCURRENT as u64),
+        ("admin_under_way", server::CONCURRENT as u64),
+        ("changes_queued_per_shard", queued as u64),
+    ] {
+        to.count("holdfast_limit", &[of], limit);
+    }
 }
 
 /// Counts with metrics of their own; all others are `holdfast_core_events_total`.

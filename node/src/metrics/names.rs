@@ -49,6 +49,15 @@ const FIXED: &[(&str, Kind, &[&str], &str)] = &[
         &["state"],
         "BGP sessions that BIRD has, by whether they are established.",
     ),
+    (
+        "holdfast_limit",
+        Gauge,
+        &["of"],
+        "Limits of this director, to be held against what is used: holdfast_parked_packets, \
+         holdfast_misses_total{result=\"asked\"} a second, holdfast_misses_pending, requests to \
+         the admin API under way, changes queued a shard.",
+    ),
+    ("holdfast_admin_under_way", Gauge, &[], "Requests to the admin API under way now."),
     ("holdfast_guard_holding", Gauge, &[], "Whether the guard holds the TUN device."),
     (
         "holdfast_guard_releases_total",

@@ -17,7 +17,7 @@ use crate::node::Node;
 const QUEUE: usize = 4_096;
 
 /// Questions that may be under way.
-const CONCURRENT: usize = 1_024;
+pub const CONCURRENT: usize = 1_024;
 
 /// How long the others may take. A packet waits 20 ms (PROTOCOLS): an answer that comes later than
 /// that helps nobody, so it comes a little earlier.
