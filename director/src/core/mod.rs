@@ -54,6 +54,9 @@ use waiting::{Chain, RoomSize, WaitFor, WaitingRoom};
 /// Frames that are looked up together.
 pub const BATCH: usize = 64;
 
+/// How long after a second vain try a lock is tried again. (The first is at the next turn.)
+const LOCK_RETRY_NS: u64 = 250_000;
+
 /// Where packets that leave the waiting room go: the frame, and what has become of it
 /// ([`Verdict::Transmit`] or [`Verdict::Drop`]). The frame is only lent.
 pub type Release<'r> = dyn FnMut(&mut Frame<'_>, Verdict) + 'r;
@@ -345,10 +348,16 @@ impl Core {
             waiting.clear();
             self.room.list(&mut waiting);
             for flow in &waiting {
-                let again = flow.wait_for == WaitFor::Lock
-                    || matches!(self.table.lookup(&flow.key), Lookup::Found(..));
+                let again = match flow.wait_for {
+                    WaitFor::Lock => flow.next_ns <= now_ns,
+                    WaitFor::Answer => {
+                        matches!(self.table.lookup(&flow.key), Lookup::Found(..))
+                    }
+                };
                 if again {
                     self.release(&at, &flow.key, false, release);
+                    // Its holder may have been preempted: then trying on and on costs others.
+                    self.room.put_off(&flow.key, now_ns + LOCK_RETRY_NS);
                 }
                 // What has been parked again keeps the time since when it waits.
                 if now_ns.saturating_sub(flow.since_ns) >= self.config.wait_ns

@@ -34,7 +34,8 @@ struct Flow {
     wait_for: WaitFor,
     id: u64,
     since_ns: u64,
-    next_ask_ns: u64,
+    /// When its question is due, or when its lock is to be tried again.
+    next_ns: u64,
     asked: bool,
     first: u32,
     last: u32,
@@ -52,6 +53,7 @@ pub(super) struct Waiting {
     pub(super) key: FlowKey,
     pub(super) wait_for: WaitFor,
     pub(super) since_ns: u64,
+    pub(super) next_ns: u64,
 }
 
 /// A flow that was taken out of the room, with the first of its packets.
@@ -116,7 +118,7 @@ impl WaitingRoom {
                     wait_for: WaitFor::Answer,
                     id: 0,
                     since_ns: 0,
-                    next_ask_ns: 0,
+                    next_ns: 0,
                     asked: false,
                     first: NONE,
                     last: NONE,
@@ -174,6 +176,15 @@ impl WaitingRoom {
         self.used_flows > 0 && self.position(key).is_some()
     }
 
+    /// Puts off the next try of a flow that waits for a lock.
+    pub(super) fn put_off(&mut self, key: &FlowKey, until_ns: u64) {
+        if let Some(flow) = self.position(key).and_then(|at| self.flows.get_mut(at as usize))
+            && flow.wait_for == WaitFor::Lock
+        {
+            flow.next_ns = until_ns;
+        }
+    }
+
     /// Copies a packet into the room, behind those of its flow.
     pub(super) fn park(
         &mut self,
@@ -211,9 +222,9 @@ impl WaitingRoom {
         if let Some(to) = packet.data.get_mut(..bytes.len()) {
             to.copy_from_slice(bytes);
         }
-        if wait_for == WaitFor::Answer {
+        if wait_for == WaitFor::Answer && flow.wait_for == WaitFor::Lock {
             // A flow that waited for a lock may turn out to be unknown.
-            flow.wait_for = WaitFor::Answer;
+            (flow.wait_for, flow.next_ns) = (WaitFor::Answer, 0);
         }
         if flow.kind == MissKind::IcmpError {
             flow.kind = kind;
@@ -246,7 +257,7 @@ impl WaitingRoom {
             wait_for,
             id,
             since_ns,
-            next_ask_ns: 0,
+            next_ns: 0,
             asked: false,
             first: NONE,
             last: NONE,
@@ -336,10 +347,10 @@ impl WaitingRoom {
     ) {
         let mut at = self.oldest;
         while let Some(flow) = self.flows.get_mut(at as usize) {
-            if flow.wait_for == WaitFor::Answer && flow.next_ask_ns <= now_ns {
+            if flow.wait_for == WaitFor::Answer && flow.next_ns <= now_ns {
                 ask(flow.key, flow.kind, flow.id, flow.asked);
                 flow.asked = true;
-                flow.next_ask_ns = now_ns + repeat_ns;
+                flow.next_ns = now_ns + repeat_ns;
             }
             at = flow.newer;
         }
@@ -352,7 +363,12 @@ impl WaitingRoom {
         while let Some(flow) = self.flow(at)
             && list.len() < list.capacity()
         {
-            list.push(Waiting { key: flow.key, wait_for: flow.wait_for, since_ns: flow.since_ns });
+            list.push(Waiting {
+                key: flow.key,
+                wait_for: flow.wait_for,
+                since_ns: flow.since_ns,
+                next_ns: flow.next_ns,
+            });
             at = flow.newer;
         }
     }

@@ -194,7 +194,9 @@ pub struct Lab {
 
 impl Lab {
     pub fn new() -> Lab {
-        Lab::with(10_000, CoreConfig::for_workers(10_000, 1))
+        // A smaller waiting room than in production: it is made anew for each of many cases.
+        let config = CoreConfig { waiting_packets: 256, ..CoreConfig::for_workers(10_000, 1) };
+        Lab::with(10_000, config)
     }
 
     pub fn with(max_sessions: u32, config: CoreConfig) -> Lab {
