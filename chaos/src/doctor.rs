@@ -66,8 +66,8 @@ pub async fn examine() -> Vec<Finding> {
 
 /// Makes the smallest lab there is and tries in it what the big one needs.
 async fn try_in_namespaces() -> Vec<Finding> {
-    let run_id = crate::lab::plan::new_run_id();
-    let (a, b) = (format!("hf-{run_id}-r1"), format!("hf-{run_id}-d1"));
+    let me = std::process::id();
+    let (a, b) = (format!("hf-doctor-{me}-a"), format!("hf-doctor-{me}-b"));
     let mounted = crate::lab::down::netns_is_mounted();
     let found = try_all(&a, &b).await;
     for netns in [&a, &b] {

@@ -34,7 +34,7 @@ pub fn copy_logs(from: &Path, to: &Path) -> Result<()> {
         let Ok(files) = std::fs::read_dir(machine.path()) else { continue };
         for file in files.flatten() {
             let name = file.file_name();
-            let keep = [".log", ".out", ".conf", ".toml", ".jsonl"];
+            let keep = [".log", ".out", ".conf", ".toml", ".prom", ".json"];
             let Some(text) = name.to_str().filter(|n| keep.iter().any(|k| n.ends_with(k))) else {
                 continue;
             };

@@ -90,7 +90,7 @@ async fn ready_for_a_lab() -> Result<()> {
     Ok(())
 }
 
-fn wish(ground: &Ground, standing: bool, cluster: bool) -> Result<Wish> {
+fn wish(ground: &Ground, cluster: bool) -> Result<Wish> {
     let beside = || -> Result<PathBuf> {
         let exe = std::env::current_exe().context("the path of this program")?;
         Ok(exe.parent().context("a program is in a folder")?.to_owned())
@@ -102,13 +102,12 @@ fn wish(ground: &Ground, standing: bool, cluster: bool) -> Result<Wish> {
         guard_timeout_ms: ground.guard_timeout,
         replicate_after: ground.replicate_after.clone(),
         bin_dir: ground.bin_dir.clone().map_or_else(beside, Ok)?,
-        standing,
         cluster,
     })
 }
 
 async fn lab_up(up: LabUp) -> Result<ExitCode> {
-    let plan = wish(&up.ground, true, !up.no_cluster)?.plan()?;
+    let plan = wish(&up.ground, !up.no_cluster)?.plan()?;
     ready_for_a_lab().await?;
     if up.lab.exists() {
         bail!(
@@ -116,7 +115,7 @@ async fn lab_up(up: LabUp) -> Result<ExitCode> {
             up.lab.display()
         );
     }
-    let (raised, file) = (plan.clone(), up.lab.clone());
+    let (mut raised, file) = (plan.clone(), up.lab.clone());
     let work = async move {
         let say = |text: &str| println!("{text} ...");
         if up.no_cluster {
@@ -124,6 +123,9 @@ async fn lab_up(up: LabUp) -> Result<ExitCode> {
         } else {
             lab::raise(&raised, &say).await?;
         }
+        // From here on it is nobody's leftover.
+        raised.standing = true;
+        raised.save()?;
         describe::write(&describe::describe(&raised).await?, &file)
     };
     let code = match guarded(work).await? {

@@ -31,8 +31,6 @@ pub struct Wish {
     pub replicate_after: String,
     /// Where the binaries are.
     pub bin_dir: PathBuf,
-    /// Whether it outlives the process that raises it.
-    pub standing: bool,
     /// Whether a cluster is formed on it.
     pub cluster: bool,
 }
@@ -58,7 +56,7 @@ impl Wish {
             replicate_after: self.replicate_after,
             bin_dir: self.bin_dir.canonicalize().context("the folder of the binaries")?,
             owner: (me, spawn::start_time(me).unwrap_or(0)),
-            standing: self.standing,
+            standing: false,
             made_netns_mount: !down::netns_is_mounted(),
         };
         plan.check()?;

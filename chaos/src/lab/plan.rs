@@ -118,7 +118,7 @@ pub struct Plan {
     pub bin_dir: PathBuf,
     /// The process that raised it, and when that process started (clock ticks since boot).
     pub owner: (u32, u64),
-    /// Whether it is meant to outlive that process.
+    /// Whether it has been raised and is meant to outlive that process.
     pub standing: bool,
     /// Whether /run/netns was no mount point before: then it shall be none afterwards.
     pub made_netns_mount: bool,

@@ -90,11 +90,13 @@ fn one_error_is_a_failure_with_its_reason() {
 #[test]
 fn silence_is_a_loss_of_the_step_it_began_in() {
     let mut records = fifty(1_000);
-    records[9] = talking(9, Cohort::Echo, 1_000, 12_000);
+    // One had its last answer just before the first step began, one long after.
+    records[9] = talking(9, Cohort::Echo, 1_000, 9_500);
+    records[8] = talking(8, Cohort::Echo, 1_000, 36_000);
     let steps = [facts(StepName::KillDaemon, 10_000), facts(StepName::HangDaemon, 40_000)];
     let report = judge(&records, &steps, &TERMS);
-    assert_eq!(report.reason, "kill-daemon lost 1 of 50 eligible connections");
-    assert_eq!(report.steps[1].cohorts[0].eligible, 49, "it is not lost twice");
+    assert_eq!(report.reason, "kill-daemon lost 2 of 50 eligible connections");
+    assert_eq!(report.steps[1].cohorts[0].eligible, 48, "they are not lost twice");
 }
 
 #[test]

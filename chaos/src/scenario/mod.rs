@@ -41,7 +41,7 @@ pub async fn demo(demo: Demo) -> Result<ExitCode> {
         inject: !demo.no_inject,
         replicate_after_ms: replicate_after_ms(&ground.replicate_after)?,
     };
-    let plan = crate::wish(&ground, false, true)?.plan()?;
+    let plan = crate::wish(&ground, true)?.plan()?;
     crate::ready_for_a_lab().await?;
     let steps = if demo.steps.is_empty() { StepName::ALL.to_vec() } else { demo.steps.clone() };
     let outcome = guarded(whole_run(plan.clone(), settings, steps, began_ms)).await?;

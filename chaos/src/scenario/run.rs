@@ -137,7 +137,7 @@ impl Run {
         // Downloads have to be old enough when it begins.
         self.watch_for(self.settings.replicate_after_ms + MARGIN_MS + 700).await?;
 
-        let releases = self.releases().await;
+        let releases = self.releases(&format!("{name}-before")).await;
         let before = self.clients.paths(&self.plan.router()).await?;
         let mut effect = self.injected(step, target).await?;
         let after = self.clients.paths(&self.plan.router()).await?;
@@ -298,20 +298,22 @@ impl Run {
         Ok(())
     }
 
-    /// How often each guard has let go so far, commands of its own daemon left out.
-    async fn releases(&self) -> Releases {
+    /// How often each guard has let go so far, commands of its own daemon left out. All metrics are
+    /// kept beside the logs, under the name of the moment.
+    async fn releases(&self, moment: &str) -> Releases {
         let mut all = Releases::new();
         for site in self.plan.directors() {
-            all.insert(site, self.releases_of(site).await.ok());
+            all.insert(site, self.releases_of(site, moment).await.ok());
         }
         all
     }
 
-    async fn releases_of(&self, site: Site) -> Result<u64> {
+    async fn releases_of(&self, site: Site, moment: &str) -> Result<u64> {
         let me = std::env::current_exe()?.display().to_string();
         let address = SocketAddr::from((site.addr(), METRICS_PORT)).to_string();
         let argv = in_netns(&self.plan.router(), &[&me, "fetch", &address, "/metrics"]);
         let text = tool(&argv).await?;
+        std::fs::write(self.plan.file(&site.name(), &format!("{moment}.prom")), &text)?;
         let sum = sum_of(&text, "holdfast_guard_releases_total", Some("reason=\"command\""));
         Ok(sum.context("no such metric")? as u64)
     }
@@ -325,7 +327,7 @@ impl Run {
         effect: &mut Effect,
     ) -> (u64, u64) {
         let (mut needless, mut injected) = (0, 0);
-        for (site, now) in self.releases().await {
+        for (site, now) in self.releases(&format!("{}-after", step.name())).await {
             let Some(now) = now else {
                 effect.missing.push(format!("the metrics of {} cannot be read", site.name()));
                 continue;

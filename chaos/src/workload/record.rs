@@ -203,6 +203,9 @@ impl Record {
 
     /// When it was lost, judged at `now`: by an error, by a close, or by 10 s without progress beyond
     /// the expected gap. What comes after that makes it no less lost.
+    ///
+    /// The time of a silent loss is a second after progress was due: that tells which step broke it,
+    /// also for an answer that was under way when the step began.
     pub fn lost_ms(&self, now: u64) -> Option<u64> {
         let error = self.ended.as_ref().filter(|e| e.error.is_some()).map(|e| e.at_ms);
         // Silence before an error counts too: whoever hears nothing for 10 s is lost then, not when a
@@ -218,7 +221,7 @@ impl Record {
             .copied()
             .chain(waits)
             .find(|s| s.came_ms >= s.due_ms + LOST_AFTER_MS)
-            .map(|s| s.due_ms + LOST_AFTER_MS);
+            .map(|s| s.due_ms + 1_000);
         error.into_iter().chain(silence).min()
     }
 
@@ -289,9 +292,9 @@ mod tests {
         let mut r = record();
         r.progress(3000, 3250);
         assert_eq!(r.lost_ms(13_249), None);
-        assert_eq!(r.lost_ms(13_250), Some(13_250));
+        assert_eq!(r.lost_ms(13_250), Some(4_250));
         r.progress(14_000, 14_250);
-        assert_eq!(r.lost_ms(14_001), Some(13_250));
+        assert_eq!(r.lost_ms(14_001), Some(4_250));
         assert_eq!(r.loss(), "no progress for 10 s beyond its gap");
     }
 
@@ -315,7 +318,7 @@ mod tests {
         let never =
             Record::new(1, Cohort::Young, Transport::Tcp, "203.0.113.10:1".parse().unwrap(), 1000);
         assert_eq!(never.lost_ms(10_999), None);
-        assert_eq!(never.lost_ms(11_000), Some(11_000));
+        assert_eq!(never.lost_ms(11_000), Some(2_000));
     }
 
     #[test]
