@@ -30,6 +30,8 @@ const DOWNLOADS: u32 = 20;
 const YOUNG_PER_SECOND: u32 = 20;
 /// Traffic comes up over this time (ms).
 const RAMP_MS: u64 = 2_000;
+/// How long it may take until all of it is there.
+const COMING_UP_MS: u64 = 30_000;
 /// After a fault idle connections speak within this time (ms): early enough to be carried on while
 /// the director is still away.
 const SPEAK_MS: u64 = 2_000;
@@ -110,7 +112,7 @@ impl Run {
             self.clients.open(cohort, count, RAMP_MS, None).await?;
         }
         self.clients.young(YOUNG_PER_SECOND).await?;
-        let deadline = opened_ms + RAMP_MS + LOST_AFTER_MS;
+        let deadline = opened_ms + RAMP_MS + COMING_UP_MS;
         loop {
             let look = self.clients.look(0, 0).await?;
             if look.open >= u64::from(total) {

@@ -211,6 +211,8 @@ impl Record {
         // Silence before an error counts too: whoever hears nothing for 10 s is lost then, not when a
         // late reset says so. A proper end owes nothing any more.
         let heard_until = match &self.ended {
+            // Whoever has no connection yet cannot lose one; young ones are judged by the whole.
+            None if self.connected_ms.is_none() && self.cohort != Cohort::Young => None,
             None => Some(now),
             Some(ended) => ended.error.as_ref().map(|_| ended.at_ms),
         };
@@ -265,7 +267,7 @@ mod tests {
         let mut r = record();
         r.progress(3001, 3251);
         r.failed(60_000, "reset");
-        assert_eq!(r.lost_ms(100_000), Some(3251 + LOST_AFTER_MS));
+        assert_eq!(r.lost_ms(100_000), Some(4251));
         let mut soon = record();
         soon.progress(3001, 3251);
         soon.failed(3300, "reset");
