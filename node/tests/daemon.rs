@@ -2,6 +2,7 @@
 //! socket. Needs root; says so and passes without.
 
 use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -47,6 +48,16 @@ impl Machine {
 
     fn router(&self) -> String {
         format!("{}r", self.name)
+    }
+
+    /// A listening socket in the router's namespace; the kernel accepts for it.
+    fn listen_on_router(&self, port: u16) -> TcpListener {
+        let ns = std::fs::File::open(format!("/run/netns/{}", self.router())).unwrap();
+        let thread = std::thread::spawn(move || {
+            nix::sched::setns(ns, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            TcpListener::bind(("0.0.0.0", port)).unwrap()
+        });
+        thread.join().unwrap()
     }
 
     fn path(&self, file: &str) -> PathBuf {
@@ -185,15 +196,8 @@ fn a_cluster_of_one_from_nothing_to_a_restart() {
     assert_eq!(code, 412, "{again}");
     bad_requests(&daemon);
 
-    // The router has a web server: the backend is judged and taken.
-    let server = format!("ip netns exec {} python3 -m http.server 80", machine.router());
-    let words: Vec<&str> = server.split(' ').collect();
-    let mut web = Command::new(words[0])
-        .args(&words[1..])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    // Something listens on the router: the backend is judged and taken.
+    let server = machine.listen_on_router(80);
     let revision = daemon.try_get("/v1/config").unwrap()["revision"].clone();
     let change = json!({"expected_revision": revision, "spec": spec("10.78.0.1:80")});
     let (code, done) = daemon.request("PUT", "/v1/config", &change);
@@ -205,8 +209,7 @@ fn a_cluster_of_one_from_nothing_to_a_restart() {
         status["cluster"]["backends"][0]["healthy"] == json!(true)
     });
     daemon.settled();
-    web.kill().unwrap();
-    web.wait().unwrap();
+    drop(server);
     daemon.until("an unhealthy backend with a reason", |d| {
         let backend = &d.try_get("/v1/status").unwrap()["cluster"]["backends"][0];
         backend["healthy"] == json!(false)

@@ -111,6 +111,22 @@ pub enum Stage {
     Drained,
 }
 
+impl Stage {
+    /// The stage in a word, for logs and `status`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Stage::Down => "down",
+            Stage::Planning => "planning",
+            Stage::Flushing(_) => "flushing",
+            Stage::Lips(_) => "announcing-lips",
+            Stage::Vips(_) => "announcing-vips",
+            Stage::Serving => "serving",
+            Stage::Draining(_) => "draining",
+            Stage::Drained => "drained",
+        }
+    }
+}
+
 /// The decision maker.
 #[derive(Debug)]
 pub struct Machine {
@@ -186,7 +202,9 @@ impl Machine {
     }
 
     fn enter(&mut self, stage: Stage, now_ms: u64) {
-        tracing::info!(from = ?self.stage, to = ?stage, "announcement stage");
+        if self.stage != stage {
+            tracing::info!(from = self.stage.word(), to = stage.word(), "announcement stage");
+        }
         self.stage = stage;
         self.since_ms = now_ms;
     }
