@@ -356,22 +356,12 @@ impl Announcer {
             Stage::Draining(drain) => Some((drain.step_now().word(), drain.notes().to_vec())),
             _ => None,
         };
-        let word = match stage {
-            Stage::Down => "down",
-            Stage::Planning => "planning",
-            Stage::Flushing(_) => "flushing",
-            Stage::Lips(_) => "announcing-lips",
-            Stage::Vips(_) => "announcing-vips",
-            Stage::Serving => "serving",
-            Stage::Draining(_) => "draining",
-            Stage::Drained => "drained",
-        };
         let announcement =
             self.node.bird.as_ref().and(inputs.shown).map(|s| s.vips.word().to_owned());
         let announced = Announced {
             ready: self.machine.ready(),
             not_ready: self.machine.not_ready().to_vec(),
-            stage: word.to_owned(),
+            stage: stage.word().to_owned(),
             announcement,
             drain,
             quiet_ms: inputs.quiet_clients_ms,
