@@ -24,8 +24,8 @@ pub const BULK_PORT: u16 = 80;
 const NGINX_PORT: u16 = 8080;
 /// What a download is paced to.
 pub const BULK_RATE: u64 = 64 << 10;
-/// Size of a download: it takes 56 seconds, which outlasts a step.
-pub const BULK_SIZE: usize = 56 * BULK_RATE as usize;
+/// Size of a download: it takes 44 seconds, which outlasts a step.
+pub const BULK_SIZE: usize = 44 * BULK_RATE as usize;
 /// Path of the download.
 pub const BULK_PATH: &str = "/bulk.bin";
 

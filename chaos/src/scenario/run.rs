@@ -152,7 +152,11 @@ impl Run {
         self.progress
             .say(&format!("{name}: routes moved {moved}, {} paths changed", taken_over.len()));
 
-        self.all_exchange(effect.begin_ms, effect.done_ms, true).await?;
+        // Those that are too young for a crash may be lost; they are not waited for.
+        let old_ms =
+            if step.is_planned() { 0 } else { self.settings.replicate_after_ms + MARGIN_MS };
+        let there_ms = effect.begin_ms.saturating_sub(old_ms);
+        self.all_exchange(there_ms, effect.done_ms, true).await?;
         inject::thaw(self).await?;
         if self.settings.inject
             && let Err(error) = inject::repair(self, step, target).await
@@ -161,7 +165,7 @@ impl Run {
         }
         let repaired_ms = now_ms();
         // Idle ones have their say in the next step, or at the end.
-        self.all_exchange(effect.begin_ms, repaired_ms, false).await?;
+        self.all_exchange(there_ms, repaired_ms, false).await?;
         let (guard_releases, guard_releases_injected) =
             self.count_releases(step, target, &releases, &mut effect).await;
         let facts = Facts {
@@ -215,14 +219,14 @@ impl Run {
         ));
     }
 
-    /// Waits until every connection that was there when the step began has exchanged something
-    /// since `since_ms`, or is lost. Idle ones are told to speak, or left alone.
-    async fn all_exchange(&mut self, begin_ms: u64, since_ms: u64, idle: bool) -> Result<()> {
+    /// Waits until every connection that was there at `there_ms` has exchanged something since
+    /// `since_ms`, or is lost. Idle ones are told to speak, or left alone.
+    async fn all_exchange(&mut self, there_ms: u64, since_ms: u64, idle: bool) -> Result<()> {
         if idle {
             self.clients.speak(since_ms, SPEAK_MS).await?;
         }
         loop {
-            let look = self.clients.look(since_ms, begin_ms).await?;
+            let look = self.clients.look(since_ms, there_ms).await?;
             self.show(&look);
             if look.pending.iter().all(|(cohort, _)| *cohort == Cohort::Idle && !idle) {
                 return Ok(());

@@ -332,7 +332,7 @@ impl<M: Machine> Group<M> {
         let meta = self.raw.store().meta(self.place.generation, self.place.replica);
         let meta = meta.map_err(|e| e.to_string())?;
         batch.put(storage::key(group, Tag::Meta, &[]), codec::encode(&meta));
-        self.raw.store().put_hard(batch);
+        // Not term and vote: this batch is written by another thread, perhaps after newer ones.
         self.raw.mut_store().checkpoint_begun();
         Ok(())
     }
