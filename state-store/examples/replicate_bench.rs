@@ -49,6 +49,8 @@ impl PeerCalls for Silent {
 
 const DIRECTORS: usize = 3;
 const SHARDS: u16 = 16;
+/// Most changes under way at a time.
+const UNDER_WAY: u64 = 50_000;
 /// Distinct sessions; creates beyond them are refreshes of known ones.
 const SESSIONS: u32 = 200_000;
 
@@ -101,6 +103,7 @@ struct Row {
     what: &'static str,
     at_once: u32,
     changes: u64,
+    lost: u64,
     seconds: f64,
     entries: u64,
     median_us: u64,
@@ -123,6 +126,22 @@ fn quantile(before: &[u64], after: &[u64], share: f64) -> u64 {
 
 fn applied(counts: &[Arc<Count>]) -> u64 {
     counts.iter().map(|c| c.0.load(Ordering::Relaxed)).min().unwrap_or(0)
+}
+
+/// Waits until all but `most` of `expected` changes have been applied everywhere. Changes can be lost
+/// when a leader changes (directors propose again): what has not moved for two seconds is lost.
+async fn settle(counts: &[Arc<Count>], expected: u64, most: u64) -> u64 {
+    let (mut seen, mut since) = (applied(counts), Instant::now());
+    while expected.saturating_sub(seen) > most {
+        tokio::time::sleep(Duration::from_micros(500)).await;
+        let now = applied(counts);
+        if now != seen {
+            (seen, since) = (now, Instant::now());
+        } else if since.elapsed() > Duration::from_secs(2) {
+            return expected - seen;
+        }
+    }
+    0
 }
 
 async fn measure(
@@ -153,6 +172,7 @@ async fn measure(
 
     let (latency_before, entries_before) = (leader_latency(), entries());
     let (begun, mut proposed, start) = (Instant::now(), 0u64, applied(counts));
+    let mut lost = 0;
     let mut cursors = vec![0usize; usize::from(SHARDS)];
     'time: loop {
         for shard in 0..SHARDS {
@@ -167,25 +187,21 @@ async fn measure(
             } else {
                 tokio::time::sleep(Duration::from_micros(500)).await;
             }
-            // What is under way stays below what the queues can hold.
-            while proposed - (applied(counts) - start) > 200_000 {
-                tokio::time::sleep(Duration::from_micros(500)).await;
-            }
+            // A closed loop: what is under way stays below what the queues can hold.
+            lost += settle(counts, start + proposed - lost, UNDER_WAY).await;
             if begun.elapsed() >= time {
                 break 'time;
             }
         }
     }
-    let patience = Instant::now() + Duration::from_secs(10);
-    while applied(counts) - start < proposed && Instant::now() < patience {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    lost += settle(counts, start + proposed - lost, 0).await;
     let seconds = begun.elapsed().as_secs_f64();
     let latency = leader_latency();
     Row {
         what,
         at_once,
         changes: applied(counts) - start,
+        lost,
         seconds,
         entries: entries() - entries_before,
         median_us: quantile(&latency_before, &latency, 0.5),
@@ -266,6 +282,9 @@ fn main() {
                     format!("<{}", row.median_us),
                     format!("<{}", row.p99_us),
                 );
+                if row.lost > 0 {
+                    println!("         {} changes were lost: a leader changed", row.lost);
+                }
             }
         }
         for store in stores {

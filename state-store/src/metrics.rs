@@ -70,6 +70,8 @@ counters! {
     checkpoints,
     /// Log writes that waited for the disk (fsync).
     synced_writes,
+    /// Log writes that took longer than 200 ms.
+    slow_writes,
     /// Raft messages dropped because generation, group or replica did not match.
     messages_mismatched,
     /// Raft messages dropped because a queue of this director was full.

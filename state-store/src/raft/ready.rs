@@ -1,6 +1,6 @@
 //! One round of raft-rs' work over all groups: send, write in one batch, apply.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use raft::Ready;
 use raft::eraftpb::{Message, MessageType};
@@ -9,6 +9,9 @@ use rocksdb::WriteBatch;
 use super::driver::Driver;
 use super::machine::Machine;
 use crate::metrics::count;
+
+/// A write that takes longer delays heartbeats of groups.
+const SLOW: Duration = Duration::from_millis(200);
 
 impl<M: Machine> Driver<M> {
     /// Works until no group has anything left to do. An error of the disk ends the driver.
@@ -39,10 +42,17 @@ impl<M: Machine> Driver<M> {
             }
         }
         if !batch.is_empty() {
+            let begun = Instant::now();
+            self.config.db.write(batch, sync).map_err(|e| e.to_string())?;
+            let took = begun.elapsed();
             if sync {
                 count(&self.config.metrics.synced_writes);
             }
-            self.config.db.write(batch, sync).map_err(|e| e.to_string())?;
+            if took > SLOW {
+                count(&self.config.metrics.slow_writes);
+                let took_ms = took.as_millis() as u64;
+                tracing::warn!(driver = self.config.name, took_ms, sync, "the disk is slow");
+            }
         }
         let now = Instant::now();
         for (at, mut ready) in readies {

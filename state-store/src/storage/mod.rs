@@ -55,10 +55,10 @@ impl Database {
         let mut options = Options::default();
         options.create_if_missing(true);
         options.set_compression_type(DBCompressionType::Lz4);
-        options.set_write_buffer_size(16 << 20);
-        options.set_max_write_buffer_number(4);
+        options.set_write_buffer_size(64 << 20);
+        options.set_max_write_buffer_number(3);
         options.set_max_background_jobs(2);
-        options.set_max_total_wal_size(128 << 20);
+        options.set_max_total_wal_size(256 << 20);
         options.set_keep_log_file_num(2);
         options.set_max_open_files(256);
         let db = DB::open(&options, path).map_err(|e| {

@@ -169,7 +169,8 @@ impl Store {
             return Response::No { as_leader: false };
         }
         if !self.confirm_leadership(member, shard).await {
-            return Response::DontKnow;
+            // It may have been deposed: its no is worth as much as anybody's.
+            return Response::No { as_leader: false };
         }
         // What was committed before the confirmation has been applied now.
         match sink.find(key) {
