@@ -29,8 +29,14 @@ help: ## Show this list
 	@echo
 	@echo "  Variables: SEED=$(SEED) REPORT=$(REPORT) DIRECTORS=$(DIRECTORS) BACKENDS=$(BACKENDS) CLIENTS=$(CLIENTS) LAB=$(LAB)"
 
+.PHONY: cargo
+cargo:
+	@command -v $(CARGO) >/dev/null || { \
+	    echo "error: cargo is not on the PATH of $$(id -un). Install Rust 1.88 or newer (https://rustup.rs);" \
+	        "if it is installed for your own account, run make without sudo: it calls sudo itself." >&2; exit 1; }
+
 .PHONY: packages
-packages: ## Install the Debian packages that are missing (starts and enables no service)
+packages: cargo ## Install the Debian packages that are missing (starts and enables no service)
 	@$(SUDO) deploy/packages.sh
 
 .PHONY: build

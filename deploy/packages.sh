@@ -42,10 +42,6 @@ while IFS='|' read -r package probe why; do
     printf 'missing: %-16s %s\n' "$package" "$why"
 done <<<"$needs"
 
-if ! command -v cargo >/dev/null && [ -z "${SUDO_USER:-}" ]; then
-    echo "error: cargo is not on the PATH. Install Rust 1.88 or newer (https://rustup.rs) and repeat." >&2
-    exit 1
-fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" != 0 ]; then
@@ -58,34 +54,31 @@ if ! command -v apt-get >/dev/null; then
 fi
 
 # policy-rc.d answers 101 ("action forbidden by policy") while packages are configured, so that
-# none of their services starts. One that is there already comes back afterwards.
+# none of their services starts. One that is there already comes back afterwards, also when an
+# earlier run was killed before it could put it back.
 policy=/usr/sbin/policy-rc.d
-saved=
-if [ -e "$policy" ]; then
-    saved=$policy.before-holdfast
+saved=$policy.before-holdfast
+if [ -e "$policy" ] && [ ! -e "$saved" ]; then
     mv "$policy" "$saved"
 fi
+enabled() { find /etc/systemd/system -type l 2>/dev/null | sort; }
 before=$(mktemp)
+enabled >"$before"
 cleanup() {
-    rm -f "$policy" "$before" "$before.after"
-    [ -z "$saved" ] || mv "$saved" "$policy"
+    # What was just installed is for us to start, in namespaces; at boot nobody asked for it. These
+    # links are what `systemctl enable` makes.
+    enabled | comm -13 "$before" - | while read -r link; do
+        rm -f "$link"
+    done
+    rm -f "$policy" "$before"
+    [ ! -e "$saved" ] || mv "$saved" "$policy"
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 printf '#!/bin/sh\nexit 101\n' >"$policy"
 chmod 755 "$policy"
 
-enabled() { find /etc/systemd/system -type l 2>/dev/null | sort; }
-enabled >"$before"
-
 export DEBIAN_FRONTEND=noninteractive
 echo "installing: ${missing[*]}"
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-
-# What was just installed is for us to start, in namespaces; at boot nobody asked for it. These links
-# are what `systemctl enable` makes.
-enabled >"$before.after"
-comm -13 "$before" "$before.after" | while read -r link; do
-    rm -f "$link"
-done

@@ -1,12 +1,22 @@
 #!/usr/bin/env bash
 # Everything CI runs. Stages print their name and how long they took; the first failure ends it.
-# STAGES="fmt clippy" runs only those.
+# STAGES="fmt clippy" runs only those. Whatever way it ends, labs whose owner is gone are taken away.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 CARGO=${CARGO:-cargo}
 SUDO=${SUDO-$([ "$(id -u)" = 0 ] || echo sudo)}
 TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
+take_labs_away() {
+    local chaos=$TARGET_DIR/release/holdfast-chaos
+    if [ -x "$chaos" ]; then
+        $SUDO "$chaos" lab down --stale >/dev/null || echo "error: a lab could not be taken away" >&2
+    fi
+}
+trap take_labs_away EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
 # Tests that need namespaces run with privileges; everything is built without.
 if [ -n "$SUDO" ]; then
     export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$SUDO --preserve-env"
@@ -21,27 +31,25 @@ stage_clippy() { $CARGO clippy --release --locked --workspace --all-targets -- -
 
 stage_docs() { RUSTDOCFLAGS="-D warnings" $CARGO doc --release --locked --workspace --no-deps --quiet; }
 
+CARGO_DENY=0.20.2
+
 stage_deny() {
-    PATH="$PATH:$TARGET_DIR/tools/bin"
-    if ! $CARGO deny --version >/dev/null 2>&1 &&
-        ! $CARGO install --quiet --locked cargo-deny --root "$TARGET_DIR/tools"; then
-        echo "skipped: cargo-deny is not installed and cannot be (offline)"
-        return 0
+    PATH="$TARGET_DIR/tools/bin:$PATH"
+    if ! $CARGO deny --version >/dev/null 2>&1; then
+        if ! (cd / && $CARGO info --quiet cargo-deny@$CARGO_DENY) >/dev/null 2>&1; then
+            echo "skipped: cargo-deny is not installed, and the package registry cannot be reached (offline)"
+            return 0
+        fi
+        $CARGO install --quiet --locked cargo-deny@$CARGO_DENY --root "$TARGET_DIR/tools"
     fi
     $CARGO deny --locked check bans licenses sources
-    # The advisory database is fetched from the network; without one only that part is skipped.
-    local log
-    log=$(mktemp)
-    if $CARGO deny --locked check advisories >"$log" 2>&1; then
-        tail -n 1 "$log"
-    elif grep -qiE 'failed to (fetch|connect|resolve|open)|could not (fetch|connect|resolve)|network|dns|unable to (fetch|update)' "$log"; then
-        echo "skipped: the advisory database cannot be fetched (offline)"
+    # The advisory database is fetched from the network; without it only this part is skipped.
+    local why
+    if why=$($CARGO deny --locked fetch db 2>&1); then
+        $CARGO deny --offline check advisories
     else
-        cat "$log"
-        rm -f "$log"
-        return 1
+        echo "skipped: the advisories, whose database cannot be fetched (offline): ${why##*$'\n'}"
     fi
-    rm -f "$log"
 }
 
 # The packet core and the vocabulary once more with debug assertions on.
