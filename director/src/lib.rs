@@ -1,4 +1,6 @@
-//! See the workspace README.
+//! The packet forwarder: decides about frames ([`core`]) from tables ([`tables`]) and sessions
+//! ([`session`]), and moves them between AF_XDP rings ([`xdp`], [`worker`]). It knows nothing of Raft,
+//! RocksDB or tokio; the life of a packet is told in `docs/ARCHITECTURE.md`.
 
 #![deny(unsafe_code)]
 

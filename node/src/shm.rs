@@ -14,12 +14,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 
-/// How many heartbeat slots there are: slot 0 is the control loop, the others are workers.
-pub const SLOTS: usize = 64;
+/// How many heartbeat slots there are: slot 0 is the control loop, the others are workers (64 at most,
+/// see the limits of the node file).
+pub const SLOTS: usize = 1 + 64;
 
 /// Changes when the layout changes: a daemon and a guard of different builds must not misread
 /// each other.
-const MAGIC: u64 = 0x686f_6c64_6661_0001;
+const MAGIC: u64 = 0x686f_6c64_6661_0002;
 
 /// A heartbeat in a cache line of its own, so that workers do not slow each other down.
 #[repr(C, align(64))]

@@ -27,8 +27,9 @@ pub use image::Dirty;
 use table::Table;
 
 /// Most sessions a shard keeps. The same number on every replica, because it decides what a create
-/// does; the directors' own limits are far below it.
-pub const MAX_SESSIONS: usize = 1 << 20;
+/// does. The largest `max-sessions` of a director, spread over 16 shards, is half of it: a director's
+/// own limit is reached first.
+pub const MAX_SESSIONS: usize = 1 << 23;
 
 /// The sessions of one shard.
 pub struct Shard {
