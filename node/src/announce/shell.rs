@@ -17,6 +17,7 @@ use super::wish::{Level, METRIC_BEST, METRIC_DRAINING, METRIC_OTHERS, METRIC_WOR
 use crate::admin::settled::voters_wanted;
 use crate::bird::Exported;
 use crate::clock::mono_ms;
+use crate::guard::child::GuardError;
 use crate::netlink::Netlink;
 use crate::netlink::routes::{Announcements, Wanted};
 use crate::node::{Announced, Node};
@@ -278,6 +279,8 @@ impl Announcer {
                 tracing::info!(ifindex, "the guard holds the TUN device");
                 self.guard_error = None;
             }
+            // It let go after this turn looked: the next turn falls before it stands up again.
+            Ok(Err(GuardError::Unnoticed)) => {}
             Ok(Err(error)) => {
                 tracing::error!(%error, "no guard, so nothing is announced");
                 self.guard_error = Some(error.to_string());

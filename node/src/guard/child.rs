@@ -37,6 +37,9 @@ pub enum GuardError {
         "the guard ended at once ({0}); its message is in the log above (CAP_NET_ADMIN and /dev/net/tun are needed)"
     )]
     Ended(std::process::ExitStatus),
+    /// The guard before it let go, and nobody has been told yet.
+    #[error("the guard let go a moment ago, which has to be noticed first")]
+    Unnoticed,
     /// It does not get anywhere.
     #[error("the guard did not hold its device within {} s", START_DEADLINE.as_secs())]
     Slow,
@@ -58,9 +61,17 @@ pub struct Guard {
 
 #[derive(Default)]
 struct State {
+    /// The guard whose end has not been told yet.
     child: Option<Child>,
+    /// The one before it: its release has been told, its process may be about to end.
+    ending: Option<Child>,
     /// How often guards let go, by reason. Counted when the daemon notices it.
     releases: BTreeMap<Reason, u64>,
+}
+
+/// Whether a process has ended; it is reaped then.
+fn has_ended(child: &mut Child) -> bool {
+    !matches!(child.try_wait(), Ok(None))
 }
 
 /// Where the guard's program is: `HOLDFAST_GUARD`, or beside this one.
@@ -94,15 +105,20 @@ impl Guard {
     }
 
     /// Starts a guard if none holds the device, waits until it does, and tells the device's index.
+    /// Refuses while [`Guard::poll`] has a release to tell: a guard that is replaced first would
+    /// have let go unnoticed.
     ///
     /// Blocks for up to three seconds: not for the control loop.
     pub fn start(&self) -> Result<u32, GuardError> {
         let mut state = self.state.lock();
-        if state.child.is_some() && self.page.guard_state() == GuardState::Holding {
-            return Ok(self.page.ifindex.load(Ordering::Relaxed) as u32);
+        if state.child.is_some() {
+            return match self.page.guard_state() {
+                GuardState::Holding => Ok(self.page.ifindex.load(Ordering::Relaxed) as u32),
+                _ => Err(GuardError::Unnoticed),
+            };
         }
-        if let Some(mut old) = state.child.take() {
-            // It has let go or never got there; there must not be two on one page.
+        if let Some(mut old) = state.ending.take() {
+            // It has let go; there must not be two on one page.
             let _ = old.kill();
             old.wait()?;
         }
@@ -170,17 +186,17 @@ impl Guard {
     /// Tells once per guard that it has let go, and why. Never waits.
     pub fn poll(&self) -> Option<Reason> {
         let mut state = self.state.try_lock()?;
-        let child = state.child.as_mut()?;
-        let ended = match child.try_wait() {
-            Ok(status) => status.is_some(),
-            Err(_) => true,
-        };
+        if state.ending.as_mut().is_some_and(has_ended) {
+            state.ending = None;
+        }
+        // Looked at in this order: a guard says that it has let go before it ends. It may take its
+        // time to end, but the routes are gone already.
+        let ended = has_ended(state.child.as_mut()?);
         let released = self.page.guard_state() == GuardState::Released;
-        if !ended {
-            // It has let go and is about to end: noticed at the next look, with the child reaped.
+        if !ended && !released {
             return None;
         }
-        state.child = None;
+        state.ending = state.child.take().filter(|_| !ended);
         self.pid.store(0, Ordering::Relaxed);
         // A guard that ended without saying why was killed, and the device went with it.
         let reason = match released {
@@ -202,16 +218,64 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         self.command_release();
-        if let Some(mut child) = self.state.lock().child.take() {
-            let deadline = Instant::now() + Duration::from_millis(500);
-            while Instant::now() < deadline {
-                if !matches!(child.try_wait(), Ok(None)) {
-                    return;
-                }
+        let state = self.state.get_mut();
+        let deadline = Instant::now() + Duration::from_millis(500);
+        for mut child in [state.child.take(), state.ending.take()].into_iter().flatten() {
+            while Instant::now() < deadline && !has_ended(&mut child) {
                 std::thread::sleep(Duration::from_millis(2));
             }
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A guard whose process does nothing, ever; the test says on the page what it would say.
+    fn lingering() -> Guard {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/lingering-guard");
+        Guard::new(&program, "hf0", 50).unwrap()
+    }
+
+    fn start(guard: &Guard) {
+        std::thread::scope(|scope| {
+            let starting = scope.spawn(|| guard.start().unwrap());
+            while !starting.is_finished() {
+                guard.page.state.store(GuardState::Holding as u64, Ordering::Release);
+                std::thread::yield_now();
+            }
+        });
+    }
+
+    fn let_go(guard: &Guard, reason: Reason) {
+        guard.page.reason.store(reason as u64, Ordering::Relaxed);
+        guard.page.state.store(GuardState::Released as u64, Ordering::Release);
+    }
+
+    #[test]
+    fn a_release_is_told_although_the_guard_takes_its_time_to_end() {
+        let guard = lingering();
+        start(&guard);
+        assert_eq!(guard.poll(), None);
+        let_go(&guard, Reason::ControlSilent);
+        assert_eq!(guard.poll(), Some(Reason::ControlSilent));
+        assert_eq!(guard.poll(), None, "told once");
+        assert_eq!((guard.pid(), guard.releases()[&Reason::ControlSilent]), (None, 1));
+        start(&guard);
+        assert_eq!(guard.poll(), None, "the new one holds");
+    }
+
+    #[test]
+    fn no_guard_takes_the_place_of_one_whose_release_is_untold() {
+        let guard = lingering();
+        start(&guard);
+        let pid = guard.pid();
+        let_go(&guard, Reason::WorkerSilent);
+        assert!(matches!(guard.start(), Err(GuardError::Unnoticed)));
+        assert_eq!(guard.pid(), pid);
+        assert_eq!(guard.poll(), Some(Reason::WorkerSilent));
     }
 }
