@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use holdfast_schema::admin::{ConfigChange, ConfigDocument, Done, ErrorCode};
+use holdfast_schema::admin::{ConfigChange, ConfigDocument, Done, ErrorCode, SessionCount};
 use holdfast_schema::cluster::{ClusterState, ControlCommand};
 use holdfast_schema::config::{ClusterSpec, validate};
 use holdfast_state_store::StoreError;
@@ -45,11 +45,17 @@ pub async fn change(
     Ok(Json(Done { revision, message }))
 }
 
-/// Listeners and backends that the new configuration lacks.
+/// Listeners and backends that the new configuration lacks. What gets another number is gone too:
+/// the sessions of the old number are left without.
 fn removed(cluster: &ClusterState, spec: &ClusterSpec) -> Uses {
     let mut gone = Uses::default();
     for (name, listener) in &cluster.listeners {
-        if !spec.listeners.iter().any(|l| l.name == *name) {
+        let old = &listener.spec;
+        let kept = spec.listeners.iter().any(|new| {
+            new.name == *name
+                && (new.vip, new.port, new.protocol) == (old.vip, old.port, old.protocol)
+        });
+        if !kept {
             gone.listeners.insert(listener.id);
         }
     }
@@ -76,19 +82,124 @@ async fn refuse_live(
     if gone.is_empty() {
         return Ok(());
     }
-    let live = gather::live(&api.node, gone).await;
-    if live.total == 0 {
-        return Ok(());
+    judge(&gather::live(&api.node, gone).await)
+}
+
+/// Nobody may use it, and everybody must have said so: a director that does not answer may have
+/// sessions that nobody else knows.
+fn judge(live: &SessionCount) -> Result<(), ApiError> {
+    let refuse = |message, hint| Err(ApiError::new(ErrorCode::Precondition, message, hint));
+    let silent = live.missing.join(", ");
+    if live.total > 0 {
+        let by: Vec<String> =
+            live.by_director.iter().map(|(name, n)| format!("{n} on {name}")).collect();
+        let unknown = match silent.as_str() {
+            "" => String::new(),
+            silent => format!("; {silent} did not answer and may have more"),
+        };
+        return refuse(
+            format!(
+                "{} live sessions use a listener or backend that would go ({}){unknown}",
+                live.total,
+                by.join(", ")
+            ),
+            "drain the backend first and wait, or repeat with --force REASON: the sessions break",
+        );
     }
-    let by: Vec<String> =
-        live.by_director.iter().map(|(name, n)| format!("{n} on {name}")).collect();
-    Err(ApiError::new(
-        ErrorCode::Precondition,
-        format!(
-            "{} live sessions use a listener or backend that would go ({})",
-            live.total,
-            by.join(", ")
-        ),
-        "drain the backend first and wait, or repeat with --force REASON: the sessions break",
-    ))
+    if !live.missing.is_empty() {
+        return refuse(
+            format!(
+                "{silent} did not answer and may have sessions that use a listener or backend that \
+                 would go"
+            ),
+            "wait until it answers or is declared down, or repeat with --force REASON: its sessions \
+             break",
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::announce::wish::tests::cluster;
+    use holdfast_schema::cluster::{Backend, BackendId, Group, GroupId};
+    use holdfast_schema::config::{BackendSpec, GroupSpec, ListenerSpec};
+    use holdfast_schema::flow::Protocol;
+
+    /// One listener (number 1) and one backend (number 7), and the configuration that says so.
+    fn configured() -> (ClusterState, ClusterSpec) {
+        let mut cluster = cluster();
+        let backend = BackendSpec {
+            name: "b1".to_owned(),
+            address: "10.0.0.1:80".parse().unwrap(),
+            weight: 100,
+            draining: false,
+        };
+        let group = GroupSpec {
+            name: "web".to_owned(),
+            health: Default::default(),
+            backends: vec![backend.clone()],
+        };
+        let listeners = cluster.listeners.values().map(|l| l.spec.clone()).collect();
+        cluster.spec = ClusterSpec { listeners, groups: vec![group.clone()], ..cluster.spec };
+        let backends = [("b1".to_owned(), Backend { id: BackendId(7), spec: backend })].into();
+        cluster.groups = [("web".to_owned(), Group { id: GroupId(1), spec: group, backends })].into();
+        let spec = cluster.spec.clone();
+        (cluster, spec)
+    }
+
+    #[test]
+    fn a_listener_that_answers_elsewhere_is_gone_although_its_name_stays() {
+        let (cluster, same) = configured();
+        assert!(removed(&cluster, &same).is_empty());
+        type Change = fn(&mut ListenerSpec);
+        let changes: [(&str, Change); 4] = [
+            ("vip", |l| l.vip = "203.0.113.11".parse().unwrap()),
+            ("port", |l| l.port = 81),
+            ("protocol", |l| l.protocol = Protocol::Udp),
+            ("name", |l| l.name = "www".to_owned()),
+        ];
+        for (what, change) in changes {
+            let mut spec = same.clone();
+            change(&mut spec.listeners[0]);
+            let gone = removed(&cluster, &spec);
+            assert_eq!(gone.listeners.len(), 1, "{what}");
+        }
+        let mut spec = same.clone();
+        spec.listeners[0].idle_timeout_ms += 1;
+        assert!(removed(&cluster, &spec).is_empty(), "everything else changes in place");
+    }
+
+    #[test]
+    fn a_backend_at_another_address_is_gone() {
+        let (cluster, same) = configured();
+        let mut spec = same.clone();
+        spec.groups[0].backends[0].address = "10.0.0.1:81".parse().unwrap();
+        assert_eq!(removed(&cluster, &spec).backends, [BackendId(7)].into());
+        let mut spec = same.clone();
+        spec.groups[0].backends[0].draining = true;
+        assert!(removed(&cluster, &spec).is_empty());
+        let mut spec = same;
+        spec.groups.clear();
+        assert_eq!(removed(&cluster, &spec).backends, [BackendId(7)].into());
+    }
+
+    #[test]
+    fn silence_is_not_zero_sessions() {
+        let count = |total, missing: &[&str]| SessionCount {
+            total,
+            by_director: vec![("d1".to_owned(), total)],
+            by_state: Vec::new(),
+            missing: missing.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        assert!(judge(&count(0, &[])).is_ok());
+        let refused = |live: SessionCount| judge(&live).unwrap_err().0;
+        let silent = refused(count(0, &["d2", "d3"]));
+        assert_eq!(silent.code, ErrorCode::Precondition);
+        assert!(silent.message.contains("d2, d3 did not answer"), "{}", silent.message);
+        assert!(silent.hint.contains("--force"), "{}", silent.hint);
+        let both = refused(count(4, &["d2"])).message;
+        assert!(both.contains("4 live sessions") && both.contains("d2 did not answer"), "{both}");
+    }
 }
