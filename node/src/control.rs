@@ -69,7 +69,7 @@ fn stalled(node: &Node, gap_ms: u64) {
         forwarder.discard_rings();
     }
     if let Some(guard) = &node.guard {
-        guard.command_release();
+        guard.release_stalled();
     }
     node.counters.stalls.fetch_add(1, Ordering::Relaxed);
     node.stalled.store(true, Ordering::Release);

@@ -18,9 +18,9 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 /// see the limits of the node file).
 pub const SLOTS: usize = 1 + 64;
 
-/// Changes when the layout changes: a daemon and a guard of different builds must not misread
+/// Changes when the layout or the meaning of a word changes: a daemon and a guard of different builds must not misread
 /// each other.
-const MAGIC: u64 = 0x686f_6c64_6661_0002;
+const MAGIC: u64 = 0x686f_6c64_6661_0003;
 
 /// A heartbeat in a cache line of its own, so that workers do not slow each other down.
 #[repr(C, align(64))]
@@ -57,6 +57,18 @@ pub enum Command {
     Hold = 0,
     /// Let go and end.
     Release = 1,
+    /// Let go and end, because the daemon found that it had been stalled.
+    Stalled = 2,
+}
+
+impl Command {
+    fn of(word: u64) -> Command {
+        match word {
+            1 => Command::Release,
+            2 => Command::Stalled,
+            _ => Command::Hold,
+        }
+    }
 }
 
 /// Values of [`SharedPage::state`].
@@ -127,6 +139,11 @@ impl SharedPage {
     /// The heartbeat of slot `index`; the last slot stands in for indexes beyond the end.
     pub fn beat(&self, index: usize) -> &AtomicU64 {
         &self.slots[index.min(SLOTS - 1)].beat_ns
+    }
+
+    /// What the daemon wants of the guard.
+    pub fn wanted(&self) -> Command {
+        Command::of(self.command.load(Ordering::Acquire))
     }
 
     /// The guard's state.

@@ -1,9 +1,9 @@
 //! The guard as a process, in a network namespace of its own. Needs root; says so and passes
 //! without.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -60,6 +60,7 @@ fn run(command: &mut Command) {
 /// A process that has a guard and beats like a daemon: this test binary again.
 struct Daemon {
     child: Child,
+    said: Lines<BufReader<ChildStdout>>,
     guard_pid: u32,
 }
 
@@ -74,13 +75,15 @@ impl Daemon {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let said = lines
-            .map(Result::unwrap)
-            .find_map(|l| l.split_once("guard=").map(|(_, pid)| pid.trim().to_owned()));
-        let guard_pid = said.expect("the helper tells its guard").parse().unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+        let guard_pid = value(&mut said, "guard=").parse().unwrap();
         assert!(ns.device_there());
-        Daemon { child, guard_pid }
+        Daemon { child, said, guard_pid }
+    }
+
+    /// The reason of the release that the helper notices next.
+    fn noticed(&mut self) -> String {
+        value(&mut self.said, "released=")
     }
 
     fn signal(&self, signal: nix::sys::signal::Signal) {
@@ -91,6 +94,13 @@ impl Daemon {
     fn tell(&mut self, line: &str) {
         writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
     }
+}
+
+/// What stands behind `name` in the first line that has it.
+fn value(said: &mut Lines<BufReader<ChildStdout>>, name: &str) -> String {
+    said.map(Result::unwrap)
+        .find_map(|line| line.split_once(name).map(|(_, value)| value.trim().to_owned()))
+        .expect("the helper says it")
 }
 
 impl Drop for Daemon {
@@ -125,9 +135,20 @@ fn helper_daemon() {
     });
     guard.start().unwrap();
     println!("\nguard={}", guard.pid().unwrap());
+    let guard = std::sync::Arc::new(guard);
+    let noticing = guard.clone();
+    std::thread::spawn(move || {
+        loop {
+            if let Some(reason) = noticing.poll() {
+                println!("\nreleased={}", reason.label());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    });
     for line in std::io::stdin().lines() {
         match line.unwrap().as_str() {
             "release" => guard.command_release(),
+            "release-stalled" => guard.release_stalled(),
             "end-if-frozen" => {
                 guard.end_if_frozen(Duration::from_millis(300));
             }
@@ -170,6 +191,7 @@ fn lets_go_when_a_worker_is_silent_although_the_rest_beats() {
     let mut daemon = Daemon::start(&ns);
     daemon.tell("silence-worker");
     ns.gone_within(SOON + Duration::from_millis(TIMEOUT_MS));
+    assert_eq!(daemon.noticed(), "worker-silent");
 }
 
 #[test]
@@ -181,11 +203,26 @@ fn lets_go_on_command_and_when_it_is_killed_itself() {
     let mut daemon = Daemon::start(&ns);
     daemon.tell("release");
     ns.gone_within(SOON);
+    assert_eq!(daemon.noticed(), "command");
     drop(daemon);
-    let daemon = Daemon::start(&ns);
+    let mut daemon = Daemon::start(&ns);
     let guard = nix::unistd::Pid::from_raw(daemon.guard_pid as i32);
     nix::sys::signal::kill(guard, nix::sys::signal::Signal::SIGKILL).unwrap();
     ns.gone_within(SOON);
+    assert_eq!(daemon.noticed(), "guard-failed");
+}
+
+/// A stall is no orderly stop, although the daemon asks for the release in both cases.
+#[test]
+fn lets_go_of_a_stalled_daemon_under_a_reason_of_its_own() {
+    if !root() {
+        return;
+    }
+    let ns = Namespace::new("stalled");
+    let mut daemon = Daemon::start(&ns);
+    daemon.tell("release-stalled");
+    ns.gone_within(SOON);
+    assert_eq!(daemon.noticed(), "stalled");
 }
 
 #[test]

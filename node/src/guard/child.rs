@@ -160,6 +160,11 @@ impl Guard {
         self.page.command.store(Command::Release as u64, Ordering::Release);
     }
 
+    /// Tells the guard to let go because this daemon was stalled. Never waits.
+    pub fn release_stalled(&self) {
+        self.page.command.store(Command::Stalled as u64, Ordering::Release);
+    }
+
     /// Whether a guard holds the device now.
     pub fn holding(&self) -> bool {
         self.page.guard_state() == GuardState::Holding

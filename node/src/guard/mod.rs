@@ -16,7 +16,7 @@ pub mod watch;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u64)]
 pub enum Reason {
-    /// The daemon asked for it (shutdown, drain, stall noticed by itself).
+    /// The daemon asked for it, because it stops.
     Command = 1,
     /// The daemon is dead.
     DaemonDied = 2,
@@ -26,16 +26,19 @@ pub enum Reason {
     WorkerSilent = 4,
     /// The guard itself could not go on, or was killed.
     GuardFailed = 5,
+    /// The daemon asked for it, because it found that it had been stalled.
+    Stalled = 6,
 }
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Reason; 5] = [
+    pub const ALL: [Reason; 6] = [
         Reason::Command,
         Reason::DaemonDied,
         Reason::ControlSilent,
         Reason::WorkerSilent,
         Reason::GuardFailed,
+        Reason::Stalled,
     ];
 
     /// The reason as a word for logs and metrics.
@@ -46,6 +49,7 @@ impl Reason {
             Reason::ControlSilent => "control-silent",
             Reason::WorkerSilent => "worker-silent",
             Reason::GuardFailed => "guard-failed",
+            Reason::Stalled => "stalled",
         }
     }
 
@@ -54,7 +58,7 @@ impl Reason {
         Reason::ALL.into_iter().find(|r| *r as u64 == word).unwrap_or(Reason::GuardFailed)
     }
 
-    /// Whether the daemon had asked for it: every other release is worth attention.
+    /// Whether it belongs to an orderly stop: every other release is worth attention.
     pub fn wanted(self) -> bool {
         self == Reason::Command
     }

@@ -147,8 +147,10 @@ fn watch(
             Ok(_) => return (Reason::DaemonDied, 0),
             Err(_) => return (Reason::GuardFailed, 0),
         }
-        if page.command.load(Ordering::Acquire) == Command::Release as u64 {
-            return (Reason::Command, 0);
+        match page.wanted() {
+            Command::Hold => {}
+            Command::Release => return (Reason::Command, 0),
+            Command::Stalled => return (Reason::Stalled, 0),
         }
         let now = mono_ns();
         page.guard_beat_ns.store(now, Ordering::Relaxed);

@@ -63,7 +63,9 @@ const FIXED: &[(&str, Kind, &[&str], &str)] = &[
         "holdfast_guard_releases_total",
         Counter,
         &["reason"],
-        "Times the guard let go of the routes, by reason; every one but `command` deserves a look.",
+        "Times the guard let go of the routes, by reason: `command` (an orderly stop), and those that \
+         deserve a look: `stalled` (the daemon found that it had not run), `daemon-died`, \
+         `control-silent`, `worker-silent`, `guard-failed`.",
     ),
     (
         "holdfast_stalls_total",
