@@ -18,18 +18,18 @@ pub async fn rules(spec: &NodeSpec) -> anyhow::Result<()> {
     let rules = Rules { interface: spec.interface.clone(), table: announce.blackhole_table };
     rules.install_rule(&netlink).await?;
     let known = remembered::read(&spec.data_dir);
-    let addresses = match &known {
+    let blackholes = match &known {
         Some(cluster) => wanted(&cluster.vips(), cluster.lips.keys().copied()),
         None => Default::default(),
     };
     if known.is_some() {
-        rules.fill(&netlink, &addresses).await.context("blackholes")?;
+        rules.fill(&netlink, &blackholes).await.context("blackholes")?;
     }
     println!(
         "rule: iif {} lookup {}; {} blackholes",
         rules.interface,
         rules.table,
-        addresses.len()
+        blackholes.len()
     );
     Ok(())
 }

@@ -49,11 +49,11 @@ pub async fn watch_rules(node: Arc<Node>) {
     let mut changed = node.store.cluster();
     loop {
         if let Some(cluster) = node.cluster() {
-            let addresses = wanted(&cluster.vips(), cluster.lips.keys().copied());
-            if let Err(error) = rules.fill(&node.netlink, &addresses).await {
+            let blackholes = wanted(&cluster.vips(), cluster.lips.keys().copied());
+            if let Err(error) = rules.fill(&node.netlink, &blackholes).await {
                 tracing::warn!(%error, "blackholes cannot be kept up to date");
             }
-            let problems = match rules.missing(&node.netlink, &addresses).await {
+            let problems = match rules.missing(&node.netlink, &blackholes).await {
                 Ok(missing) => missing,
                 Err(error) => vec![format!("the kernel's rules cannot be read: {error}")],
             };

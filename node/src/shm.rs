@@ -18,8 +18,8 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 /// see the limits of the node file).
 pub const SLOTS: usize = 1 + 64;
 
-/// Changes when the layout or the meaning of a word changes: a daemon and a guard of different builds must not misread
-/// each other.
+/// Changes when the layout or the meaning of a word changes: a daemon and a guard of different builds
+/// must not misread each other.
 const MAGIC: u64 = 0x686f_6c64_6661_0003;
 
 /// A heartbeat in a cache line of its own, so that workers do not slow each other down.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use holdfast_node::guard::tun::Tun;
 use holdfast_node::netlink::routes::{Announcements, Wanted};
-use holdfast_node::netlink::rules::Rules;
+use holdfast_node::netlink::rules::{Rules, wanted};
 use holdfast_node::netlink::{Netlink, NetlinkError, watch};
 
 fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
@@ -87,27 +87,74 @@ fn missing_rules_are_named_with_the_command_that_works() {
         ip("link add eth0 type veth peer name eth1");
         let netlink = Netlink::open().unwrap();
         let rules = Rules { interface: "eth0".to_owned(), table: 4243 };
-        let addresses = [address("203.0.113.10"), address("198.51.100.1")].into();
-        let missing = rules.missing(&netlink, &addresses).await.unwrap();
+        let needed = wanted(&[address("203.0.113.10")], [address("198.51.100.1")].into_iter());
+        let missing = rules.missing(&netlink, &needed).await.unwrap();
         assert_eq!(missing.len(), 2, "{missing:?}");
         // Each sentence holds a command in backquotes; they repair what they say.
         for sentence in &missing {
             let command = sentence.split('`').nth(1).unwrap().strip_prefix("ip ").unwrap();
             ip(command);
         }
-        let left = rules.missing(&netlink, &addresses).await.unwrap();
+        let left = rules.missing(&netlink, &needed).await.unwrap();
         assert_eq!(left.len(), 1, "the other blackhole: {left:?}");
-        rules.fill(&netlink, &addresses).await.unwrap();
-        assert_eq!(rules.missing(&netlink, &addresses).await.unwrap(), Vec::<String>::new());
+        rules.fill(&netlink, &needed).await.unwrap();
+        assert_eq!(rules.missing(&netlink, &needed).await.unwrap(), Vec::<String>::new());
         rules.install_rule(&netlink).await.unwrap();
         rules.install_rule(&netlink).await.unwrap();
         assert_eq!(ip("-4 rule show table 4243").lines().count(), 1, "idempotent");
         // An address that is gone loses its blackhole; an operator's prefix stays.
         ip("route add blackhole 198.51.100.0/24 table 4243");
-        rules.fill(&netlink, &[address("203.0.113.10")].into()).await.unwrap();
+        let vip = wanted(&[address("203.0.113.10")], std::iter::empty());
+        rules.fill(&netlink, &vip).await.unwrap();
         let routes = ip("route show table 4243");
         assert!(routes.contains("203.0.113.10") && routes.contains("198.51.100.0/24"), "{routes}");
         assert!(!routes.contains("198.51.100.1 "), "{routes}");
+    });
+}
+
+#[test]
+fn every_address_of_a_large_pool_has_a_blackhole_and_a_few_routes_are_enough() {
+    in_namespace(|| async {
+        let netlink = Netlink::open().unwrap();
+        let rules = Rules { interface: "lo".to_owned(), table: 4243 };
+        rules.install_rule(&netlink).await.unwrap();
+        let pool = |n: u32| {
+            let lips = (0..n).map(|i| IpAddr::from((0xc612_0000 + i).to_be_bytes()));
+            wanted(&[address("203.0.113.10")], lips)
+        };
+        rules.fill(&netlink, &pool(6_000)).await.unwrap();
+        let lines = ip("-4 route show table 4243").lines().count();
+        assert!(lines < 20, "{lines} routes");
+        assert_eq!(rules.missing(&netlink, &pool(6_000)).await.unwrap(), Vec::<String>::new());
+        let last = ip("-4 route show table 4243 match 198.18.23.111");
+        assert!(!last.is_empty(), "the last address of the pool");
+        // One that is not there is noticed, however many are.
+        ip("route del blackhole 198.18.0.0/20 table 4243");
+        let missing = rules.missing(&netlink, &pool(6_000)).await.unwrap();
+        assert!(missing.len() == 1 && missing[0].contains("198.18.0.0/20"), "{missing:?}");
+        // The pool shrinks and grows: what is not needed goes, nothing that is needed lacks.
+        for n in [3, 4_096, 5_000] {
+            rules.fill(&netlink, &pool(n)).await.unwrap();
+            assert_eq!(rules.missing(&netlink, &pool(n)).await.unwrap(), Vec::<String>::new());
+            let there = ip("-4 route show table 4243");
+            assert_eq!(there.lines().count(), pool(n).len(), "{there}");
+        }
+    });
+}
+
+#[test]
+fn a_rule_behind_the_main_table_is_none() {
+    in_namespace(|| async {
+        let netlink = Netlink::open().unwrap();
+        let rules = Rules { interface: "lo".to_owned(), table: 4243 };
+        let nothing = Default::default();
+        let lacks = || async { rules.missing(&netlink, &nothing).await.unwrap().len() };
+        for useless in ["iif lo lookup 4243 pref 40000", "not iif lo lookup 4243 pref 100"] {
+            ip(&format!("rule add {useless}"));
+            assert_eq!(lacks().await, 1, "{useless}");
+        }
+        rules.install_rule(&netlink).await.unwrap();
+        assert_eq!(lacks().await, 0);
     });
 }
 

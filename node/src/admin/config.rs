@@ -144,7 +144,8 @@ mod tests {
         let listeners = cluster.listeners.values().map(|l| l.spec.clone()).collect();
         cluster.spec = ClusterSpec { listeners, groups: vec![group.clone()], ..cluster.spec };
         let backends = [("b1".to_owned(), Backend { id: BackendId(7), spec: backend })].into();
-        cluster.groups = [("web".to_owned(), Group { id: GroupId(1), spec: group, backends })].into();
+        cluster.groups =
+            [("web".to_owned(), Group { id: GroupId(1), spec: group, backends })].into();
         let spec = cluster.spec.clone();
         (cluster, spec)
     }

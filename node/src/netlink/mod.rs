@@ -1,8 +1,10 @@
 //! The kernel's routes, rules, neighbours and links, through rtnetlink.
 //!
 //! [`hops`] (pure) turns what the kernel knows into next hops; [`watch`] keeps them fresh;
-//! [`routes`] puts VIPs and LIPs on the guard's device; [`rules`] checks and fills the blackholes.
+//! [`routes`] puts VIPs and LIPs on the guard's device; [`rules`] checks and fills the blackholes,
+//! with [`cover`] (pure) to make them few.
 
+pub mod cover;
 pub mod hops;
 pub mod routes;
 pub mod rules;
@@ -21,7 +23,7 @@ use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType,
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteType,
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 use tokio::sync::Mutex;
@@ -81,6 +83,13 @@ pub struct KernelRoute {
     pub blackhole: bool,
     /// The kernel's form, for deleting it.
     message: RouteMessage,
+}
+
+impl KernelRoute {
+    /// Who wrote it.
+    fn protocol(&self) -> RouteProtocol {
+        self.message.header.protocol
+    }
 }
 
 impl Netlink {
@@ -235,16 +244,22 @@ fn describe(route: &RouteMessage) -> String {
         .unwrap_or_else(|| "of an unknown family".to_owned())
 }
 
-/// A host route in a table: on a device with a metric, or a blackhole.
-fn host_route(address: IpAddr, table: u32, device: Option<(u32, u32)>) -> RouteMessage {
-    let length = Prefix::host(address).length();
+/// A host route in a table, on a device with a metric.
+fn host_route(address: IpAddr, table: u32, (ifindex, metric): (u32, u32)) -> RouteMessage {
     let build = RouteMessageBuilder::<IpAddr>::new().table_id(table);
-    let build = match device {
-        Some((ifindex, metric)) => build.output_interface(ifindex).priority(metric),
-        None => build.kind(RouteType::BlackHole),
-    };
+    to(Prefix::host(address), build.output_interface(ifindex).priority(metric))
+}
+
+/// A blackhole in a table, marked with who wrote it.
+fn blackhole(prefix: Prefix, table: u32, writer: RouteProtocol) -> RouteMessage {
+    let build = RouteMessageBuilder::<IpAddr>::new().table_id(table);
+    to(prefix, build.kind(RouteType::BlackHole).protocol(writer))
+}
+
+fn to(prefix: Prefix, build: RouteMessageBuilder<IpAddr>) -> RouteMessage {
     // The length always fits the family, so the builder cannot refuse it.
-    build.clone().destination_prefix(address, length).unwrap_or(build).build()
+    let addressed = build.clone().destination_prefix(prefix.address(), prefix.length());
+    addressed.unwrap_or(build).build()
 }
 
 fn ip_of(address: &RouteAddress) -> Option<IpAddr> {

@@ -75,11 +75,11 @@ impl Announcements {
             }
             match *step {
                 Step::Add(address, metric) => {
-                    let route = host_route(address, self.table, Some((ifindex, metric)));
+                    let route = host_route(address, self.table, (ifindex, metric));
                     self.netlink.add_route(route).await?;
                 }
                 Step::Delete(address, metric) => {
-                    let route = host_route(address, self.table, Some((ifindex, metric)));
+                    let route = host_route(address, self.table, (ifindex, metric));
                     self.netlink.delete_route(route).await?;
                 }
             }

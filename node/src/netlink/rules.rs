@@ -11,12 +11,18 @@ use std::net::IpAddr;
 use futures_util::TryStreamExt;
 use holdfast_schema::prefix::Prefix;
 use rtnetlink::IpVersion;
-use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::packet_route::route::RouteProtocol;
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 
-use super::{Netlink, NetlinkError, errno, host_route, request};
+use super::cover::{cover, covered};
+use super::{KernelRoute, Netlink, NetlinkError, blackhole, errno, request};
 
-/// The most blackholes kept for one LIP pool; larger pools are written as their prefixes.
-const MOST_HOSTS: usize = 4096;
+/// The rule must come before the one that leads to the main table, which knows where to send
+/// everything.
+const MAIN_TABLE_RULE: u32 = 32_766;
+
+/// Marks the routes that are ours (`rtm_protocol`), so that an operator's are left alone.
+const OURS: RouteProtocol = RouteProtocol::Other(72);
 
 /// Where the rule and the blackholes are.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,11 +41,17 @@ fn is_ours(rule: &RuleMessage, interface: &str, table: u32) -> bool {
         match attribute {
             RuleAttribute::Table(t) => found_table = *t,
             RuleAttribute::Iifname(name) => found_interface = Some(name.as_str()),
+            RuleAttribute::Priority(p) if *p >= MAIN_TABLE_RULE => return false,
+            RuleAttribute::SuppressPrefixLen(length) if *length != u32::MAX => return false,
             // A rule that matches less than "everything that comes in there" is not enough.
             RuleAttribute::Source(_)
             | RuleAttribute::Destination(_)
             | RuleAttribute::FwMark(_)
             | RuleAttribute::Oifname(_)
+            | RuleAttribute::SuppressIfGroup(_)
+            | RuleAttribute::TunId(_)
+            | RuleAttribute::L3MDev(_)
+            | RuleAttribute::UidRange(_)
             | RuleAttribute::IpProtocol(_)
             | RuleAttribute::SourcePortRange(_)
             | RuleAttribute::DestinationPortRange(_) => return false,
@@ -47,13 +59,15 @@ fn is_ours(rule: &RuleMessage, interface: &str, table: u32) -> bool {
         }
     }
     rule.header.action == RuleAction::ToTable
+        && rule.header.tos == 0
+        && !rule.header.flags.contains(RuleFlags::Invert)
         && found_table == table
         && found_interface == Some(interface)
 }
 
-/// The addresses that need a blackhole.
-pub fn wanted(vips: &[IpAddr], lips: impl Iterator<Item = IpAddr>) -> BTreeSet<IpAddr> {
-    vips.iter().copied().chain(lips).take(MOST_HOSTS).collect()
+/// The blackholes that are needed: as few as hold these addresses and no others.
+pub fn wanted(vips: &[IpAddr], lips: impl Iterator<Item = IpAddr>) -> BTreeSet<Prefix> {
+    cover(&vips.iter().copied().chain(lips).collect())
 }
 
 impl Rules {
@@ -61,12 +75,12 @@ impl Rules {
     pub async fn missing(
         &self,
         netlink: &Netlink,
-        addresses: &BTreeSet<IpAddr>,
+        blackholes: &BTreeSet<Prefix>,
     ) -> Result<Vec<String>, NetlinkError> {
         let Rules { interface, table } = self;
         let mut missing = Vec::new();
         for (version, is_v4, flag) in [(IpVersion::V4, true, ""), (IpVersion::V6, false, " -6")] {
-            let needed = addresses.iter().any(|a| a.is_ipv4() == is_v4) || is_v4;
+            let needed = is_v4 || blackholes.iter().any(|p| p.address().is_ipv6());
             if needed && !self.has_rule(netlink, version).await? {
                 missing.push(format!(
                     "the rule that keeps the kernel away from VIP and LIP packets is missing: run \
@@ -74,17 +88,15 @@ impl Rules {
                 ));
             }
         }
-        let there = self.blackholes(netlink).await?;
-        let lacking: Vec<&IpAddr> =
-            addresses.iter().filter(|a| !there.iter().any(|p| p.contains(**a))).collect();
+        let there = self.blackholes(netlink).await?.iter().map(|r| r.entry.prefix).collect();
+        let lacking: Vec<&Prefix> = blackholes.iter().filter(|p| !covered(&there, p)).collect();
         if let Some(first) = lacking.first() {
             let more = match lacking.len() - 1 {
                 0 => String::new(),
                 n => format!(" (and {n} more)"),
             };
             missing.push(format!(
-                "no blackhole for {first}{more}: run `ip route add blackhole {} table {table}`",
-                Prefix::host(**first)
+                "no blackhole for {first}{more}: run `ip route add blackhole {first} table {table}`"
             ));
         }
         Ok(missing)
@@ -100,9 +112,9 @@ impl Rules {
         Ok(found)
     }
 
-    async fn blackholes(&self, netlink: &Netlink) -> Result<Vec<Prefix>, NetlinkError> {
+    async fn blackholes(&self, netlink: &Netlink) -> Result<Vec<KernelRoute>, NetlinkError> {
         let routes = netlink.routes(Some(self.table)).await?;
-        Ok(routes.into_iter().filter(|r| r.blackhole).map(|r| r.entry.prefix).collect())
+        Ok(routes.into_iter().filter(|r| r.blackhole).collect())
     }
 
     /// Adds the rule where it is missing. For `holdfastd --install-rules`.
@@ -141,26 +153,25 @@ impl Rules {
         Ok(())
     }
 
-    /// Adds blackholes that are missing, and removes host blackholes of addresses that are gone.
+    /// Adds blackholes that are missing, then removes those that nothing needs any more: ours, and
+    /// host routes. Wider ones of others were written by an operator, who will know why.
     pub async fn fill(
         &self,
         netlink: &Netlink,
-        addresses: &BTreeSet<IpAddr>,
+        blackholes: &BTreeSet<Prefix>,
     ) -> Result<(), NetlinkError> {
-        let routes = netlink.routes(Some(self.table)).await?;
-        let there: Vec<_> = routes.into_iter().filter(|r| r.blackhole).collect();
-        for address in addresses {
-            if !there.iter().any(|r| r.entry.prefix.contains(*address)) {
-                netlink.add_route(host_route(*address, self.table, None)).await?;
-            }
+        let (gone, stay): (Vec<_>, Vec<_>) =
+            self.blackholes(netlink).await?.into_iter().partition(|route| {
+                let prefix = route.entry.prefix;
+                let host = prefix == Prefix::host(prefix.address());
+                (host || route.protocol() == OURS) && !blackholes.contains(&prefix)
+            });
+        let stay = stay.iter().map(|r| r.entry.prefix).collect();
+        for prefix in blackholes.iter().filter(|p| !covered(&stay, p)) {
+            netlink.add_route(blackhole(*prefix, self.table, OURS)).await?;
         }
-        for route in there {
-            let prefix = route.entry.prefix;
-            let host = prefix == Prefix::host(prefix.address());
-            // Wider prefixes were written by an operator, who will know why.
-            if host && !addresses.contains(&prefix.address()) {
-                netlink.delete_route(route.message).await?;
-            }
+        for route in gone {
+            netlink.delete_route(route.message).await?;
         }
         Ok(())
     }
@@ -185,5 +196,23 @@ mod tests {
         assert!(!is_ours(&rule(vec![iif(), A::Table(4244)]), "eth0", 4243));
         assert!(!is_ours(&rule(vec![A::Table(4243)]), "eth0", 4243));
         assert!(!is_ours(&rule(vec![iif(), A::Table(4243), A::FwMark(1)]), "eth0", 4243));
+        let limited = A::SuppressPrefixLen(0);
+        assert!(!is_ours(&rule(vec![iif(), A::Table(4243), limited]), "eth0", 4243));
+        let unlimited = A::SuppressPrefixLen(u32::MAX);
+        assert!(is_ours(&rule(vec![iif(), A::Table(4243), unlimited]), "eth0", 4243));
+    }
+
+    #[test]
+    fn a_rule_that_never_gets_its_turn_or_means_the_opposite_does_not_count() {
+        let at = |priority| {
+            let iif = RuleAttribute::Iifname("eth0".to_owned());
+            rule(vec![iif, RuleAttribute::Table(4243), RuleAttribute::Priority(priority)])
+        };
+        assert!(is_ours(&at(32_765), "eth0", 4243));
+        assert!(!is_ours(&at(32_766), "eth0", 4243), "beside the main table's");
+        assert!(!is_ours(&at(40_000), "eth0", 4243), "behind the main table's");
+        let mut inverted = at(100);
+        inverted.header.flags |= RuleFlags::Invert;
+        assert!(!is_ours(&inverted, "eth0", 4243));
     }
 }
