@@ -251,6 +251,7 @@ fn bad_requests(daemon: &Daemon<'_>) {
         ("POST", "/v1/nodes/d9/drain", json!({}), 404, "d9"),
         ("DELETE", "/v1/nodes/d1", json!({}), 412, "quorum"),
         ("GET", "/v1/sessions?state=odd", json!(null), 400, "odd"),
+        ("GET", "/v1/sessions/count?backend=web/b9", json!(null), 404, "web/b9"),
         ("GET", "/v1/sessions?colour=red", json!(null), 400, "colour"),
         ("GET", "/v1/nothing", json!(null), 404, "/v1/nothing"),
         ("DELETE", "/v1/status", json!(null), 400, "DELETE"),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use holdfast_schema::admin::SessionQuery;
-use holdfast_schema::cluster::{BackendId, ClusterState};
+use holdfast_schema::cluster::{Backend, BackendId, ClusterState};
 use holdfast_schema::session::SessionRecord;
 
 use crate::clock::mono_ms;
@@ -17,15 +17,22 @@ pub struct Filter {
     backends: Option<BTreeSet<BackendId>>,
 }
 
+/// All backends: group, `GROUP/NAME`, number.
+pub fn backends(cluster: &ClusterState) -> impl Iterator<Item = (&str, String, BackendId)> {
+    cluster.groups.iter().flat_map(|(group, g)| {
+        let named =
+            move |(name, b): (&String, &Backend)| (group.as_str(), format!("{group}/{name}"), b.id);
+        g.backends.iter().map(named)
+    })
+}
+
 impl Filter {
-    /// Looks the names up. A name that nothing has fits no session.
+    /// Looks the names up. A name that nothing has fits no session: whoever asks has looked whether
+    /// it exists, and it may have been removed since.
     pub fn new(query: &SessionQuery, cluster: Option<&ClusterState>) -> Filter {
         let backends = query.backend.as_ref().map(|wanted| {
-            let groups = cluster.iter().flat_map(|c| &c.groups);
-            let all = groups.flat_map(|(group, g)| {
-                g.backends.iter().map(move |(name, b)| (format!("{group}/{name}"), b.id))
-            });
-            all.filter(|(name, _)| name == wanted).map(|(_, id)| id).collect()
+            let all = cluster.into_iter().flat_map(backends);
+            all.filter(|(_, name, _)| name == wanted).map(|(.., id)| id).collect()
         });
         Filter { query: query.clone(), backends }
     }
