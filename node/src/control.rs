@@ -1,7 +1,7 @@
 //! The control loop's heartbeat: a thread of its own that beats, and notices when it could not.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,13 +23,32 @@ const PRIORITY: i32 = 2;
 /// is no longer told that all is well.
 const RUNTIME_SILENT_NS: u64 = 10_000_000_000;
 
-/// Beats until the daemon stops.
+/// The thread that beats.
+pub struct Heartbeat {
+    thread: JoinHandle<()>,
+    over: Arc<AtomicBool>,
+}
+
+impl Heartbeat {
+    /// Beats no more. The guard must have been told to let go: it takes silence for a fault. Blocks
+    /// for the rest of one beat.
+    pub fn end(self) {
+        self.over.store(true, Ordering::Release);
+        // A panic has been reported where it happened.
+        let _ = self.thread.join();
+    }
+}
+
+/// Beats until it is ended: a daemon that is stopping withdraws, and its guard has to hold the
+/// routes while it does. `stalled` is told how long (ms) nothing ran here, if that was too long.
 pub fn start(
-    node: Arc<Node>,
     page: Option<&'static SharedPage>,
     runtime_beat: Arc<AtomicU64>,
-) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name("hf-control".to_owned()).spawn(move || {
+    stalled: impl Fn(u64) + Send + 'static,
+) -> std::io::Result<Heartbeat> {
+    let over = Arc::new(AtomicBool::new(false));
+    let until = over.clone();
+    let thread = std::thread::Builder::new().name("hf-control".to_owned()).spawn(move || {
         if let Err(error) = os::realtime_priority(PRIORITY) {
             tracing::warn!(%error, "the heartbeat has no real-time priority: give CAP_SYS_NICE");
             // Best effort; the warning above says what is missing.
@@ -38,12 +57,12 @@ pub fn start(
         let watchdog = sd_notify::watchdog_enabled().map(|every| every / 2);
         let mut last_ns = mono_ns();
         let mut watchdog_ns = last_ns;
-        while !node.stopping.load(Ordering::Relaxed) {
+        while !until.load(Ordering::Acquire) {
             std::thread::sleep(BEAT);
             let now_ns = mono_ns();
             let gap_ms = (now_ns - last_ns) / 1_000_000;
             if gap_ms > STALL_MS {
-                stalled(&node, gap_ms);
+                stalled(gap_ms);
             }
             last_ns = now_ns;
             if let Some(page) = page {
@@ -60,11 +79,12 @@ pub fn start(
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
             }
         }
-    })
+    })?;
+    Ok(Heartbeat { thread, over })
 }
 
 /// What waits in the rings belongs to connections that others carry by now.
-fn stalled(node: &Node, gap_ms: u64) {
+pub fn stalled(node: &Node, gap_ms: u64) {
     if let Some(forwarder) = node.forwarder.get() {
         forwarder.discard_rings();
     }
@@ -74,4 +94,32 @@ fn stalled(node: &Node, gap_ms: u64) {
     node.counters.stalls.fetch_add(1, Ordering::Relaxed);
     node.stalled.store(true, Ordering::Release);
     tracing::warn!(gap_ms, "this director was stalled: it withdraws and comes back like a joiner");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    fn beats(page: &SharedPage, limit: Duration) -> bool {
+        let (from, before) = (Instant::now(), page.beat(0).load(Ordering::Acquire));
+        while from.elapsed() < limit {
+            if page.beat(0).load(Ordering::Acquire) != before {
+                return true;
+            }
+            std::thread::yield_now();
+        }
+        false
+    }
+
+    #[test]
+    fn it_beats_until_it_is_ended_and_not_longer() {
+        let (page, _fd) = SharedPage::create().unwrap();
+        let heart = start(Some(page), Arc::default(), |_| {}).unwrap();
+        for _ in 0..3 {
+            assert!(beats(page, Duration::from_secs(10)));
+        }
+        heart.end();
+        assert!(!beats(page, Duration::from_millis(100)));
+    }
 }

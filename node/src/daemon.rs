@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use crate::announce::shell::Announcer;
 use crate::bird::BirdWatch;
 use crate::clock::{mono_ms, mono_ns};
+use crate::control::Heartbeat;
 use crate::forward::{self, Forwarder};
 use crate::guard::child::{Guard, default_program};
 use crate::health::service::{self as health, Health};
@@ -41,7 +42,36 @@ pub async fn run(spec: NodeSpec, token: Option<String>) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let node = prepare(spec).await?;
     let (fail, mut failures) = mpsc::channel::<anyhow::Error>(4);
-    let control = start_services(&node, &fail).await?;
+    let mut running = Running::default();
+    // Whatever ends it, also while it still starts or joins: from here on it stops in order, or the
+    // next start would find an unclean end.
+    let ended = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        Some(error) = failures.recv() => Err(error),
+        Err(error) = serve(&node, token, fail, &mut running) => Err(error),
+    };
+    stop(&node, running).await;
+    ended
+}
+
+/// What has been started and has to be ended in order.
+#[derive(Default)]
+struct Running {
+    heart: Option<Heartbeat>,
+    /// Whether the admin socket is ours to remove.
+    admin: bool,
+    announcer: Option<tokio::task::JoinHandle<()>>,
+}
+
+/// Starts everything and joins if told to; then all runs by itself, and this never ends.
+async fn serve(
+    node: &Arc<Node>,
+    token: Option<String>,
+    fail: mpsc::Sender<anyhow::Error>,
+    running: &mut Running,
+) -> anyhow::Result<()> {
+    start_services(node, &fail, running).await?;
     if let Some(token) = token {
         match node.store.phase() {
             Phase::Waiting => {
@@ -54,18 +84,8 @@ pub async fn run(spec: NodeSpec, token: Option<String>) -> anyhow::Result<()> {
     // Not under a service manager: nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(director = node.spec.id, phase = ?node.store.phase(), "holdfastd runs");
-
-    let announcer = tokio::spawn(serve_when_member(node.clone(), fail));
-    let failure = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        failure = failures.recv() => failure,
-    };
-    stop(&node, announcer, control).await;
-    match failure {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
+    running.announcer = Some(tokio::spawn(serve_when_member(node.clone(), fail)));
+    std::future::pending().await
 }
 
 /// Opens everything that can fail, before anything runs.
@@ -130,10 +150,13 @@ async fn prepare(spec: NodeSpec) -> anyhow::Result<Arc<Node>> {
 async fn start_services(
     node: &Arc<Node>,
     fail: &mpsc::Sender<anyhow::Error>,
-) -> anyhow::Result<std::thread::JoinHandle<()>> {
+    running: &mut Running,
+) -> anyhow::Result<()> {
     let runtime_beat = Arc::new(AtomicU64::new(mono_ns()));
     let page = node.guard.as_ref().map(|g| g.page());
-    let control = control::start(node.clone(), page, runtime_beat.clone())?;
+    let found = node.clone();
+    let stalled = move |gap_ms| control::stalled(&found, gap_ms);
+    running.heart = Some(control::start(page, runtime_beat.clone(), stalled)?);
     tokio::spawn(async move {
         loop {
             runtime_beat.store(mono_ns(), Ordering::Relaxed);
@@ -143,6 +166,7 @@ async fn start_services(
     let socket = &node.spec.admin_socket;
     let listener = admin::server::bind(socket)
         .with_context(|| format!("admin socket {}", socket.display()))?;
+    running.admin = true;
     tokio::spawn(admin::server::run(listener, node.clone()));
     if let Some(address) = node.spec.metrics_address {
         let listener = metrics::server::bind(address)
@@ -157,7 +181,7 @@ async fn start_services(
     tokio::spawn(remembered::run(node.clone()));
     tokio::spawn(readiness::watch_rules(node.clone()));
     tokio::spawn(watch_workers(node.clone(), fail.clone()));
-    Ok(control)
+    Ok(())
 }
 
 /// A worker that ended by itself does not come back: better a clean start of the whole daemon.
@@ -258,17 +282,15 @@ async fn replicate_all(node: &Node) {
 }
 
 /// Withdraws, lets packets on the way pass, leaves a clean mark, lets go of the guard.
-async fn stop(
-    node: &Arc<Node>,
-    announcer: tokio::task::JoinHandle<()>,
-    control: std::thread::JoinHandle<()>,
-) {
+async fn stop(node: &Arc<Node>, running: Running) {
     tracing::info!("stopping");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     replicate_all(node).await;
     node.stopping.store(true, Ordering::Release);
     // The announcer's last act is the withdrawal. It must not hold up the end for ever.
-    let _ = tokio::time::timeout(WITHDRAWAL, announcer).await;
+    if let Some(announcer) = running.announcer {
+        let _ = tokio::time::timeout(WITHDRAWAL, announcer).await;
+    }
     if let Some(guard) = &node.guard {
         guard.command_release();
     }
@@ -277,8 +299,12 @@ async fn stop(
     }
     // The XDP program goes with the process, the last thing of all.
     node.store.clone().shutdown().await;
-    let _ = tokio::task::spawn_blocking(move || control.join()).await;
-    // The socket of a daemon that is gone would only confuse.
-    let _ = std::fs::remove_file(&node.spec.admin_socket);
+    if let Some(heart) = running.heart {
+        let _ = tokio::task::spawn_blocking(move || heart.end()).await;
+    }
+    if running.admin {
+        // The socket of a daemon that is gone would only confuse.
+        let _ = std::fs::remove_file(&node.spec.admin_socket);
+    }
     tracing::info!("stopped");
 }

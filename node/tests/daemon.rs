@@ -50,12 +50,13 @@ impl Machine {
         format!("{}r", self.name)
     }
 
-    /// A listening socket in the router's namespace; the kernel accepts for it.
-    fn listen_on_router(&self, port: u16) -> TcpListener {
-        let ns = std::fs::File::open(format!("/run/netns/{}", self.router())).unwrap();
+    /// A listening socket in a namespace; the kernel accepts for it.
+    fn listen(&self, namespace: &str, address: &str) -> TcpListener {
+        let ns = std::fs::File::open(format!("/run/netns/{namespace}")).unwrap();
+        let address = address.to_owned();
         let thread = std::thread::spawn(move || {
             nix::sched::setns(ns, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            TcpListener::bind(("0.0.0.0", port)).unwrap()
+            TcpListener::bind(address).unwrap()
         });
         thread.join().unwrap()
     }
@@ -197,7 +198,7 @@ fn a_cluster_of_one_from_nothing_to_a_restart() {
     bad_requests(&daemon);
 
     // Something listens on the router: the backend is judged and taken.
-    let server = machine.listen_on_router(80);
+    let server = machine.listen(&machine.router(), "0.0.0.0:80");
     let revision = daemon.try_get("/v1/config").unwrap()["revision"].clone();
     let change = json!({"expected_revision": revision, "spec": spec("10.78.0.1:80")});
     let (code, done) = daemon.request("PUT", "/v1/config", &change);
@@ -262,6 +263,65 @@ fn bad_requests(daemon: &Daemon<'_>) {
         assert!(message.contains(word), "{method} {path}: {error}");
     }
     assert_eq!(daemon.try_get("/v1/config").unwrap(), before, "nothing changed");
+}
+
+/// A daemon that has opened its data and cannot go on ends in order all the same, or every restart
+/// would count as one after a crash.
+#[test]
+fn a_start_that_fails_half_way_stops_in_order() {
+    if !root() {
+        return;
+    }
+    let machine = Machine::new("half");
+    let taken = machine.listen(&machine.name, "10.78.0.2:9600");
+    let out = machine.run(&[]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(said.contains("metrics address 10.78.0.2:9600"), "{said}");
+    assert!(said.contains("stopped"), "{said}");
+    assert!(!machine.path("admin.sock").exists(), "{said}");
+    drop(taken);
+    assert_eq!(machine.start().stop(), Some(0));
+}
+
+#[test]
+fn a_daemon_that_is_joining_still_listens_to_signals() {
+    if !root() {
+        return;
+    }
+    let machine = Machine::new("join");
+    let daemon = machine.start();
+    let (code, done) = daemon.request("POST", "/v1/cluster/init", &json!({"shards": 2}));
+    assert_eq!(code, 200, "{done}");
+    daemon.settled();
+    let slot = json!({"name": "d2", "expires_in_s": 600});
+    let (code, added) = daemon.request("POST", "/v1/nodes", &slot);
+    assert_eq!(code, 200, "{added}");
+    let token = added["token"].as_str().unwrap();
+    assert_eq!(daemon.stop(), Some(0));
+
+    // The cluster is gone; the newcomer goes on trying, until it is told to stop.
+    let text = std::fs::read_to_string(machine.node_file()).unwrap();
+    let other = machine.path("d2.toml");
+    let text = text.replace("\"d1\"", "\"d2\"").replace("/data\"", "/data2\"");
+    std::fs::write(&other, text.replace("10.78.0.2:7400", "10.78.0.2:7401")).unwrap();
+    let log = std::fs::File::create(machine.path("log")).unwrap();
+    let child = Command::new("ip")
+        .args(["netns", "exec", &machine.name, env!("CARGO_BIN_EXE_holdfastd"), "--config"])
+        .arg(&other)
+        .args(["--join", token])
+        .stdin(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let joining = Daemon { machine: &machine, child };
+    joining.until("an attempt to join", |_| {
+        std::fs::read_to_string(machine.path("log")).unwrap().contains("not joined yet")
+    });
+    let from = Instant::now();
+    assert_eq!(joining.stop(), Some(0));
+    assert!(from.elapsed() < Duration::from_secs(20), "{:?}", from.elapsed());
+    assert!(!machine.path("admin.sock").exists());
 }
 
 #[test]
