@@ -108,6 +108,26 @@ impl Failure {
         failure
     }
 
+    /// Several files are wrong, some of them so that they cannot even be read.
+    pub fn files(unreadable: Vec<Failure>, errors: &ConfigErrors) -> Failure {
+        let mut failure = Failure::config(errors);
+        if errors.0.is_empty() {
+            failure.code = "error";
+        }
+        let told = |f: &Failure| match f.hint.as_str() {
+            "" => f.message.clone(),
+            hint => format!("{}\n  hint: {hint}", f.message),
+        };
+        let mut messages: Vec<String> = unreadable.iter().map(told).collect();
+        messages.extend(Some(failure.message).filter(|text| !text.is_empty()));
+        failure.message = messages.join("\n");
+        if let Value::Array(details) = &mut failure.details {
+            let each = |f: &Failure| json!({ "message": f.message, "hint": f.hint });
+            details.extend(unreadable.iter().map(each));
+        }
+        failure
+    }
+
     /// A change would make the configuration contradict itself.
     pub fn spec(errors: &[SpecError]) -> Failure {
         let code = if errors.iter().all(|e| e.unsupported) { "unsupported" } else { "invalid" };

@@ -227,6 +227,26 @@ fn files_are_checked_offline() {
     let latin = file("latin.toml", b"kind = \"node\"\n# \xe9\n");
     let err = run(nowhere, &["config", "check", &latin]).failed(1);
     assert!(err.contains("latin.toml:2: the file is no UTF-8 text"), "{err}");
+    // What cannot be read does not hide what is wrong with the others.
+    let missing = dir.path().join("missing.toml").display().to_string();
+    let all = ["config", "check", &missing, &latin, &bad, &node];
+    let err = run(nowhere, &all).failed(1);
+    for wanted in [
+        "missing.toml: No such file",
+        "latin.toml:2: the file is no UTF-8 text",
+        "save it so",
+        "bad.toml:2:6: `id` must be a text",
+    ] {
+        assert!(err.contains(wanted), "{wanted}: {err}");
+    }
+    let err = run(nowhere, &[&["--output", "json"], &all[..]].concat()).failed(1);
+    let err: Value = serde_json::from_str(&err).unwrap();
+    let errors = err["errors"].as_array().unwrap();
+    assert!(
+        errors.iter().any(|e| e["message"].as_str().unwrap().contains("missing.toml")),
+        "{err}"
+    );
+    assert!(errors.iter().any(|e| e["file"] == bad.as_str()), "{err}");
     assert!(
         run(nowhere, &["config", "check", dir.path().to_str().unwrap()])
             .failed(1)

@@ -63,6 +63,23 @@ fn apply_asks_before_it_changes_anything() {
 }
 
 #[test]
+fn apply_for_programs_shows_what_it_asks_about() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.toml");
+    std::fs::write(&file, EXAMPLE_CLUSTER.replace("port = 443", "port = 444")).unwrap();
+    let apply = format!("--output json apply -f '{}'", file.display());
+    let asked = "Apply this? [y/N] ";
+    let fake = with_config(example(), 0);
+    let (code, shown) = at_a_terminal(&fake, &apply, asked, "n\n");
+    assert_eq!(code, 1, "{shown}");
+    let (before, _) = shown.split_once(asked).expect("the question");
+    assert!(before.contains("~ listener web  port: 443 -> 444"), "{shown}");
+    let (code, shown) = at_a_terminal(&fake, &format!("{apply} --yes"), asked, "");
+    assert_eq!(code, 0, "{shown}");
+    assert!(!shown.contains("~ listener web"), "{shown}");
+}
+
+#[test]
 fn a_drain_overwrites_its_line() {
     let fake = Fake::start(|seen| {
         let drained = seen.method == "GET";

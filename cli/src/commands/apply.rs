@@ -24,6 +24,8 @@ pub async fn run(context: &Context, args: ApplyArgs) -> Result<(), Failure> {
         "changes": changes,
         "warnings": checked.warnings,
     });
+    let done = changes.is_empty() || args.dry_run;
+    let asks = !done && !args.yes && std::io::stdin().is_terminal() && args.file != Path::new("-");
     if !output.for_programs() {
         for warning in &checked.warnings {
             output.note(&format!("note: {warning}"));
@@ -31,14 +33,17 @@ pub async fn run(context: &Context, args: ApplyArgs) -> Result<(), Failure> {
         if !changes.is_empty() {
             output.text(&diff::print(&changes))?;
         }
+    } else if asks {
+        // Standard output is for the program; whoever answers has to know what to.
+        output.note(&diff::print(&changes));
     }
-    if changes.is_empty() || args.dry_run {
+    if done {
         return output.result(&report, || {
             let what = if changes.is_empty() { "nothing to change" } else { "nothing was changed" };
             format!("{what} (revision {})", document.revision)
         });
     }
-    if !args.yes && std::io::stdin().is_terminal() && args.file != Path::new("-") {
+    if asks {
         confirm()?;
     }
     let answer = edit::put(client, document.revision, checked.spec, args.force.force).await;

@@ -49,10 +49,18 @@ pub fn read(path: &Path) -> Result<String, Failure> {
 }
 
 fn check(context: &Context, files: &[PathBuf]) -> Result<(), Failure> {
-    let (mut reports, mut wrong, mut lines) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut reports, mut lines) = (Vec::new(), Vec::new());
+    let (mut wrong, mut unreadable) = (Vec::new(), Vec::new());
     for path in files {
         let name = path.display().to_string();
-        match check_file(&read(path)?, &name) {
+        let text = match read(path) {
+            Ok(text) => text,
+            Err(failure) => {
+                unreadable.push(failure);
+                continue;
+            }
+        };
+        match check_file(&text, &name) {
             Ok(Checked { kind, summary, warnings }) => {
                 lines.extend(warnings.iter().map(|w| format!("note: {w}")));
                 lines.push(format!("{name}: {summary}"));
@@ -61,8 +69,8 @@ fn check(context: &Context, files: &[PathBuf]) -> Result<(), Failure> {
             Err(errors) => wrong.extend(errors.0),
         }
     }
-    if !wrong.is_empty() {
-        return Err(Failure::config(&ConfigErrors(wrong)));
+    if !wrong.is_empty() || !unreadable.is_empty() {
+        return Err(Failure::files(unreadable, &ConfigErrors(wrong)));
     }
     let json = json!({ "files": Value::from(reports) });
     context.output.result(&json, || lines.join("\n"))
