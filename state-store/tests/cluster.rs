@@ -259,13 +259,17 @@ async fn tokens_are_good_once_for_one_name_and_a_while() {
     assert_eq!(node.store.phase(), Phase::Waiting);
     node.store.join(&new).await.unwrap();
     lab.nodes.push(node);
+    lab.settled().await;
 
+    let written = || leader.groups()[0].committed;
+    let before = written();
     let mut twin = lab.fresh(3, |_| {}).await;
     twin.store.shutdown().await;
     twin.config.name = "d2".to_owned();
     let twin = lab.start(twin.dir, twin.config, twin.echo).await.unwrap();
     let used = twin.store.join(&new).await.unwrap_err();
     assert!(used.to_string().contains("used already"), "{used}");
+    assert_eq!(written(), before, "a stranger wrote into the control group's log");
     lab.settled().await;
 }
 

@@ -23,7 +23,7 @@ use holdfast_schema::prefix::Prefix;
 use crate::codec::disk::{ControlRecord, ForcedAct, ShardForm};
 use crate::codec::wire::{ControlEntry, Proposal};
 
-pub use tokens::judge as judge_token;
+pub use tokens::{Admission, admit};
 pub use validate::check as check_spec;
 
 /// How many requests are remembered to recognise repetitions.

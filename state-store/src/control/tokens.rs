@@ -1,6 +1,6 @@
 //! Slots for directors to come. A token's secret is kept as a hash only, and used once.
 
-use holdfast_schema::cluster::{ClusterState, JoinSlot, RefusalCode};
+use holdfast_schema::cluster::{ClusterState, DirectorId, JoinSlot, Refusal, RefusalCode};
 
 use super::{Verdict, refuse};
 
@@ -38,7 +38,7 @@ pub(super) fn issue(cluster: &mut ClusterState, name: &str, slot: &JoinSlot) -> 
 }
 
 /// Whether this secret opens this slot. The slot is consumed when the join is applied.
-pub fn judge(cluster: &ClusterState, name: &str, secret_hash: &[u8; 32]) -> Verdict {
+pub(super) fn judge(cluster: &ClusterState, name: &str, secret_hash: &[u8; 32]) -> Verdict {
     let hint = "issue a new token with `holdfast node add`";
     match cluster.tokens.get(name) {
         Some(slot) if slot.secret_hash == *secret_hash => Ok(None),
@@ -53,4 +53,46 @@ pub fn judge(cluster: &ClusterState, name: &str, secret_hash: &[u8; 32]) -> Verd
             hint,
         ),
     }
+}
+
+/// What the leader does about somebody who asks to join.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// It showed the secret of an open slot: its join is to be proposed.
+    Open,
+    /// It is this member already and has not started since: its answer was lost.
+    Again(DirectorId),
+}
+
+/// Judges somebody who asks to join, before anything is proposed for it: whoever has no open slot
+/// writes nothing into the log. `key` is the fingerprint of the key whose possession its signing
+/// request proves; it is only asked for when it decides.
+pub fn admit(
+    cluster: &ClusterState,
+    name: &str,
+    secret_hash: &[u8; 32],
+    now_s: u64,
+    key: impl FnOnce() -> Option<[u8; 32]>,
+) -> Result<Admission, Refusal> {
+    let Some(slot) = cluster.tokens.get(name) else {
+        let again = cluster
+            .member_named(name)
+            .filter(|m| m.incarnation == 1)
+            .filter(|m| key() == Some(m.key_fingerprint));
+        return match again {
+            Some(member) => Ok(Admission::Again(member.id)),
+            None => judge(cluster, name, secret_hash).map(|_| Admission::Open),
+        };
+    };
+    judge(cluster, name, secret_hash)?;
+    if now_s >= slot.expires_at_s {
+        let message =
+            format!("the join token for {name} expired {} s ago", now_s - slot.expires_at_s);
+        return refuse(
+            RefusalCode::NotAllowed,
+            message,
+            "issue a new one with `holdfast node add`",
+        );
+    }
+    Ok(Admission::Open)
 }

@@ -63,6 +63,12 @@ fn named(name: String) -> DistinguishedName {
     distinguished
 }
 
+/// A signing request whose signature is right.
+fn parse_request(request: &[u8]) -> Result<CertificateSigningRequestParams, PkiError> {
+    CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request))
+        .map_err(|e| parse_error("signing request", e))
+}
+
 impl Authority {
     /// Makes the authority of a new cluster.
     pub fn create(cluster: ClusterId, now: SystemTime) -> Result<Authority, PkiError> {
@@ -129,6 +135,11 @@ impl Authority {
         self.cluster
     }
 
+    /// The key that a signing request asks to have certified, and proves possession of.
+    pub fn requested_key(request: &[u8]) -> Result<Fingerprint, PkiError> {
+        Ok(sha256(&parse_request(request)?.public_key.subject_public_key_info()))
+    }
+
     /// Certifies the key of a signing request (DER, RFC 2986) for `director`.
     ///
     /// The request proves that its sender has the private key. Nothing else in it counts: what the
@@ -140,9 +151,7 @@ impl Authority {
         now: SystemTime,
     ) -> Result<Issued, PkiError> {
         let what = "the director's certificate";
-        let request =
-            CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request))
-                .map_err(|e| parse_error("signing request", e))?;
+        let request = parse_request(request)?;
         let name = director_name(director, self.cluster);
         let mut params =
             CertificateParams::new(vec![name.clone()]).map_err(|e| make_error(what, e))?;
@@ -177,6 +186,7 @@ mod tests {
         let key = DirectorKey::generate().unwrap();
         let issued = authority.sign(&key.request().unwrap(), DirectorId(7), now).unwrap();
         assert_eq!(issued.key_fingerprint, key.fingerprint());
+        assert_eq!(Authority::requested_key(&key.request().unwrap()).unwrap(), key.fingerprint());
         let identity = Identity::new(&key, &issued.chain_pem).unwrap();
         assert_eq!((identity.director(), identity.cluster()), (DirectorId(7), cluster));
         assert_eq!(identity.fingerprint(), key.fingerprint());
@@ -207,6 +217,7 @@ mod tests {
         let mut request = DirectorKey::generate().unwrap().request().unwrap();
         *request.last_mut().unwrap() ^= 1;
         assert!(authority.sign(&request, DirectorId(1), now).is_err());
+        assert!(Authority::requested_key(&request).is_err());
         assert!(authority.sign(b"nonsense", DirectorId(1), now).is_err());
     }
 

@@ -14,7 +14,7 @@ use holdfast_schema::session::SessionRecord;
 use tokio::sync::oneshot;
 
 use super::Store;
-use super::member::Member;
+use super::member::{Groups, Member};
 use super::types::MissVerdict;
 use crate::codec::wire::{Request, Response};
 use crate::metrics::count;
@@ -168,7 +168,8 @@ impl Store {
         if !state.progress().leads {
             return Response::No { as_leader: false };
         }
-        if !self.confirm_leadership(member, shard).await {
+        let Some(sessions) = member.sessions.get() else { return Response::DontKnow };
+        if !confirm(sessions, shard).await {
             // It may have been deposed: its no is worth as much as anybody's.
             return Response::No { as_leader: false };
         }
@@ -178,11 +179,11 @@ impl Store {
             None => Response::No { as_leader: true },
         }
     }
+}
 
-    /// Whether a quorum says after now that this director leads the shard.
-    async fn confirm_leadership(&self, member: &Member, shard: u16) -> bool {
-        let Some(sessions) = member.sessions.get() else { return false };
-        let (reply, confirmed) = oneshot::channel();
-        sessions.handle.say(Input::Confirm(shard, reply)) && confirmed.await.is_ok()
-    }
+/// Whether a quorum says after now that this director leads the group; what was committed before has
+/// been applied then.
+pub(super) async fn confirm(groups: &Groups, group: u16) -> bool {
+    let (reply, confirmed) = oneshot::channel();
+    groups.handle.say(Input::Confirm(group, reply)) && confirmed.await.is_ok()
 }

@@ -3,14 +3,16 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use holdfast_schema::cluster::{ControlCommand, ControlOutcome, DirectorId};
+use holdfast_schema::cluster::{ControlCommand, ControlOutcome, DirectorId, Refusal};
 
 use super::Store;
+use super::ask::confirm;
 use super::command::{Attempt, new_request};
 use super::error::StoreError;
 use super::types::Fsync;
 use crate::codec::disk::Identity;
 use crate::codec::wire::{Address, JoinAnswer, JoinAsk, Proposal, Request, Response};
+use crate::control::Admission;
 use crate::pki::{Authority, ClusterId, DirectorKey, JoinToken, sha256};
 use crate::raft::{self, Place};
 use crate::{codec, control, pki, storage};
@@ -131,27 +133,31 @@ impl Store {
         }
     }
 
-    /// The leader judges secret and expiry, proposes, and signs.
+    /// The leader judges secret and expiry, proposes, and signs. Nothing is written or signed for
+    /// somebody without an open slot.
     async fn decide_join(&self, member: &super::Member, ask: &JoinAsk) -> JoinAnswer {
-        let Some(view) = self.shared.published.view() else {
-            return JoinAnswer::Again("the control group is starting".to_owned());
-        };
         let secret_hash = sha256(&ask.secret);
-        // A repeated attempt finds its slot consumed; its request id tells.
-        let slot = view.cluster.tokens.get(&ask.name);
-        if let Some(slot) = slot {
-            if let Err(refusal) = control::judge_token(&view.cluster, &ask.name, &secret_hash) {
-                return JoinAnswer::Refused(format!("{} ({})", refusal.message, refusal.hint));
+        let now = SystemTime::now();
+        let now_s = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let judge = || {
+            let view = self.shared.published.view()?;
+            let key = || Authority::requested_key(&ask.signing_request).ok();
+            let admission = control::admit(&view.cluster, &ask.name, &secret_hash, now_s, key);
+            Some((view, admission))
+        };
+        let mut judged = judge();
+        if matches!(judged, Some((_, Err(_)))) {
+            // A new leader may not have applied yet what was committed before: a slot, for example.
+            if !confirm(&member.control, Address::CONTROL).await {
+                return JoinAnswer::Again("the leader changed".to_owned());
             }
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            if now.as_secs() >= slot.expires_at_s {
-                return JoinAnswer::Refused(format!(
-                    "the join token for {} expired {} s ago (issue a new one with `holdfast node add`)",
-                    ask.name,
-                    now.as_secs() - slot.expires_at_s
-                ));
-            }
+            judged = judge();
         }
+        let (view, admission) = match judged {
+            Some((view, Ok(admission))) => (view, admission),
+            Some((_, Err(refusal))) => return refused(&refusal),
+            None => return JoinAnswer::Again("the control group is starting".to_owned()),
+        };
         let Ok(cluster_id) = view.cluster.cluster_id.parse::<ClusterId>() else {
             return JoinAnswer::Refused("the cluster's id is damaged".to_owned());
         };
@@ -160,29 +166,20 @@ impl Store {
                 Ok(authority) => authority,
                 Err(e) => return JoinAnswer::Refused(format!("the cluster's authority: {e}")),
             };
-        let sign = |director| authority.sign(&ask.signing_request, director, SystemTime::now());
-        // The number is not known yet; this only checks the request and names the key.
-        let key_fingerprint = match sign(DirectorId::default()) {
-            Ok(issued) => issued.key_fingerprint,
-            Err(e) => return JoinAnswer::Refused(e.to_string()),
-        };
-        let command = ControlCommand::Join {
-            name: ask.name.clone(),
-            secret_hash,
-            address: ask.address,
-            key_fingerprint,
-            connected: ask.connected.clone(),
-        };
-        let proposal = Proposal { request: ask.request, command, incarnation: 1 };
-        let director = match self.propose_control(member, &proposal, COMMIT).await {
-            Attempt::Settled(ControlOutcome::Done { number, .. }) => {
-                DirectorId(number.unwrap_or_default() as u32)
+        let sign = |director| authority.sign(&ask.signing_request, director, now);
+        let director = match admission {
+            Admission::Again(director) => director,
+            Admission::Open => {
+                // The number is not known yet; this only checks the request and names the key.
+                let key_fingerprint = match sign(DirectorId::default()) {
+                    Ok(issued) => issued.key_fingerprint,
+                    Err(e) => return JoinAnswer::Refused(e.to_string()),
+                };
+                match self.propose_join(member, ask, secret_hash, key_fingerprint).await {
+                    Ok(director) => director,
+                    Err(answer) => return answer,
+                }
             }
-            Attempt::Settled(ControlOutcome::Refused(refusal)) => {
-                return JoinAnswer::Refused(format!("{} ({})", refusal.message, refusal.hint));
-            }
-            Attempt::NotLeader(_) => return JoinAnswer::Again("the leader changed".to_owned()),
-            Attempt::Unclear(why) => return JoinAnswer::Again(why),
         };
         let Some(view) = self.shared.published.view() else {
             return JoinAnswer::Again("the control group is starting".to_owned());
@@ -197,4 +194,34 @@ impl Store {
             Err(e) => JoinAnswer::Refused(e.to_string()),
         }
     }
+
+    /// Proposes the join of somebody who showed the secret of an open slot.
+    async fn propose_join(
+        &self,
+        member: &super::Member,
+        ask: &JoinAsk,
+        secret_hash: [u8; 32],
+        key_fingerprint: [u8; 32],
+    ) -> Result<DirectorId, JoinAnswer> {
+        let command = ControlCommand::Join {
+            name: ask.name.clone(),
+            secret_hash,
+            address: ask.address,
+            key_fingerprint,
+            connected: ask.connected.clone(),
+        };
+        let proposal = Proposal { request: ask.request, command, incarnation: 1 };
+        match self.propose_control(member, &proposal, COMMIT).await {
+            Attempt::Settled(ControlOutcome::Done { number, .. }) => {
+                Ok(DirectorId(number.unwrap_or_default() as u32))
+            }
+            Attempt::Settled(ControlOutcome::Refused(refusal)) => Err(refused(&refusal)),
+            Attempt::NotLeader(_) => Err(JoinAnswer::Again("the leader changed".to_owned())),
+            Attempt::Unclear(why) => Err(JoinAnswer::Again(why)),
+        }
+    }
+}
+
+fn refused(refusal: &Refusal) -> JoinAnswer {
+    JoinAnswer::Refused(format!("{} ({})", refusal.message, refusal.hint))
 }

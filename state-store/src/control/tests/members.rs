@@ -40,6 +40,30 @@ fn a_token_opens_its_slot_once() {
 }
 
 #[test]
+fn who_has_no_open_slot_is_turned_away_before_anything_is_proposed() {
+    let mut cluster = Cluster::new();
+    let judge = |cluster: &Cluster, secret: u8, now_s: u64, key: u8| {
+        admit(&cluster.record.cluster, "d2", &[secret; 32], now_s, || Some([key; 32]))
+            .map_err(|refusal| refusal.message)
+    };
+    let never = Err("the join token for d2 was used already, or never issued".to_owned());
+    assert_eq!(judge(&cluster, 2, 50, 2), never);
+    cluster.issue(2);
+    let wrong = "the join token for d2 is wrong or was replaced by a newer one";
+    assert_eq!(judge(&cluster, 9, 50, 2), Err(wrong.to_owned()));
+    let late = "the join token for d2 expired 5 s ago";
+    assert_eq!(judge(&cluster, 2, 105, 2), Err(late.to_owned()));
+    assert_eq!(judge(&cluster, 2, 50, 2), Ok(Admission::Open));
+    cluster.done(join(2));
+    cluster.record.cluster.tokens.clear();
+    // Its answer was lost: it is known by its key, and by nothing else.
+    assert_eq!(judge(&cluster, 9, 200, 2), Ok(Admission::Again(DirectorId(2))));
+    assert_eq!(judge(&cluster, 2, 50, 3), never);
+    cluster.say_with(started(2, false, address(2)), 2).unwrap();
+    assert_eq!(judge(&cluster, 2, 50, 2), never, "it has a disk of its own by now");
+}
+
+#[test]
 fn a_joiner_has_an_address_a_key_and_networks_of_its_own() {
     let mut cluster = Cluster::of(2);
     cluster.configure(spec()).unwrap();

@@ -19,7 +19,7 @@ use holdfast_schema::flow::Protocol;
 use holdfast_schema::prefix::Prefix;
 use holdfast_schema::session::ForwardingMode;
 
-use super::{Founding, apply, found};
+use super::{Admission, Founding, admit, apply, found};
 use crate::codec::disk::ControlRecord;
 use crate::codec::wire::{ControlEntry, Proposal};
 
