@@ -8,6 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::scenario::steps::StepName;
 
 /// The lab of Holdfast: real programs in network namespaces, real traffic, real faults, a verdict.
+///
+/// Exit codes of `demo`: 0 pass, 1 fail, 2 unknown (the run proves nothing), 3 the run could not begin
+/// or could not be cleaned up after, 128 + N ended by signal N. Everything else ends with 0, or with
+/// 1 where it failed. A command line that makes no sense is 3 everywhere.
 #[derive(Parser, Debug)]
 #[command(name = "holdfast-chaos", version)]
 pub struct Arguments {
@@ -25,8 +29,17 @@ pub enum Action {
     #[command(subcommand)]
     Lab(LabAction),
     /// Raise a lab, run a cluster through its faults on real traffic, say what survived, clean up
+    ///
+    /// Exit codes: 0 pass, 1 fail, 2 unknown (the run proves nothing), 3 the run could not begin or could
+    /// not be cleaned up after, 128 + N ended by signal N.
     #[command(alias = "run")]
     Demo(Demo),
+    /// Put the reports of several runs side by side: survivors added up, the worst stalls
+    Summary {
+        /// What `demo --report` wrote
+        #[arg(required = true, value_name = "REPORT")]
+        reports: Vec<PathBuf>,
+    },
     /// Run the scenario's traffic against a standing lab, without faults
     Workload(Workload),
     /// The client process of the scenario; obeys orders on standard input
@@ -108,6 +121,9 @@ pub struct LabUp {
     /// Stop before the cluster: namespaces, links, BIRD and the backends' servers only
     #[arg(long)]
     pub no_cluster: bool,
+    /// The process that the lab is for; once it is gone, `lab down --stale` takes the lab away
+    #[arg(long, value_name = "PID")]
+    pub owner: Option<u32>,
 }
 
 /// `lab down`.
@@ -119,7 +135,8 @@ pub struct LabDown {
     /// The id of its run, where there is no description
     #[arg(long, conflicts_with = "stale")]
     pub run: Option<String>,
-    /// All labs of runs that were killed
+    /// Everything whose process is gone: labs of runs that were killed, labs raised for an --owner,
+    /// namespaces and folders of tests
     #[arg(long)]
     pub stale: bool,
 }

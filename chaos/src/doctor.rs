@@ -1,8 +1,11 @@
 //! What the lab needs of a machine, and what to do where it is missing.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
-use crate::command::{find, finish, run, run_in};
+use crate::command::{SOON, find, finish, run, run_in};
+use crate::lab::down;
 
 /// Something that is missing: one sentence, with the remedy.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -66,18 +69,33 @@ pub async fn examine() -> Vec<Finding> {
 
 /// Makes the smallest lab there is and tries in it what the big one needs.
 async fn try_in_namespaces() -> Vec<Finding> {
-    let me = std::process::id();
-    let (a, b) = (format!("hf-doctor-{me}-a"), format!("hf-doctor-{me}-b"));
-    let mounted = crate::lab::down::netns_is_mounted();
+    let mounted = down::netns_is_mounted();
+    let [a, b] = netns_names();
     let found = try_all(&a, &b).await;
-    for netns in [&a, &b] {
-        finish(&["ip", "netns", "del", netns], None, crate::command::SOON).await.ok();
+    clean_up(mounted).await;
+    found
+}
+
+fn netns_names() -> [String; 2] {
+    let me = std::process::id();
+    ["a", "b"].map(|end| format!("hf-doctor-{me}-{end}"))
+}
+
+/// Removes what an examination tries things in, also one that was cut off; `mounted`: whether the
+/// folder of namespaces was a mount point before. Asking once more than needed does no harm.
+pub async fn clean_up(mounted: bool) {
+    // More than once: an `ip` that was under way when it was cut off may add one behind us.
+    for round in 0..3 {
+        if round > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for netns in netns_names().iter().filter(|n| down::netns_is_there(n)) {
+            finish(&["ip", "netns", "del", netns], None, SOON).await.ok();
+        }
     }
     if !mounted {
-        finish(&["umount", "/run/netns"], None, crate::command::SOON).await.ok();
-        std::fs::remove_dir("/run/netns").ok();
+        down::unmount_netns().await.ok();
     }
-    found
 }
 
 async fn try_all(a: &str, b: &str) -> Vec<Finding> {

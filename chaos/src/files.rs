@@ -11,6 +11,16 @@ pub fn write_for_caller(file: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
+/// Removes a file; one that is not there is no error.
+pub fn remove(file: &Path) -> Result<()> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", file.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Under sudo, gives a file or folder to the user who called it.
 pub fn give_to_caller(path: &Path) {
     let id = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();

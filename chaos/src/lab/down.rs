@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::plan::{PLAN_FILE, Plan, RUN_BASE, run_dir, run_of_netns};
-use super::spawn::{kill_all, start_time};
+use super::spawn::{kill_all, kill_strays, start_time};
 use crate::command::run;
 
 const NETNS_DIR: &str = "/run/netns";
@@ -18,8 +18,25 @@ pub fn netns_is_mounted() -> bool {
     mounts.lines().any(|line| line.split(' ').nth(1) == Some(NETNS_DIR))
 }
 
+/// Whether there is a network namespace of this name.
+pub fn netns_is_there(netns: &str) -> bool {
+    Path::new(NETNS_DIR).join(netns).exists()
+}
+
+/// Where nobody has a namespace any more: leaves the machine without the mount, as it was.
+pub async fn unmount_netns() -> Result<()> {
+    if !namespaces().is_empty() {
+        return Ok(());
+    }
+    if netns_is_mounted() {
+        run(&["umount", NETNS_DIR]).await?;
+    }
+    std::fs::remove_dir(NETNS_DIR).ok();
+    Ok(())
+}
+
 /// The names of all network namespaces that have one.
-fn namespaces() -> Vec<String> {
+pub fn namespaces() -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(NETNS_DIR) else { return Vec::new() };
     entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect()
 }
@@ -30,39 +47,47 @@ pub async fn remove(run_id: &str) -> Result<()> {
     let ours = || -> Vec<String> {
         namespaces().into_iter().filter(|n| run_of_netns(n) == Some(run_id)).collect()
     };
+    let folder = run_dir(run_id);
     // More than once: a command that was under way when the run was cut off may add one behind us.
     for _ in 0..10 {
+        // One that has not entered its namespace yet would be overlooked there.
+        kill_strays(run_id).await?;
         let left = ours();
         if left.is_empty() {
             break;
         }
         for netns in &left {
-            kill_all(netns).await.with_context(|| format!("ending what runs in {netns}"))?;
-        }
-        for netns in &left {
-            if let Err(error) = run(&["ip", "netns", "del", netns]).await {
-                // Gone meanwhile is fine, anything else is seen in the next round.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                if Path::new(NETNS_DIR).join(netns).exists() {
-                    eprintln!("warning: {error:#}");
-                }
-            }
+            remove_netns(netns).await?;
         }
     }
     let left = ours();
     if !left.is_empty() {
         bail!("namespaces stay behind: {}; remove each with `ip netns del NAME`", left.join(", "));
     }
-    if plan.is_some_and(|plan| plan.made_netns_mount) && namespaces().is_empty() {
-        // Nobody else has a namespace: leave the machine without the mount, as it was.
-        if netns_is_mounted() {
-            run(&["umount", NETNS_DIR]).await?;
-        }
-        std::fs::remove_dir(NETNS_DIR).ok();
+    if plan.is_some_and(|plan| plan.made_netns_mount) {
+        unmount_netns().await?;
     }
-    match std::fs::remove_dir_all(run_dir(run_id)) {
+    remove_folder(&folder)
+}
+
+/// Ends what runs in a namespace and removes it (and with it its links, rules and routes).
+pub async fn remove_netns(netns: &str) -> Result<()> {
+    kill_all(netns).await.with_context(|| format!("ending what runs in {netns}"))?;
+    if let Err(error) = run(&["ip", "netns", "del", netns]).await {
+        // Gone meanwhile is fine.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if netns_is_there(netns) {
+            eprintln!("warning: {error:#}");
+        }
+    }
+    Ok(())
+}
+
+/// Removes a folder with everything in it; one that is not there is no error.
+pub fn remove_folder(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", run_dir(run_id).display()))
+            Err(error).with_context(|| format!("removing {}", folder.display()))
         }
         _ => Ok(()),
     }

@@ -6,6 +6,7 @@ pub mod bird;
 pub mod cluster;
 pub mod describe;
 pub mod down;
+pub mod leftovers;
 pub mod links;
 pub mod plan;
 pub mod spawn;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::plan::run_dir;
 use crate::command::{command, run};
 
 /// Raises the share of the scheduling group where there are such groups (CONFIG_SCHED_AUTOGROUP).
@@ -130,9 +131,79 @@ pub async fn kill_all(netns: &str) -> Result<()> {
     }
 }
 
+/// Kills the processes of a run that are in none of its namespaces: just started and about to enter one,
+/// or in one that has lost its name meanwhile.
+pub async fn kill_strays(run_id: &str) -> Result<()> {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let ours = netns_of("self");
+    loop {
+        let mut left = Vec::new();
+        for entry in std::fs::read_dir("/proc")?.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
+                continue;
+            };
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let elsewhere = || netns_of(&pid.to_string()).is_some_and(|ns| Some(ns) != ours);
+            if is_stray(&line, run_id, elsewhere) && pid != std::process::id() && alive(pid) {
+                left.push(pid);
+            }
+        }
+        if left.is_empty() {
+            return Ok(());
+        }
+        for pid in &left {
+            signal(*pid, Signal::SIGKILL)?;
+        }
+        if tokio::time::Instant::now() > deadline {
+            anyhow::bail!("processes of lab {run_id} do not end: {left:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn netns_of(pid: &str) -> Option<std::path::PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/ns/net")).ok()
+}
+
+/// Whether a command line is that of a run's process outside of its namespaces. People who look at its
+/// logs name its folder too, but in the namespace that everybody is in.
+fn is_stray(line: &[u8], run_id: &str, elsewhere: impl FnOnce() -> bool) -> bool {
+    let has = |needle: String| line.windows(needle.len()).any(|w| w == needle.as_bytes());
+    has(format!("netns\0exec\0hf-{run_id}-"))
+        || has(format!("{}/", run_dir(run_id).display())) && elsewhere()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn strays_are_told_from_those_who_only_look() {
+        let entering = b"setsid\0sh\0-c\0x\0lab\0ip\0netns\0exec\0hf-xab12-b1\0server";
+        assert!(is_stray(entering, "xab12", || false));
+        assert!(!is_stray(entering, "xab1", || true), "another run");
+        let daemon = b"holdfastd\0--config\0/tmp/hf-xab12/d1/node.toml";
+        assert!(is_stray(daemon, "xab12", || true), "its namespace has no name any more");
+        assert!(!is_stray(b"tail\0-f\0/tmp/hf-xab12/d1/holdfastd.log", "xab12", || false));
+        assert!(!is_stray(daemon, "xab1", || true), "another run");
+    }
+
+    #[tokio::test]
+    async fn a_process_about_to_enter_a_namespace_is_ended() {
+        let mut other = command(&["sleep", "60"]).kill_on_drop(true).spawn().unwrap();
+        let argv = ["sh", "-c", "sleep 60; :", "ip", "netns", "exec", "hf-xzzzz-d1"];
+        let mut stray = command(&argv).kill_on_drop(true).spawn().unwrap();
+        // It is a shell only when the new program has taken its place.
+        let line = format!("/proc/{}/cmdline", stray.id().unwrap());
+        while !std::fs::read(&line).unwrap().starts_with(b"sh\0") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let ended = tokio::time::timeout(Duration::from_secs(10), stray.wait());
+        let (killed, status) = tokio::join!(kill_strays("xzzzz"), ended);
+        killed.unwrap();
+        assert!(!status.unwrap().unwrap().success());
+        assert!(other.try_wait().unwrap().is_none());
+    }
 
     #[test]
     fn states_of_processes() {

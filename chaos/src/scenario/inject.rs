@@ -50,8 +50,8 @@ pub async fn prepare(run: &mut Run, step: StepName, target: Site) -> Result<()> 
 }
 
 /// The director that a step is about.
-pub fn choose(run: &mut Run, step: StepName) -> Site {
-    match step {
+pub fn choose(run: &mut Run, step: StepName) -> Result<Site> {
+    Ok(match step {
         StepName::AddNode => {
             director(run.plan.directors.iter().max().copied().unwrap_or(0).saturating_add(1))
         }
@@ -59,9 +59,10 @@ pub fn choose(run: &mut Run, step: StepName) -> Site {
         StepName::UndrainNode => run.drained.unwrap_or(director(1)),
         _ => {
             let all: Vec<Site> = run.plan.directors().filter(|d| run.drained != Some(*d)).collect();
-            all[run.random(all.len())]
+            let index = run.random(all.len());
+            *all.get(index).context("every director is drained, so there is none to choose")?
         }
-    }
+    })
 }
 
 /// Does it. Errors are those of the lab; what merely did not happen is told in the effect.

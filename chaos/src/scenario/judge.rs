@@ -55,14 +55,14 @@ pub struct Terms {
     pub began_ms: u64,
     /// When the records were taken.
     pub taken_ms: u64,
+    /// Guards that let go before the first step.
+    pub releases_before: u64,
 }
 
 /// Whether a step has no right to lose this connection. One that was lost before is not judged again.
 pub fn eligible(record: &Record, facts: &Facts, terms: &Terms) -> bool {
     let Some(connected) = record.connected_ms else { return false };
-    if record.ended_ms().is_some_and(|at| at < facts.begin_ms)
-        || record.lost_ms(terms.taken_ms).is_some_and(|at| at < facts.begin_ms)
-    {
+    if is_over(record, facts, terms) {
         return false;
     }
     if facts.name.is_planned() {
@@ -71,6 +71,12 @@ pub fn eligible(record: &Record, facts: &Facts, terms: &Terms) -> bool {
     } else {
         connected + terms.replicate_after_ms + MARGIN_MS <= facts.begin_ms
     }
+}
+
+/// Whether a connection had come to its end, or was lost, before a step began.
+fn is_over(record: &Record, facts: &Facts, terms: &Terms) -> bool {
+    let ends = [record.ended_ms(), record.lost_ms(terms.taken_ms)];
+    ends.into_iter().flatten().any(|at| at < facts.begin_ms)
 }
 
 /// Judges a run. A step answers for what happens from its beginning until the next one begins.
@@ -83,9 +89,53 @@ pub fn judge(records: &[Record], facts: &[Facts], terms: &Terms) -> Report {
             judge_step(records, f, until, terms)
         })
         .collect();
-    let (verdict, reason) = verdict(&steps);
+    let first_ms = facts.first().map_or(u64::MAX, |first| first.begin_ms);
+    let (verdict, reason) = verdict(&before(records, first_ms, terms), &steps);
     let took_ms = terms.taken_ms.saturating_sub(terms.began_ms);
     Report { verdict, reason, seed: terms.seed, took_ms, steps }
+}
+
+/// What happened before the first step, where nothing has an excuse.
+#[derive(Default)]
+struct Before {
+    failures: Vec<String>,
+    doubts: Vec<String>,
+}
+
+fn before(records: &[Record], first_ms: u64, terms: &Terms) -> Before {
+    let early = |at: &u64| *at < first_ms;
+    let lost: Vec<&Record> = records
+        .iter()
+        // Young ones are judged by the whole; whoever had no connection yet cannot lose one.
+        .filter(|r| r.cohort != Cohort::Young && r.connected_ms.is_some())
+        .filter(|r| r.lost_ms(terms.taken_ms).is_some_and(|at| early(&at)))
+        .collect();
+    let moved = records.iter().filter(|r| r.moved_ms.iter().any(early)).count();
+    let corrupt = records.iter().filter(|r| r.corrupt_ms.iter().any(early)).count();
+    let mut before = Before::default();
+    if let Some(first) = lost.first() {
+        let (count, cohort, why) = (lost.len(), first.cohort.name(), first.loss());
+        before
+            .failures
+            .push(format!("before the first step {count} connections were lost ({cohort}: {why})"));
+    }
+    if moved > 0 {
+        before
+            .failures
+            .push(format!("before the first step {moved} connections moved to another backend"));
+    }
+    if corrupt > 0 {
+        before
+            .failures
+            .push(format!("before the first step the data of {corrupt} connections was damaged"));
+    }
+    if terms.releases_before > 0 {
+        before.doubts.push(format!(
+            "before the first step guards let go {} times without an injected fault",
+            terms.releases_before
+        ));
+    }
+    before
 }
 
 #[derive(Default)]
@@ -104,11 +154,12 @@ pub fn judge_step(records: &[Record], facts: &Facts, until: u64, terms: &Terms) 
     let mut young = Young::default();
     let mut losses = Vec::new();
     let mut taken_over = 0;
+    let mut downloads = Vec::new();
     for record in records {
         let lost = record.lost_ms(terms.taken_ms).filter(&within);
         let moved = record.moved_ms.iter().any(&within);
         let corrupt = record.corrupt_ms.iter().any(&within);
-        let over = record.ended_ms().is_some_and(|at| at < facts.begin_ms);
+        let over = is_over(record, facts, terms);
         if record.cohort == Cohort::Young && record.opened_ms < facts.judged_ms && !over {
             young.total += 1;
             young.survived += u64::from(lost.is_none());
@@ -121,6 +172,9 @@ pub fn judge_step(records: &[Record], facts: &Facts, until: u64, terms: &Terms) 
         taken_over += u64::from(facts.taken_over.contains(&record.id));
         let tally = tallies.entry(record.cohort).or_default();
         tally.eligible += 1;
+        if record.cohort == Cohort::Bulk {
+            downloads.push(record);
+        }
         tally.moved += u64::from(moved);
         tally.corrupt += u64::from(corrupt);
         match lost {
@@ -136,12 +190,17 @@ pub fn judge_step(records: &[Record], facts: &Facts, until: u64, terms: &Terms) 
             }
         }
     }
+    let mut notes = facts.missing.clone();
+    let done = |r: &&Record| r.ended_ms().is_some_and(|at| at < facts.repaired_ms);
+    if !downloads.is_empty() && downloads.iter().all(done) {
+        notes.push("every download ended before the repair did: none outlasted the step".into());
+    }
     let all = tallies.values().flat_map(|t| t.stalls.iter().copied()).collect();
     StepReport {
         name: facts.name,
         director: facts.director.clone(),
         happened: facts.missing.is_empty(),
-        notes: facts.missing.clone(),
+        notes,
         took_s: Seconds { ms: facts.done_ms.saturating_sub(facts.begin_ms) },
         repair_s: Seconds { ms: facts.repaired_ms.saturating_sub(facts.done_ms) },
         routes_moved_ms: facts.routes_moved_ms,
@@ -178,9 +237,8 @@ fn tell(record: &Record, at: u64, facts: &Facts) -> String {
 }
 
 /// The verdict over all steps: a loss is a loss whatever else is unknown.
-fn verdict(steps: &[StepReport]) -> (Verdict, String) {
-    let mut failures = Vec::new();
-    let mut doubts = Vec::new();
+fn verdict(before: &Before, steps: &[StepReport]) -> (Verdict, String) {
+    let (mut failures, mut doubts) = (before.failures.clone(), before.doubts.clone());
     for step in steps {
         let name = step.name.name();
         let sum = |field: fn(&CohortReport) -> u64| step.cohorts.iter().map(field).sum::<u64>();

@@ -7,7 +7,13 @@ use super::report::{Stalls, Verdict};
 use super::steps::StepName;
 use crate::workload::record::{Cohort, Record, Transport};
 
-const TERMS: Terms = Terms { seed: 7, replicate_after_ms: 3_000, began_ms: 0, taken_ms: 100_000 };
+const TERMS: Terms = Terms {
+    seed: 7,
+    replicate_after_ms: 3_000,
+    began_ms: 0,
+    taken_ms: 100_000,
+    releases_before: 0,
+};
 
 fn facts(name: StepName, begin_ms: u64) -> Facts {
     Facts {
@@ -188,4 +194,64 @@ fn young_ones_are_counted_apart() {
     assert_eq!(crash.verdict, Verdict::Pass, "a crash may cost young ones");
     let planned = judge(&records, &[facts(StepName::DrainNode, 10_000)], &TERMS);
     assert_eq!(planned.reason, "drain-node lost 1 of 52 eligible connections");
+}
+
+#[test]
+fn before_the_first_step_nothing_has_an_excuse() {
+    let steps = [facts(StepName::KillDaemon, 10_000)];
+    let failed = |change: fn(&mut Record), reason: &str| {
+        let mut records = fifty(1_000);
+        change(&mut records[0]);
+        let report = judge(&records, &steps, &TERMS);
+        assert_eq!((report.verdict, report.reason.as_str()), (Verdict::Fail, reason));
+    };
+    let lost = "before the first step 1 connections were lost (echo: reset)";
+    failed(|r| r.failed(9_000, "reset"), lost);
+    let moved = "before the first step 1 connections moved to another backend";
+    failed(|r| r.answered_by("b2", 9_000), moved);
+    let damaged = "before the first step the data of 1 connections was damaged";
+    failed(|r| r.corrupt(9_000), damaged);
+
+    let mut records = fifty(1_000);
+    records[0] = talking(0, Cohort::Young, 5_000, 6_000);
+    records[0].failed(6_100, "reset");
+    let mut never = Record::new(60, Cohort::Bulk, Transport::Tcp, records[1].remote, 5_000);
+    never.failed(5_100, "connection refused");
+    records.push(never);
+    let report = judge(&records, &steps, &TERMS);
+    assert_eq!(report.verdict, Verdict::Pass, "{}", report.reason);
+
+    let mut records = fifty(1_000);
+    records[0].failed(9_000, "reset");
+    assert_eq!(judge(&records, &[], &TERMS).verdict, Verdict::Fail, "also without a step");
+    let released = Terms { releases_before: 1, ..TERMS };
+    let report = judge(&fifty(1_000), &steps, &released);
+    assert_eq!(report.verdict, Verdict::Unknown);
+    assert!(report.reason.contains("before the first step guards let go 1 times"));
+}
+
+#[test]
+fn a_young_one_is_lost_once_and_survives_nothing_afterwards() {
+    let mut records = fifty(1_000);
+    // It falls silent in the first step and is never heard of again.
+    records.push(talking(60, Cohort::Young, 9_000, 10_500));
+    let steps = [facts(StepName::KillDaemon, 10_000), facts(StepName::HangDaemon, 40_000)];
+    let report = judge(&records, &steps, &TERMS);
+    let young = |i: usize| (report.steps[i].young.total, report.steps[i].young.survived);
+    assert_eq!((young(0), young(1)), ((1, 0), (0, 0)));
+}
+
+#[test]
+fn downloads_that_end_before_the_repair_are_noted() {
+    let note = |ended_ms: u64| {
+        let mut records = fifty(1_000);
+        let mut download = talking(60, Cohort::Bulk, 1_000, ended_ms);
+        download.finished(ended_ms);
+        records.push(download);
+        let report = judge(&records, &[facts(StepName::KillDaemon, 10_000)], &TERMS);
+        assert_eq!(report.verdict, Verdict::Pass, "it is no doubt");
+        report.steps[0].notes.join("")
+    };
+    assert!(note(19_999).contains("none outlasted the step"));
+    assert_eq!(note(20_000), "");
 }

@@ -4,9 +4,11 @@ pub mod clients;
 pub mod inject;
 pub mod judge;
 pub mod progress;
+pub mod releases;
 pub mod report;
 pub mod run;
 pub mod steps;
+pub mod summary;
 pub mod table;
 pub mod wait;
 
@@ -21,6 +23,7 @@ use holdfast_schema::config::parse_millis;
 
 use crate::args::{Control, Demo, Workload};
 use crate::clock::now_ms;
+use crate::doctor;
 use crate::files;
 use crate::interrupt::{Outcome, guarded};
 use crate::lab::{self, Plan, describe, down};
@@ -32,6 +35,10 @@ use steps::StepName;
 /// Raises a lab, runs the scenario, says what survived, cleans up.
 pub async fn demo(demo: Demo) -> Result<ExitCode> {
     let began_ms = now_ms();
+    if let Some(file) = &demo.report {
+        // Whatever becomes of this run, an older one does not speak for it.
+        files::remove(file)?;
+    }
     let mut ground = demo.ground.clone();
     if demo.control == Some(Control::Never) {
         ground.replicate_after = "never".into();
@@ -42,15 +49,22 @@ pub async fn demo(demo: Demo) -> Result<ExitCode> {
         replicate_after_ms: replicate_after_ms(&ground.replicate_after)?,
     };
     let plan = crate::wish(&ground, true)?.plan()?;
-    crate::ready_for_a_lab().await?;
     let steps = if demo.steps.is_empty() { StepName::ALL.to_vec() } else { demo.steps.clone() };
-    let outcome = guarded(whole_run(plan.clone(), settings, steps, began_ms)).await?;
+    steps::check(&steps, plan.directors.len())?;
+    let planned = plan.clone();
+    let work = async move {
+        crate::ready_for_a_lab().await?;
+        Ok(whole_run(planned, settings, steps, began_ms).await)
+    };
+    let outcome = guarded(work).await?;
+    doctor::clean_up(!plan.made_netns_mount).await;
     let (report, code) = match outcome {
-        Outcome::Done(Ok(report)) => {
+        Outcome::Done(Err(error)) if !plan.dir().exists() => return Err(error),
+        Outcome::Done(Ok(Ok(report))) => {
             let code = report.verdict.exit_code();
             (Some(report), code)
         }
-        Outcome::Done(Err(error)) => {
+        Outcome::Done(Err(error) | Ok(Err(error))) => {
             eprintln!("error: {error:#}");
             let report = nothing_known(&demo, &error, began_ms);
             (Some(report), Verdict::Unknown.exit_code())
@@ -61,15 +75,22 @@ pub async fn demo(demo: Demo) -> Result<ExitCode> {
         crate::keep_logs(&plan.dir(), demo.keep_logs.as_deref(), &plan.run);
     }
     let removed = down::remove(&plan.run).await;
-    if let Some(report) = report {
-        println!("{}", table::render(&report));
-        if let Some(file) = &demo.report {
-            files::write_for_caller(file, &(serde_json::to_string_pretty(&report)? + "\n"))?;
-            println!("The report is in {}.", file.display());
-        }
+    let told = report.map_or(Ok(()), |report| tell(&report, demo.report.as_deref()));
+    // A verdict is not taken back; but a run that leaves something behind has not passed.
+    match removed.and(told) {
+        Err(error) if code != 0 => eprintln!("error: {error:#}"),
+        result => result?,
     }
-    removed?;
     Ok(ExitCode::from(code))
+}
+
+fn tell(report: &Report, file: Option<&Path>) -> Result<()> {
+    println!("{}", table::render(report));
+    if let Some(file) = file {
+        files::write_for_caller(file, &(serde_json::to_string_pretty(report)? + "\n"))?;
+        println!("The report is in {}.", file.display());
+    }
+    Ok(())
 }
 
 /// The age from which a crash must not cost a connection. Where nothing is replicated, it is the one
@@ -119,6 +140,7 @@ async fn whole_run(
     if broken.is_none() {
         broken = run.wind_down().await.err();
     }
+    run.read_releases_to_the_end().await;
     let (records, facts, terms) = run.end().await?;
     let mut report = judge::judge(&records, &facts, &terms);
     if let Some(error) = broken {

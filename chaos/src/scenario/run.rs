@@ -1,6 +1,5 @@
 //! One run of the scenario on a lab that stands: traffic, steps, measurements.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use super::clients::Clients;
 use super::inject::{self, Effect};
 use super::judge::{Facts, MARGIN_MS, Terms, judge_step};
 use super::progress::Progress;
+use super::releases::{Reading, Releases, Since};
 use super::steps::StepName;
 use crate::admin::sum_of;
 use crate::clock::now_ms;
@@ -64,10 +64,10 @@ pub struct Run {
     random: StdRng,
     began_ms: u64,
     facts: Vec<Facts>,
+    releases: Releases,
+    /// Releases before the first step.
+    releases_before: u64,
 }
-
-/// What a guard had let go how often, by director; none: its metrics cannot be read.
-type Releases = BTreeMap<Site, Option<u64>>;
 
 impl Run {
     /// Begins the traffic on a lab.
@@ -91,7 +91,12 @@ impl Run {
             random: StdRng::seed_from_u64(settings.seed),
             began_ms,
             facts: Vec::new(),
+            releases: Releases::default(),
+            releases_before: 0,
         };
+        // What guards did while the lab was raised is no part of the run.
+        let reading = run.read_releases("begin").await;
+        run.releases.since(&reading, None);
         run.open_traffic().await?;
         Ok(run)
     }
@@ -128,7 +133,7 @@ impl Run {
 
     /// One step from its preparation to its judgement.
     pub async fn step(&mut self, step: StepName) -> Result<()> {
-        let target = inject::choose(self, step);
+        let target = inject::choose(self, step)?;
         let name = step.name();
         self.progress.say(&format!("{name}: {} is next", target.name()));
         if self.settings.inject {
@@ -139,7 +144,7 @@ impl Run {
         // Downloads have to be old enough when it begins.
         self.watch_for(self.settings.replicate_after_ms + MARGIN_MS + 700).await?;
 
-        let releases = self.releases(&format!("{name}-before")).await;
+        self.releases_until_now(&format!("{name}-before")).await;
         let before = self.clients.paths(&self.plan.router()).await?;
         let mut effect = self.injected(step, target).await?;
         let after = self.clients.paths(&self.plan.router()).await?;
@@ -167,7 +172,7 @@ impl Run {
         // Idle ones have their say in the next step, or at the end.
         self.all_exchange(there_ms, repaired_ms, false).await?;
         let (guard_releases, guard_releases_injected) =
-            self.count_releases(step, target, &releases, &mut effect).await;
+            self.releases_in_step(step, target, &mut effect).await;
         let facts = Facts {
             name: step,
             director: target.name(),
@@ -283,6 +288,7 @@ impl Run {
             replicate_after_ms: self.settings.replicate_after_ms,
             began_ms: self.began_ms,
             taken_ms,
+            releases_before: self.releases_before,
         }
     }
 
@@ -306,8 +312,8 @@ impl Run {
 
     /// How often each guard has let go so far, commands of its own daemon left out. All metrics are
     /// kept beside the logs, under the name of the moment.
-    async fn releases(&self, moment: &str) -> Releases {
-        let mut all = Releases::new();
+    async fn read_releases(&self, moment: &str) -> Reading {
+        let mut all = Reading::new();
         for site in self.plan.directors() {
             all.insert(site, self.releases_of(site, moment).await.ok());
         }
@@ -324,30 +330,42 @@ impl Run {
         Ok(sum.context("no such metric")? as u64)
     }
 
-    /// Releases since `before`: without an injected reason, and because of the fault.
-    async fn count_releases(
-        &self,
-        step: StepName,
-        target: Site,
-        before: &Releases,
-        effect: &mut Effect,
-    ) -> (u64, u64) {
-        let (mut needless, mut injected) = (0, 0);
-        for (site, now) in self.releases(&format!("{}-after", step.name())).await {
-            let Some(now) = now else {
-                effect.missing.push(format!("the metrics of {} cannot be read", site.name()));
-                continue;
-            };
-            let then = before.get(&site).copied().flatten().unwrap_or(0);
-            // A daemon that was started anew counts from zero.
-            let since = now.checked_sub(then).unwrap_or(now);
-            if site == target && step == StepName::HangDaemon {
-                injected += since;
-            } else {
-                needless += since;
+    /// Counts releases since the last reading where no fault excuses them. A step answers for them
+    /// until the next one begins.
+    async fn releases_until_now(&mut self, moment: &str) {
+        let mut reading = self.read_releases(moment).await;
+        // A newcomer has a machine, but no daemon yet.
+        reading.retain(|site, now| now.is_some() || self.releases.knows(*site));
+        let Since { count, doubts } = self.releases.since(&reading, None);
+        let needless = count.values().sum::<u64>();
+        match self.facts.last_mut() {
+            None => self.releases_before += needless,
+            Some(facts) => {
+                facts.guard_releases += needless;
+                facts.missing.extend(doubts);
             }
         }
-        (needless, injected)
+    }
+
+    /// The last reading, after everything.
+    pub async fn read_releases_to_the_end(&mut self) {
+        self.releases_until_now("end").await;
+    }
+
+    /// Counts releases since the step began: needless ones, and those because of the fault.
+    async fn releases_in_step(
+        &mut self,
+        step: StepName,
+        target: Site,
+        effect: &mut Effect,
+    ) -> (u64, u64) {
+        let anew = matches!(step, StepName::KillDaemon | StepName::LoseMachine);
+        let restarted = (anew && self.settings.inject).then_some(target);
+        let reading = self.read_releases(&format!("{}-after", step.name())).await;
+        let Since { mut count, doubts } = self.releases.since(&reading, restarted);
+        effect.missing.extend(doubts);
+        let hung = if step == StepName::HangDaemon { count.remove(&target) } else { None };
+        (count.values().sum(), hung.unwrap_or(0))
     }
 }
 

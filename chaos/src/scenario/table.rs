@@ -102,7 +102,7 @@ fn cohort_rows(step: &StepReport) -> Vec<Vec<String>> {
 }
 
 /// Columns as wide as their widest cell; the first is aligned left, numbers right.
-fn aligned(rows: &[Vec<String>]) -> String {
+pub fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0)
