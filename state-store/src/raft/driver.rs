@@ -57,17 +57,8 @@ pub enum Input {
     Confirm(u16, oneshot::Sender<()>),
     /// Commit a no-op; the answer is its index. Dropping the sender is a no.
     Barrier(u16, oneshot::Sender<u64>),
-    /// A checkpoint has been written.
-    Checkpointed {
-        /// The group.
-        group: u16,
-        /// Its generation.
-        generation: u32,
-        /// The last entry in it.
-        index: u64,
-        /// What the disk said.
-        result: Result<(), String>,
-    },
+    /// Checkpoints have been written.
+    Checkpointed,
     /// The members have changed.
     Members(Arc<Routes>),
     /// A sink has been attached.
@@ -212,7 +203,6 @@ pub struct Driver<M: Machine> {
     pub(super) feed_at: Option<Instant>,
     pub(super) started: Instant,
     pub(super) ticks: u64,
-    // Inputs go before the writer of checkpoints, which may be waiting to report.
     inputs: Receiver<Input>,
     pub(super) checkpointer: Checkpointer,
 }
@@ -331,6 +321,9 @@ impl<M: Machine> Driver<M> {
                 self.feed_at = None;
                 self.take_feed();
             }
+            while let Some(report) = self.checkpointer.next_report() {
+                self.checkpointed(report)?;
+            }
             self.propose_pending(now);
             self.begin_reads(now);
             self.work()?;
@@ -371,9 +364,8 @@ impl<M: Machine> Driver<M> {
                 }
             }
             Input::Barrier(group, reply) => self.barrier(group, reply),
-            Input::Checkpointed { group, generation, index, result } => {
-                self.checkpointed(group, generation, index, result)?;
-            }
+            // Every round looks for the reports.
+            Input::Checkpointed => {}
             Input::Members(routes) => {
                 self.routes = routes;
                 self.follow_forms()?;

@@ -9,7 +9,7 @@ use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Message};
 use rocksdb::WriteBatch;
 use tokio::sync::oneshot;
 
-use super::checkpoint::Job;
+use super::checkpoint::{Job, Report};
 use super::driver::{Driver, Input};
 use super::group::{Group, Sending};
 use super::log::Prepared;
@@ -216,13 +216,8 @@ impl<M: Machine> Driver<M> {
         }
     }
 
-    pub(super) fn checkpointed(
-        &mut self,
-        number: u16,
-        generation: u32,
-        index: u64,
-        result: Result<(), String>,
-    ) -> Result<(), String> {
+    pub(super) fn checkpointed(&mut self, report: Report) -> Result<(), String> {
+        let Report { group: number, generation, index, result } = report;
         let db = self.config.db.clone();
         let metrics = self.config.metrics.clone();
         let Some(group) = self.group(number).filter(|g| g.place.generation == generation) else {
