@@ -10,6 +10,12 @@ use tempfile::TempDir;
 
 use crate::run::{Finished, binary, eventually, run};
 
+/// A folder for a test, with the process it is for in its name: one that is left behind is found.
+pub fn folder() -> Result<TempDir> {
+    let prefix = format!("hf-test-{}-", std::process::id());
+    Ok(tempfile::Builder::new().prefix(&prefix).tempdir_in("/tmp")?)
+}
+
 /// A lab that goes away with this value.
 pub struct Lab {
     dir: TempDir,
@@ -32,14 +38,16 @@ pub struct Director {
 }
 
 impl Lab {
-    /// Raises a lab and waits until its cluster has settled.
+    /// Raises a lab and waits until its cluster has settled. It is for this process: when that is ended
+    /// before it can drop the lab, `lab down --stale` takes it away.
     pub fn up(directors: u32, backends: u32, clients: u32) -> Result<Lab> {
-        let dir = tempfile::tempdir()?;
+        let dir = folder()?;
         let file = dir.path().join("lab.json");
         let lab = Lab { dir, file };
         run(
             Command::new(binary("holdfast-chaos"))
-                .args(["lab", "up", "--directors", &directors.to_string()])
+                .args(["lab", "up", "--owner", &std::process::id().to_string()])
+                .args(["--directors", &directors.to_string()])
                 .args(["--backends", &backends.to_string(), "--clients", &clients.to_string()])
                 .arg("--bin-dir")
                 .arg(binary("holdfast-chaos").parent().context("a binary has a folder")?)

@@ -8,6 +8,7 @@
 pub mod lab;
 pub mod run;
 pub mod traces;
+pub mod web;
 
-pub use lab::{Director, Lab};
+pub use lab::{Director, Lab, folder};
 pub use run::{Background, Finished, binary, eventually, run};

@@ -49,7 +49,10 @@ impl Finished {
     }
 }
 
-/// Runs a command to its end; kills it and fails when it takes longer than `deadline`.
+/// How long a command may clean up that was told to end.
+const CLEANING_UP: Duration = Duration::from_secs(60);
+
+/// Runs a command to its end; ends it and fails when it takes longer than `deadline`.
 pub fn run(command: &mut Command, deadline: Duration) -> Result<Finished> {
     let name = format!("{command:?}");
     let mut child = command
@@ -66,8 +69,7 @@ pub fn run(command: &mut Command, deadline: Duration) -> Result<Finished> {
             break status;
         }
         if Instant::now() > until {
-            child.kill().ok();
-            child.wait().ok();
+            end(&mut child);
             bail!("`{name}` did not end within {deadline:?}\n{}{}", stdout.recv()?, stderr.recv()?);
         }
         std::thread::sleep(Duration::from_millis(10));
@@ -78,6 +80,17 @@ pub fn run(command: &mut Command, deadline: Duration) -> Result<Finished> {
         stdout: stdout.recv()?,
         stderr: stderr.recv()?,
     })
+}
+
+/// Asks a process to end, so that it can clean up; kills it when it does not.
+fn end(child: &mut Child) {
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().ok();
+    let until = Instant::now() + CLEANING_UP;
+    while matches!(child.try_wait(), Ok(None)) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().ok();
+    child.wait().ok();
 }
 
 fn drain(mut from: impl Read + Send + 'static) -> Receiver<String> {
@@ -211,5 +224,25 @@ impl Drop for Background {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_takes_too_long_may_clean_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ready, cleaned) = (dir.path().join("ready"), dir.path().join("cleaned"));
+        let script = format!(
+            "trap 'touch {}; exit 1' TERM; touch {}; while :; do sleep 0.05; done",
+            cleaned.display(),
+            ready.display()
+        );
+        let error = run(Command::new("sh").args(["-c", &script]), Duration::from_secs(1));
+        let text = format!("{:#}", error.unwrap_err());
+        assert!(text.contains("did not end within 1s"), "{text}");
+        assert!(ready.exists() && cleaned.exists(), "it was killed without a warning");
     }
 }

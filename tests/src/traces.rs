@@ -32,6 +32,12 @@ impl Traces {
         for dir in ["/run/netns", "/var/lib", "/etc", "/dev/shm", "/sys/fs/bpf"] {
             add("file", names_in(dir)?);
         }
+        // What a web server writes where its configuration does not say otherwise.
+        for dir in ["/var/lib/nginx", "/var/log/nginx"] {
+            let mut names = String::new();
+            everything_below(std::path::Path::new(dir), &mut names)?;
+            add("file", names);
+        }
         // Everybody writes to these; ours have our name.
         for dir in ["/tmp", "/run", "/var/tmp"] {
             let names = names_in(dir)?;
@@ -75,6 +81,18 @@ fn holdfast_processes() -> Result<String> {
         .collect())
 }
 
+fn everything_below(dir: &std::path::Path, names: &mut String) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
+    for entry in entries {
+        let entry = entry?;
+        *names += &format!("{}\n", entry.path().display());
+        if entry.file_type()?.is_dir() {
+            everything_below(&entry.path(), names)?;
+        }
+    }
+    Ok(())
+}
+
 fn names_in(dir: &str) -> Result<String> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Ok(String::new()) };
     let mut text = String::new();
@@ -82,4 +100,20 @@ fn names_in(dir: &str) -> Result<String> {
         text += &format!("{}\n", entry?.path().display());
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_found_at_any_depth() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("body/0/1");
+        std::fs::create_dir_all(&deep).unwrap();
+        std::fs::write(deep.join("file"), "").unwrap();
+        let mut names = String::new();
+        everything_below(dir.path(), &mut names).unwrap();
+        assert!(names.contains("body/0/1/file\n") && names.lines().count() == 4, "{names}");
+    }
 }
