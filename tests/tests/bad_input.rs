@@ -112,7 +112,8 @@ fn configurations_that_make_no_sense() -> Result<()> {
     let overlap = with(first, None, &listener(&lip, ""))?;
     refused(&lab, "VIP overlaps a LIP", &[&lip, "LIP"], || apply(&lab, first, &overlap))?;
     let connected = with(first, Some(&subnet), "")?;
-    refused(&lab, "LIP in a connected subnet", &["connected", "d"], || {
+    let prefix = subnet.trim_matches('"').to_owned();
+    refused(&lab, "LIP in a connected subnet", &["connected", &directors[1].id, &prefix], || {
         apply(&lab, first, &connected)
     })?;
     for mode in ["dnat", "dsr-l2", "dsr-tunnel"] {
@@ -179,11 +180,21 @@ fn nodes_that_must_not_come_or_go() -> Result<()> {
         daemon(&lab, last, &config, &["--join", &expired])
     })?;
 
-    let taken = lab.holdfast(first, &["node", "add", &directors[1].id])?;
-    ensure!(taken.code != 0, "two directors with one id: {}", taken.stdout);
-    ensure!(taken.stderr.contains(&directors[1].id), "{}", taken.stderr);
+    refused(&lab, "two directors with one id", &[&directors[1].id], || {
+        lab.holdfast(first, &["node", "add", &directors[1].id])
+    })?;
 
-    // With one director dead, two of three voters are left; removing one of them ends the quorum.
+    // A drained director may go as far as its traffic is concerned. With another one dead, two of
+    // three voters are left; removing one of them ends the quorum.
+    let second = &directors[1];
+    lab.holdfast(first, &["node", "drain", &second.id])?.ok()?;
+    eventually("it is drained", SOON, || {
+        let status = lab.ask(first, &["status"])?;
+        let nodes = status["cluster"]["nodes"].as_array().context("nodes")?.clone();
+        let drained = |n: &Value| n["name"] == *second.id && n["state"] == "drained";
+        ensure!(nodes.iter().any(drained), "{nodes:?}");
+        Ok(())
+    })?;
     run(Command::new("kill").args(["-KILL", &last.daemon.to_string()]), SOON)?.ok()?;
     eventually("the dead one is down", SOON, || {
         let status = lab.ask(first, &["status"])?;
@@ -191,8 +202,20 @@ fn nodes_that_must_not_come_or_go() -> Result<()> {
         ensure!(nodes.iter().any(|n| n["name"] == *last.id && n["up"] == false), "{nodes:?}");
         Ok(())
     })?;
-    let refusal = lab.holdfast(first, &["node", "remove", &directors[1].id])?;
-    assert_eq!(refusal.code, REFUSED_BY_PRECONDITION, "{}{}", refusal.stdout, refusal.stderr);
+    let members = || -> Result<Value> {
+        let status = lab.ask(first, &["status"])?;
+        let nodes = status["cluster"]["nodes"].as_array().context("nodes")?.clone();
+        let known = nodes.iter().map(|n| format!("{} {}", n["name"], n["state"])).collect();
+        Ok(Value::Array(vec![status["cluster"]["revision"].clone(), known]))
+    };
+    let before = members()?;
+    let refusal = lab.holdfast(first, &["node", "remove", &second.id])?;
+    let said = format!("{}{}", refusal.stdout, refusal.stderr);
+    assert_eq!(refusal.code, REFUSED_BY_PRECONDITION, "{said}");
+    for word in ["there is no quorum", &format!("down: {}", last.id), "after the removal: 1"] {
+        ensure!(said.contains(word), "the refusal does not say `{word}`: {said}");
+    }
+    assert_eq!(members()?, before, "something changed");
     lab.down()
 }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use holdfast_tests::{Background, Director, Lab, eventually, run};
+use holdfast_tests::{Background, Director, Lab, eventually, run, web};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -134,17 +134,7 @@ fn ssh_curl_and_iperf3_outlive_their_director() -> Result<()> {
         SOON,
     )?
     .ok()?;
-    let nginx = www.join("nginx.conf");
-    fs::write(
-        &nginx,
-        format!(
-            "daemon off; user root; pid {0}/pid; error_log {0}/error.log; worker_processes 1;\n\
-             events {{ worker_connections 64; }}\n\
-             http {{ access_log off; server {{ listen {addr}:8081; root {0}; limit_rate 16m; }} }}\n",
-            www.display()
-        ),
-    )?;
-    let _nginx = Background::start(lab.command_in(&backend, "nginx").arg("-c").arg(&nginx))?;
+    let _nginx = web::nginx(&lab, &backend, &www, &addr, 8081, "limit_rate 16m;")?;
     listen(&lab, "ssh", &vip, "22", &format!("{addr}:2222"))?;
     listen(&lab, "iperf", &vip, "5201", &format!("{addr}:5201"))?;
     listen(&lab, "files", &vip, "8081", &format!("{addr}:8081"))?;
