@@ -55,8 +55,20 @@ fn connections_survive_the_death_of_their_director() -> Result<()> {
     Ok(())
 }
 
+/// Both controls, side by side in labs of their own: what they say does not depend on time.
 #[test]
-fn without_replication_the_scenario_reports_lost_connections() -> Result<()> {
+fn the_scenario_can_also_say_fail_and_unknown() -> Result<()> {
+    std::thread::scope(|scope| {
+        let lossy = scope.spawn(without_replication_connections_are_lost);
+        let calm = scope.spawn(without_a_fault_nothing_is_known);
+        for control in [lossy, calm] {
+            control.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
+        Ok(())
+    })
+}
+
+fn without_replication_connections_are_lost() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("report.json");
     let finished = scenario(&path, &["--seed", "12", "--control", "never"])?;
@@ -68,8 +80,7 @@ fn without_replication_the_scenario_reports_lost_connections() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn without_a_fault_the_scenario_knows_nothing() -> Result<()> {
+fn without_a_fault_nothing_is_known() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("report.json");
     let finished = scenario(&path, &["--seed", "13", "--no-inject"])?;
