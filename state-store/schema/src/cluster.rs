@@ -241,6 +241,9 @@ pub enum ControlCommand {
         name: String,
         /// The slot.
         slot: JoinSlot,
+        /// Unix time (s) by the clock of the leader that proposes it: slots that expired before are
+        /// dropped. Whatever the sender says is replaced.
+        now_s: u64,
     },
     /// A new director consumes its slot. (The leader has judged secret and expiry.)
     Join {

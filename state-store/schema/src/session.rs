@@ -196,6 +196,13 @@ impl SessionRecord {
         key.bucket(self.key.protocol, &self.key.src, self.key.src_port)
     }
 
+    /// Whether this record takes the place of another of the same key: the newer incarnation, but
+    /// of two that the same opening of the client made (a SYN that was repeated at another director),
+    /// the established one. The client and a backend have agreed on that one.
+    pub fn prevails_over(&self, kept: &SessionRecord) -> bool {
+        prevails((&self.incarnation, self.flags), (&kept.incarnation, kept.flags))
+    }
+
     /// Milliseconds since any packet was seen.
     pub fn idle_ms(&self) -> u32 {
         self.client.age_ms.min(self.backend_seen.age_ms)
@@ -204,6 +211,16 @@ impl SessionRecord {
     /// How long it may be idle before it is forgotten.
     pub fn idle_limit_ms(&self) -> u32 {
         self.flags.idle_limit_ms(self.idle_timeout_ms)
+    }
+}
+
+/// [`SessionRecord::prevails_over`] for those who keep sessions in another form.
+pub fn prevails(new: (&Incarnation, SessionFlags), kept: (&Incarnation, SessionFlags)) -> bool {
+    let open = |flags: SessionFlags| flags.established() && !flags.closing();
+    match (open(new.1), open(kept.1)) {
+        (true, false) if new.0.isn == kept.0.isn => true,
+        (false, true) if new.0.isn == kept.0.isn => false,
+        _ => new.0 > kept.0,
     }
 }
 
@@ -230,7 +247,7 @@ pub struct SessionUpdate {
 /// One change to a shard's sessions, as directors propose them.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub enum SessionChange {
-    /// A session to keep. Idempotent; over an existing key the newer incarnation wins.
+    /// A session to keep. Idempotent; over an existing key [`SessionRecord::prevails_over`] decides.
     Create(SessionRecord),
     /// News about a kept session; ignored if that incarnation is not kept.
     Update(SessionUpdate),

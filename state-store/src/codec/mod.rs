@@ -12,10 +12,18 @@ use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 /// The largest frame body that is read or written.
 pub const MAX_BODY: usize = 512 << 20;
 
+/// The largest body that is read of a frame that anybody may send ([`Framed::STRANGERS`]).
+pub const MAX_STRANGERS_BODY: usize = 64 << 10;
+
 const HEADER: usize = 8;
 
 type Config = Configuration<LittleEndian, Fixint, Limit<MAX_BODY>>;
 const CONFIG: Config = bincode::config::legacy().with_limit::<MAX_BODY>();
+
+/// bincode allocates what a length claims as long as it is within the limit: somebody without a
+/// certificate must not make it claim much.
+const STRANGERS_CONFIG: Configuration<LittleEndian, Fixint, Limit<MAX_STRANGERS_BODY>> =
+    bincode::config::legacy().with_limit::<MAX_STRANGERS_BODY>();
 
 /// The types of frame. Numbers are never reused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,6 +113,8 @@ pub trait Framed: bincode::Encode + bincode::Decode<()> {
     const KIND: Kind;
     /// The version this build writes; the only one it reads.
     const VERSION: u16 = 1;
+    /// Whether it comes from somebody who has shown no certificate.
+    const STRANGERS: bool = false;
 }
 
 /// The frame of a value.
@@ -130,8 +140,12 @@ pub fn decode<T: Framed>(bytes: &[u8]) -> Result<T, CodecError> {
     if version != T::VERSION {
         return Err(CodecError::Version { kind: T::KIND, found: version, known: T::VERSION });
     }
-    let (value, used) = bincode::decode_from_slice(body, CONFIG)
-        .map_err(|e| CodecError::Body { kind: T::KIND, cause: e.to_string() })?;
+    let decoded = match T::STRANGERS {
+        true => bincode::decode_from_slice(body, STRANGERS_CONFIG),
+        false => bincode::decode_from_slice(body, CONFIG),
+    };
+    let (value, used) =
+        decoded.map_err(|e| CodecError::Body { kind: T::KIND, cause: e.to_string() })?;
     if used != body.len() {
         return Err(CodecError::Trailing(body.len() - used));
     }
@@ -160,7 +174,9 @@ fn split(bytes: &[u8]) -> Result<(u16, u16, &[u8]), CodecError> {
 
 #[cfg(test)]
 mod tests {
-    use super::wire::{ChangeBatch, Forward, NodeMessage};
+    use holdfast_schema::cluster::RequestId;
+
+    use super::wire::{ChangeBatch, Forward, JoinAsk, NodeMessage};
     use super::*;
 
     #[test]
@@ -202,5 +218,26 @@ mod tests {
         let mut liar = encode(&ChangeBatch { changes: vec![] });
         liar[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
         assert!(matches!(decode::<ChangeBatch>(&liar), Err(CodecError::Body { .. })));
+    }
+
+    #[test]
+    fn a_stranger_cannot_claim_much_memory() {
+        let ask = |signing_request| JoinAsk {
+            request: RequestId(1),
+            name: "d2".to_owned(),
+            secret: [7; 32],
+            address: "192.0.2.1:7400".parse().unwrap(),
+            signing_request,
+            connected: Vec::new(),
+            hops: 0,
+        };
+        let frame = encode(&ask(vec![5; 1_000]));
+        assert_eq!(decode::<JoinAsk>(&frame).unwrap().signing_request.len(), 1_000);
+        // The request that claims 100 MB in a frame of a kilobyte.
+        let mut liar = frame;
+        let at = liar.windows(8).position(|w| w == 1_000u64.to_le_bytes()).unwrap();
+        liar[at..at + 8].copy_from_slice(&(100u64 << 20).to_le_bytes());
+        let error = decode::<JoinAsk>(&liar).unwrap_err().to_string();
+        assert!(error.contains("LimitExceeded"), "refused before it is allocated: {error}");
     }
 }

@@ -16,8 +16,13 @@ macro_rules! framed {
     ($($name:ident)*) => { $(impl Framed for $name { const KIND: Kind = Kind::$name; })* };
 }
 
-framed! { RaftBatch Forward NodeMessage Request Response SnapshotHeader JoinAsk JoinAnswer
+framed! { RaftBatch Forward NodeMessage Request Response SnapshotHeader JoinAnswer
 ShardEntry ChangeBatch ControlEntry }
+
+impl Framed for JoinAsk {
+    const KIND: Kind = Kind::JoinAsk;
+    const STRANGERS: bool = true;
+}
 
 /// Raft messages of many groups to one peer.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]

@@ -168,7 +168,9 @@ fn command(record: &mut ControlRecord, proposal: &Proposal) -> Verdict {
             }
             Ok(None)
         }
-        ControlCommand::IssueToken { name, slot } => tokens::issue(cluster, name, slot),
+        ControlCommand::IssueToken { name, slot, now_s } => {
+            tokens::issue(cluster, name, slot, *now_s)
+        }
         ControlCommand::Join { name, secret_hash, address, key_fingerprint, connected } => {
             let newcomer = members::Newcomer {
                 name,

@@ -8,7 +8,12 @@ use super::{Verdict, refuse};
 const MAX_SLOTS: usize = 256;
 
 /// Opens a slot, or opens it anew (an older token for it is void from now).
-pub(super) fn issue(cluster: &mut ClusterState, name: &str, slot: &JoinSlot) -> Verdict {
+pub(super) fn issue(
+    cluster: &mut ClusterState,
+    name: &str,
+    slot: &JoinSlot,
+    now_s: u64,
+) -> Verdict {
     let fits = !name.is_empty()
         && name.len() <= 63
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
@@ -26,13 +31,15 @@ pub(super) fn issue(cluster: &mut ClusterState, name: &str, slot: &JoinSlot) -> 
             "choose another name, or `holdfast node remove` it first",
         );
     }
-    if cluster.tokens.len() >= MAX_SLOTS && !cluster.tokens.contains_key(name) {
+    let open = cluster.tokens.iter().filter(|(n, s)| *n != name && s.expires_at_s > now_s).count();
+    if open >= MAX_SLOTS {
         return refuse(
             RefusalCode::Precondition,
             format!("{MAX_SLOTS} join tokens are open already"),
             "use some of them, or issue one for the same name again",
         );
     }
+    cluster.tokens.retain(|_, slot| slot.expires_at_s > now_s);
     cluster.tokens.insert(name.to_owned(), slot.clone());
     Ok(None)
 }

@@ -10,9 +10,9 @@ use super::status::GroupState;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The rounds of one replica.
-#[derive(Default)]
 pub struct Reads {
-    next: u64,
+    /// The last round's number.
+    last: u64,
     /// Asked since the last round began.
     gathering: Vec<oneshot::Sender<()>>,
     rounds: Vec<Round>,
@@ -27,7 +27,20 @@ struct Round {
     catches_up: bool,
 }
 
+impl Default for Reads {
+    /// Numbers begin anywhere: an answer to this replica's previous life must not confirm a round of
+    /// this one.
+    fn default() -> Reads {
+        Reads::after(rand::random())
+    }
+}
+
 impl Reads {
+    /// Rounds with the numbers that follow this one.
+    pub fn after(last: u64) -> Reads {
+        Reads { last, gathering: Vec::new(), rounds: Vec::new() }
+    }
+
     /// Somebody wants this replica's leadership confirmed. Dropping the sender is a no.
     pub fn ask(&mut self, waiter: oneshot::Sender<()>) {
         self.gathering.push(waiter);
@@ -45,9 +58,9 @@ impl Reads {
 
     /// Begins a round for everybody who asked; the bytes name it in the whole group.
     pub fn begin(&mut self, replica: u64, catches_up: bool, now: Instant) -> Vec<u8> {
-        self.next += 1;
+        self.last = self.last.wrapping_add(1);
         let waiters = std::mem::take(&mut self.gathering);
-        let number = self.next;
+        let number = self.last;
         self.rounds.push(Round { number, since: now, index: None, waiters, catches_up });
         let mut name = replica.to_be_bytes().to_vec();
         name.extend_from_slice(&number.to_be_bytes());
@@ -90,5 +103,32 @@ impl Reads {
     pub fn fail_all(&mut self) {
         self.gathering.clear();
         self.rounds.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_to_the_previous_life_confirms_nothing() {
+        let (state, now) = (GroupState::default(), Instant::now());
+        let mut before = Reads::default();
+        let late = before.begin(1, true, now);
+        let mut reads = Reads::default();
+        let own = reads.begin(1, true, now);
+        assert_ne!(late, own);
+        reads.confirmed(&late, 5);
+        reads.applied(5, &state);
+        assert!(reads.catching_up() && !state.caught_up());
+        reads.confirmed(&own, 5);
+        reads.applied(5, &state);
+        assert!(!reads.catching_up() && state.caught_up());
+    }
+
+    #[test]
+    fn numbers_begin_again_at_the_end() {
+        let mut reads = Reads::after(u64::MAX);
+        assert_eq!(reads.begin(1, false, Instant::now())[8..], [0; 8]);
     }
 }

@@ -121,7 +121,7 @@ impl Shard {
         Ok(done)
     }
 
-    /// Idempotent; over an existing key the newer incarnation wins. False: the shard is full.
+    /// Idempotent; over an existing key, the one that prevails. False: the shard is full.
     fn create(&mut self, record: SessionRecord, sink: Option<&dyn SessionSink>) -> bool {
         let (key, clock) = (record.key, self.clock_ms);
         let full = self.table.len() >= self.max_sessions;
@@ -129,7 +129,7 @@ impl Shard {
             Some(kept) if kept.record.incarnation == record.incarnation => {
                 merge_record(kept, &record, clock);
             }
-            Some(kept) if kept.record.incarnation > record.incarnation => {}
+            Some(kept) if !record.prevails_over(&kept.record) => {}
             Some(kept) => *kept = stored(record, clock),
             None if full => return false,
             None => self.table.insert(stored(record, clock)),

@@ -99,6 +99,32 @@ fn the_newer_incarnation_wins_and_late_news_of_the_older_touch_nothing() {
 }
 
 #[test]
+fn a_half_open_twin_of_the_same_syn_does_not_end_an_established_session() {
+    // A SYN is repeated across a rehash: director 2 opens a session of its own, with a newer stamp.
+    let mut twin = record(1, 9, 0);
+    twin.incarnation.creator = DirectorId(2);
+    twin.flags = SessionFlags::CLIENT_OPENED;
+    let established = || SessionChange::Create(record(1, 5, 0));
+    let half_open = || SessionChange::Create(twin.clone());
+    for changes in [vec![established(), half_open()], vec![half_open(), established()]] {
+        let mut shard = shard();
+        shard.apply(&entry(0, changes), None).unwrap();
+        assert_eq!(shard.find(&key(1)).unwrap().incarnation.stamp, 5);
+        // A new connection of the client has another initial sequence number.
+        let mut next = twin.clone();
+        next.incarnation.isn = 8;
+        shard.apply(&entry(0, vec![SessionChange::Create(next)]), None).unwrap();
+        assert_eq!(shard.find(&key(1)).unwrap().incarnation.isn, 8);
+    }
+    // What is over yields to whatever is newer.
+    let mut over = record(1, 5, 0);
+    over.flags = over.flags.with(SessionFlags::RESET);
+    let mut shard = shard();
+    shard.apply(&entry(0, vec![SessionChange::Create(over), half_open()]), None).unwrap();
+    assert_eq!(shard.find(&key(1)).unwrap().incarnation.stamp, 9);
+}
+
+#[test]
 fn halves_merge_by_the_later_as_one_unit() {
     let mut shard = shard();
     shard.apply(&entry(1_000, vec![SessionChange::Create(record(1, 5, 100))]), None).unwrap();

@@ -27,6 +27,10 @@ pub(super) fn new_request() -> RequestId {
     RequestId(rand::random())
 }
 
+fn unix_time() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
 /// What an attempt to propose came to.
 pub(super) enum Attempt {
     Settled(ControlOutcome),
@@ -120,7 +124,11 @@ impl Store {
             return Attempt::Settled(ControlOutcome::Refused(refusal));
         }
         let outcome = self.shared.published.wait_for(proposal.request);
-        let entry = ControlEntry::Command(Box::new(proposal.clone()));
+        let mut proposal = proposal.clone();
+        if let ControlCommand::IssueToken { now_s, .. } = &mut proposal.command {
+            *now_s = unix_time().as_secs();
+        }
+        let entry = ControlEntry::Command(Box::new(proposal));
         let (reply, answer) = oneshot::channel();
         let input = Input::Propose(Address::CONTROL, codec::encode(&entry), reply);
         if !member.control.handle.say(input) {
@@ -174,10 +182,10 @@ impl Store {
         addresses.extend(others.filter(|m| !m.down && m.id != member.me).map(|m| m.address));
         let token = JoinToken::new(cluster, authority, name, addresses)
             .map_err(|e| StoreError::Join(e.to_string()))?;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = unix_time();
         let slot =
             JoinSlot { secret_hash: token.secret_hash(), expires_at_s: (now + ttl).as_secs() };
-        let command = ControlCommand::IssueToken { name: name.to_owned(), slot };
+        let command = ControlCommand::IssueToken { name: name.to_owned(), slot, now_s: 0 };
         match self.control(command, Duration::from_secs(10)).await? {
             ControlOutcome::Done { .. } => Ok(token.encode()),
             ControlOutcome::Refused(refusal) => Err(StoreError::Refused(refusal)),

@@ -32,11 +32,29 @@ fn a_token_opens_its_slot_once() {
     assert!(text.contains("never issued"), "{text}");
     let slot = JoinSlot { secret_hash: [1; 32], expires_at_s: 1 };
     let name = "d1".to_owned();
-    let again = ControlCommand::IssueToken { name, slot: slot.clone() };
+    let again = ControlCommand::IssueToken { name, slot: slot.clone(), now_s: 0 };
     let text = cluster.refused(RefusalCode::Exists, again);
     assert!(text.contains("d1 is already in the cluster"), "{text}");
-    let bad = ControlCommand::IssueToken { name: "a b".into(), slot };
+    let bad = ControlCommand::IssueToken { name: "a b".into(), slot, now_s: 0 };
     cluster.refused(RefusalCode::Invalid, bad);
+}
+
+#[test]
+fn slots_that_expired_make_room() {
+    let mut cluster = Cluster::new();
+    let issue = |n: u32, now_s: u64| ControlCommand::IssueToken {
+        name: format!("x{n}"),
+        slot: JoinSlot { secret_hash: [1; 32], expires_at_s: 100 },
+        now_s,
+    };
+    (0..256).for_each(|n| assert_eq!(cluster.done(issue(n, 50)), None));
+    let text = cluster.refused(RefusalCode::Precondition, issue(300, 99));
+    assert!(text.contains("256 join tokens are open already"), "{text}");
+    cluster.done(issue(7, 99));
+    assert_eq!(cluster.record.cluster.tokens.len(), 256);
+    let slot = JoinSlot { secret_hash: [1; 32], expires_at_s: 200 };
+    cluster.done(ControlCommand::IssueToken { name: "x300".into(), slot, now_s: 100 });
+    assert_eq!(cluster.record.cluster.tokens.keys().collect::<Vec<_>>(), ["x300"]);
 }
 
 #[test]

@@ -112,7 +112,7 @@ impl Cluster {
 
     pub fn issue(&mut self, n: u8) {
         let slot = JoinSlot { secret_hash: [n; 32], expires_at_s: 100 };
-        self.done(ControlCommand::IssueToken { name: format!("d{n}"), slot });
+        self.done(ControlCommand::IssueToken { name: format!("d{n}"), slot, now_s: 0 });
     }
 
     pub fn join(&mut self, n: u8) -> Result<u64, Refusal> {
