@@ -61,6 +61,21 @@ pub struct Summary {
     pub caught_up: bool,
 }
 
+impl Summary {
+    /// Why this director cannot take traffic; none: it is ready, and BIRD really announces it.
+    pub fn obstacle(&self) -> Option<String> {
+        if !self.ready {
+            return Some(format!("not ready ({})", self.not_ready.join(", ")));
+        }
+        match self.announcement.as_deref() {
+            Some("announced") => None,
+            Some(other) => Some(format!("its announcement is {other}")),
+            None if self.announces => Some("what its BIRD announces is unknown".to_owned()),
+            None => Some("it announces nothing (no `[announce]` in its node file)".to_owned()),
+        }
+    }
+}
+
 /// A question to one director.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

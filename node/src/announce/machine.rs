@@ -60,6 +60,8 @@ pub struct Inputs {
     pub quiet_new_ms: u64,
     /// Sessions that only this director knows.
     pub unreplicated: u64,
+    /// Whether another director could take all traffic; why none can, if none can.
+    pub others_serve: Result<(), String>,
 }
 
 /// What is to be said to the cluster.
@@ -261,9 +263,10 @@ impl Machine {
                 self.enter(Stage::Drained, now);
             }
             (MemberState::Draining, Stage::Draining(_)) => {}
-            // It was not announced (it was restarted in the middle of the drain): nothing to give away.
+            // It gives away what it has, which may be nothing (it was restarted in the middle of
+            // the drain), or the little of a director that has not caught up.
             (MemberState::Draining, _) => {
-                let drain = Drain::new(!self.last_wish.any(), now);
+                let drain = Drain::new(self.last_wish, now);
                 self.enter(Stage::Draining(drain), now);
             }
             (_, Stage::Drained | Stage::Draining(_)) => {

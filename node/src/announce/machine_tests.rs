@@ -32,6 +32,7 @@ impl World {
             quiet_all_ms: 0,
             quiet_new_ms: 0,
             unreplicated: 0,
+            others_serve: Ok(()),
         };
         let machine = Machine::new(1_000);
         World { machine, inputs, obedient_routers: true, asked: vec![], wishes: vec![] }
@@ -283,6 +284,131 @@ fn an_undrain_in_the_middle_of_a_drain_never_withdraws() {
     assert!(world.wishes.iter().all(Wish::any), "{:?}", world.wishes);
 }
 
+/// The step of a drain, and what it says.
+fn drain_of(world: &World) -> (DrainStep, String) {
+    match world.machine.stage() {
+        Stage::Draining(drain) => (drain.step_now(), drain.notes().join("; ")),
+        other => panic!("{other:?}"),
+    }
+}
+
+const LAST_RESORT: Wish = Wish { vips: Level::Draining, lips: Level::Normal };
+
+#[test]
+fn a_drain_stays_the_last_resort_while_nobody_else_serves() {
+    let mut world = World::serving();
+    world.inputs.state = Some(MemberState::Draining);
+    world.run(200);
+    assert_eq!(drain_of(&world).0, DrainStep::VipsWorse);
+    // The only other one dies: of course the router uses this one then.
+    world.inputs.others_serve = Err("d2 is down".to_owned());
+    world.obedient_routers = false;
+    world.run(60_000);
+    assert_eq!(world.wishes.last(), Some(&LAST_RESORT));
+    let (step, notes) = drain_of(&world);
+    assert_eq!(step, DrainStep::VipsWorse);
+    assert!(notes.contains("d2 is down") && !notes.contains("ignores"), "{notes}");
+    world.inputs.others_serve = Ok(());
+    world.obedient_routers = true;
+    world.run(6_000);
+    assert_eq!(world.machine.stage(), &Stage::Drained);
+}
+
+#[test]
+fn a_drain_that_withdrew_comes_back_as_the_last_resort_when_the_others_die() {
+    let at_the_end = Wish { vips: Level::Draining, lips: Level::Draining };
+    for withdrawn in [false, true] {
+        let mut world = World::serving();
+        world.obedient_routers = !withdrawn;
+        world.inputs.state = Some(MemberState::Draining);
+        let wanted = if withdrawn { DrainStep::VipsWorse } else { DrainStep::Quiet };
+        for _ in 0..1_000 {
+            world.tick();
+            let (step, notes) = drain_of(&world);
+            if step == wanted && notes.contains("ignores") == withdrawn {
+                break;
+            }
+        }
+        assert_eq!(drain_of(&world).0, wanted);
+        world.inputs.others_serve = Err("d2 is down".to_owned());
+        world.run(2_000);
+        let wish = world.wishes.last();
+        assert_eq!(wish, Some(if withdrawn { &LAST_RESORT } else { &at_the_end }));
+        world.inputs.others_serve = Ok(());
+        world.obedient_routers = true;
+        world.run(8_000);
+        assert_eq!(world.machine.stage(), &Stage::Drained);
+    }
+}
+
+#[test]
+fn a_held_up_drain_flushes_anew_if_its_planned_change_was_ended_meanwhile() {
+    let mut world = World::serving();
+    world.inputs.state = Some(MemberState::Draining);
+    world.run(200);
+    world.inputs.others_serve = Err("d2 is down".to_owned());
+    world.run(1_000);
+    world.inputs.planned.clear();
+    world.asked.clear();
+    world.run(1_000);
+    assert_eq!(world.asked, [], "it has no need of one while it waits");
+    world.inputs.others_serve = Ok(());
+    world.tick();
+    assert_eq!(world.asked, [Ask::Begin(PlannedKind::Drain)]);
+    let out = world.tick();
+    assert_eq!(out.flush, world.inputs.planned.first().map(|p| p.id));
+    assert_eq!(out.wish, LAST_RESORT);
+    world.run(6_000);
+    assert_eq!(world.machine.stage(), &Stage::Drained);
+}
+
+#[test]
+fn a_drain_never_goes_on_with_sessions_that_only_it_knows() {
+    let mut world = World::serving();
+    world.inputs.state = Some(MemberState::Draining);
+    world.run(200);
+    world.inputs.unreplicated = 5;
+    world.inputs.quorum = false;
+    world.run(60_000);
+    assert_eq!(world.wishes.last(), Some(&LAST_RESORT));
+    let (step, notes) = drain_of(&world);
+    assert_eq!(step, DrainStep::VipsWorse);
+    assert!(notes.contains("5 sessions"), "{notes}");
+    world.inputs.quorum = true;
+    world.run(20_000);
+    assert_eq!(drain_of(&world).0, DrainStep::VipsWorse, "a leader alone replicates nothing");
+    world.inputs.unreplicated = 0;
+    world.run(3_000);
+    assert_eq!(world.machine.stage(), &Stage::Drained);
+}
+
+#[test]
+fn clients_that_keep_coming_are_no_reason_to_drain_for_ever() {
+    let mut world = World::serving();
+    world.obedient_routers = false;
+    world.inputs.state = Some(MemberState::Draining);
+    world.inputs.unreplicated = 1;
+    world.run(40_000);
+    assert_eq!(world.machine.stage(), &Stage::Drained);
+}
+
+#[test]
+fn a_director_that_is_announced_as_worse_is_drained_from_there() {
+    let mut world = World::new(MemberState::Active);
+    world.inputs.quorum = false;
+    world.run(12_000);
+    let worse = Wish { vips: Level::Worse, lips: Level::Worse };
+    assert_eq!(world.wishes.last(), Some(&worse));
+    world.wishes.clear();
+    world.inputs.state = Some(MemberState::Draining);
+    world.inputs.quorum = true;
+    world.run(8_000);
+    assert_eq!(world.machine.stage(), &Stage::Drained);
+    let at_last = Wish { vips: Level::Draining, lips: Level::Draining };
+    let first = Wish { vips: Level::Draining, lips: Level::Worse };
+    assert_eq!(world.wishes, [worse, first, at_last, Wish::default()]);
+}
+
 mod any_order {
     use super::*;
     use proptest::prelude::*;
@@ -294,6 +420,9 @@ mod any_order {
         Local(bool),
         Fell,
         State(u8),
+        Others(bool),
+        Unreplicated(bool),
+        Obedient(bool),
         Wait(u16),
     }
 
@@ -304,12 +433,31 @@ mod any_order {
             any::<bool>().prop_map(Event::Local),
             Just(Event::Fell),
             (0u8..3).prop_map(Event::State),
+            any::<bool>().prop_map(Event::Others),
+            any::<bool>().prop_map(Event::Unreplicated),
+            any::<bool>().prop_map(Event::Obedient),
             (1u16..3_000).prop_map(Event::Wait),
         ]
     }
 
+    /// A tick. A drain raises no level, but for the last resort when nobody else serves; and it
+    /// withdraws nothing then.
+    fn drains_only_lower(world: &mut World) -> Result<Outputs, TestCaseError> {
+        let before = world.machine.last_wish;
+        let out = world.tick();
+        if matches!(world.machine.stage(), Stage::Draining(_)) {
+            let alone = world.inputs.others_serve.is_err();
+            for (before, now) in [(before.vips, out.wish.vips), (before.lips, out.wish.lips)] {
+                let last_resort = alone && now == Level::Draining;
+                prop_assert!(now <= before || last_resort, "{before:?} -> {now:?}");
+                prop_assert!(now == before || !alone || now != Level::Nothing);
+            }
+        }
+        Ok(out)
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(200))]
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
 
         /// Whatever happens, VIPs reach the normal level only after a flush for a planned change,
         /// and when everything is well again the director ends up where its operator wants it.
@@ -330,10 +478,18 @@ mod any_order {
                     Event::State(0) => world.inputs.state = Some(MemberState::Active),
                     Event::State(1) => world.inputs.state = Some(MemberState::Draining),
                     Event::State(_) => world.inputs.state = None,
-                    Event::Wait(ms) => world.run(u64::from(ms)),
+                    Event::Others(true) => world.inputs.others_serve = Ok(()),
+                    Event::Others(false) => world.inputs.others_serve = Err("down".to_owned()),
+                    Event::Unreplicated(u) => world.inputs.unreplicated = u64::from(u),
+                    Event::Obedient(o) => world.obedient_routers = o,
+                    Event::Wait(ms) => {
+                        for _ in 0..ms / 20 {
+                            drains_only_lower(&mut world)?;
+                        }
+                    }
                 }
                 let before = world.machine.last_wish;
-                let out = world.tick();
+                let out = drains_only_lower(&mut world)?;
                 if out.wish.vips == Level::Normal && before.vips != Level::Normal {
                     prop_assert!(!matches!(world.machine.stage(), Stage::Down | Stage::Planning | Stage::Flushing(_)));
                 }
@@ -341,6 +497,9 @@ mod any_order {
             world.inputs.quorum = true;
             world.inputs.caught_up = Ok(());
             world.inputs.local.clear();
+            world.inputs.others_serve = Ok(());
+            world.inputs.unreplicated = 0;
+            world.obedient_routers = true;
             if world.inputs.state.is_none() {
                 world.inputs.state = Some(MemberState::Active);
             }

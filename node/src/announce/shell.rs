@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::flush::FlushJob;
 use super::machine::{Ask, Inputs, Machine, Outputs, Stage};
+use super::others;
 use super::wish::{Level, METRIC_BEST, METRIC_DRAINING, METRIC_OTHERS, METRIC_WORSE, Wish};
 use crate::admin::settled::voters_wanted;
 use crate::bird::Exported;
@@ -246,6 +247,15 @@ impl Announcer {
             (None, ..) => Some(self.last_wish),
             _ => None,
         };
+        // It matters to a director that gives something away only.
+        let others_serve = match (cluster, member) {
+            (Some(cluster), Some(member))
+                if member.state == MemberState::Draining && node.spec.announce.is_some() =>
+            {
+                others::serve(&others::all_but(node, cluster, member.id))
+            }
+            _ => Ok(()),
+        };
         let since = |at_ms: u64| now_ms.saturating_sub(at_ms);
         Inputs {
             now_ms,
@@ -264,6 +274,7 @@ impl Announcer {
             quiet_all_ms: since(self.traffic.all_ms),
             quiet_new_ms: since(self.traffic.new_ms),
             unreplicated: node.forwarder.get().map_or(0, |f| f.sessions().unreplicated()),
+            others_serve,
         }
     }
 
@@ -356,7 +367,7 @@ impl Announcer {
     fn publish(&self, inputs: &Inputs) {
         let stage = self.machine.stage();
         let drain = match stage {
-            Stage::Draining(drain) => Some((drain.step_now().word(), drain.notes().to_vec())),
+            Stage::Draining(drain) => Some((drain.step_now().word(), drain.notes())),
             _ => None,
         };
         let announcement =
