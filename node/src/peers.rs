@@ -178,12 +178,12 @@ impl Summaries {
         (mono_ms() < at_ms + SUMMARY_LIFETIME_MS).then(|| summary.clone())
     }
 
-    /// Whether a ready director finds healthy backends for this VIP.
+    /// Whether a director that is really announced finds healthy backends for this VIP.
     pub fn somebody_serves(&self, vip: IpAddr) -> bool {
         let now_ms = mono_ms();
         let heard = self.heard.lock();
         let fresh = heard.values().filter(|(_, at_ms)| now_ms < at_ms + SUMMARY_LIFETIME_MS);
-        fresh.into_iter().any(|(s, _)| s.ready && s.healthy_vips.contains(&vip))
+        fresh.into_iter().any(|(s, _)| s.obstacle().is_none() && s.healthy_vips.contains(&vip))
     }
 }
 
@@ -241,4 +241,35 @@ async fn answer(node: Arc<Node>, request: Request) -> Response {
         Request::Drain => Response::Drain(node.drain_status()),
     });
     heavy.await.unwrap_or_else(|error| Response::Error(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether one director with this announcement counts as serving the VIP.
+    fn serves(ready: bool, announcement: Option<&str>) -> bool {
+        let vip: IpAddr = "203.0.113.10".parse().unwrap();
+        let summaries = Summaries::default();
+        let summary = Summary {
+            ready,
+            announces: true,
+            announcement: announcement.map(ToOwned::to_owned),
+            healthy_vips: [vip].into(),
+            ..Summary::default()
+        };
+        summaries.put(DirectorId(2), summary);
+        assert!(!summaries.somebody_serves("203.0.113.11".parse().unwrap()));
+        summaries.somebody_serves(vip)
+    }
+
+    #[test]
+    fn a_vip_is_served_by_those_that_really_announce() {
+        assert!(serves(true, Some("announced")));
+        assert!(!serves(false, Some("announced")));
+        // It drains, its BGP sessions are down, its BIRD does not answer.
+        for announcement in [Some("worse"), Some("withdrawn"), None] {
+            assert!(!serves(true, announcement), "{announcement:?}");
+        }
+    }
 }
