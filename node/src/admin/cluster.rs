@@ -13,6 +13,7 @@ use holdfast_schema::cluster::{ControlCommand, Member, MemberState};
 
 use super::error::{ApiError, done};
 use super::server::Api;
+use crate::announce::others;
 use crate::peers::{Request, Response};
 
 /// How long a command to the cluster may take.
@@ -88,6 +89,46 @@ async fn set_state(
     done(api.node.store.control(command, COMMAND).await?)
 }
 
+/// Refuses a drain that would leave nobody to serve. The cluster's own refusal knows what operators
+/// want of each director; here it counts what each really announces.
+fn others_serve(api: &Api, member: &Member, force: Option<&str>) -> Result<(), ApiError> {
+    let Some(cluster) = api.node.cluster() else { return Ok(()) };
+    let by_wish = cluster
+        .members
+        .values()
+        .any(|m| m.id != member.id && m.state == MemberState::Active && !m.down);
+    // Without one the cluster refuses, with the arithmetic. And who announces nothing takes nothing
+    // away.
+    if !by_wish || announces_nothing(api, member) {
+        return Ok(());
+    }
+    let served = others::serve(&others::all_but(&api.node, &cluster, member.id));
+    let refusal = unless_served(&member.name, served);
+    if let (Err(error), Some(reason)) = (&refusal, force) {
+        tracing::warn!(reason, message = error.0.message, "a drain is forced");
+        return Ok(());
+    }
+    refusal
+}
+
+fn announces_nothing(api: &Api, member: &Member) -> bool {
+    match api.node.me() == Some(member.id) {
+        true => api.node.spec.announce.is_none(),
+        false => api.node.summaries.get(member.id).is_some_and(|s| !s.announces),
+    }
+}
+
+fn unless_served(name: &str, served: Result<(), String>) -> Result<(), ApiError> {
+    served.map_err(|why| {
+        ApiError::new(
+            ErrorCode::Precondition,
+            format!("without director {name} nobody would serve: {why}"),
+            "wait until another director is ready and announced (`holdfast status`), or force it with \
+             a reason",
+        )
+    })
+}
+
 /// `POST /v1/nodes/NAME/drain`
 pub async fn drain(
     State(api): State<Api>,
@@ -97,6 +138,7 @@ pub async fn drain(
     let force = body(request)?.force;
     let member = member(&api, &name)?;
     if !matches!(member.state, MemberState::Draining | MemberState::Drained) {
+        others_serve(&api, &member, force.as_deref())?;
         set_state(&api, &member, MemberState::Draining, force).await?;
     }
     Ok((StatusCode::ACCEPTED, Json(progress(&api, &name).await?)))
@@ -159,7 +201,25 @@ pub async fn undrain(
         MemberState::Active | MemberState::Joining => api.node.cluster().map_or(0, |c| c.revision),
         _ => set_state(&api, &member, MemberState::Active, None).await?,
     };
-    Ok(Json(Done { revision, message: format!("director {name} comes back") }))
+    Ok(Json(Done { revision, message: undrained(&name, member.state) }))
+}
+
+/// What an `undrain` of a director in this state does.
+fn undrained(name: &str, state: MemberState) -> String {
+    match state {
+        MemberState::Drained => format!("director {name} comes back"),
+        MemberState::Draining => format!("the drain of director {name} ends, it comes back"),
+        MemberState::Active => {
+            format!(
+                "director {name} is not drained, nothing changes; `holdfast status` says whether it serves"
+            )
+        }
+        MemberState::Joining => {
+            format!(
+                "director {name} is still joining, nothing changes; it serves as soon as it can"
+            )
+        }
+    }
 }
 
 /// `DELETE /v1/nodes/NAME`
@@ -178,6 +238,27 @@ pub async fn remove(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_drain_that_leaves_nobody_is_refused_with_the_reasons() {
+        assert!(unless_served("d1", Ok(())).is_ok());
+        let refused = unless_served("d1", Err("d2 is down; d3: not ready (no rule)".to_owned()));
+        let error = refused.unwrap_err().0;
+        assert_eq!(error.code, ErrorCode::Precondition);
+        assert_eq!(
+            error.message,
+            "without director d1 nobody would serve: d2 is down; d3: not ready (no rule)"
+        );
+        assert!(error.hint.contains("force"));
+    }
+
+    #[test]
+    fn an_undrain_says_what_it_does() {
+        assert_eq!(undrained("d2", MemberState::Drained), "director d2 comes back");
+        for state in [MemberState::Active, MemberState::Joining] {
+            assert!(undrained("d2", state).contains("nothing changes"));
+        }
+    }
 
     #[test]
     fn a_drain_that_one_side_has_not_heard_of_is_no_undrain() {
