@@ -31,6 +31,8 @@ pub struct Announced {
     pub ready: bool,
     /// Why not.
     pub not_ready: Vec<String>,
+    /// What is wrong on this machine now. Once in service that is no reason to withdraw.
+    pub local: Vec<String>,
     /// The stage, in a word.
     pub stage: String,
     /// `announced`, `worse`, `withdrawn`; none: unknown.

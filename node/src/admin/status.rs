@@ -13,7 +13,7 @@ use holdfast_state_store::Phase;
 
 use super::server::Api;
 use super::settled::unsettled;
-use crate::node::Node;
+use crate::node::{Announced, Node};
 use crate::peers::Summary;
 
 /// `GET /v1/status`
@@ -42,6 +42,7 @@ fn of(node: &Node) -> Status {
     {
         warnings.push(error.to_string());
     }
+    warnings.extend(besides(&announced));
     let not_ready = match node.store.phase() {
         Phase::Waiting => {
             vec!["waits for `holdfast cluster init`, or for a start with a join token".to_owned()]
@@ -57,6 +58,14 @@ fn of(node: &Node) -> Status {
         xdp_mode: mode.map_or_else(|| "none".to_owned(), |(mode, _)| mode.to_owned()),
         warnings,
     }
+}
+
+/// What an operator should know of a director besides why it is not ready: faults that do not withdraw
+/// it, and what its drain waits for.
+fn besides(announced: &Announced) -> Vec<String> {
+    let local = announced.local.iter().filter(|l| !announced.not_ready.contains(l)).cloned();
+    let drain = announced.drain.iter().flat_map(|(_, notes)| notes);
+    local.chain(drain.map(|note| format!("drain: {note}"))).collect()
 }
 
 fn cluster_status(node: &Node, cluster: &ClusterState) -> ClusterStatus {
@@ -198,4 +207,22 @@ fn backends(node: &Node, cluster: &ClusterState) -> Vec<BackendStatus> {
         }
     }
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_of_one_that_serves_is_a_warning() {
+        let mut announced = Announced {
+            local: vec!["the rule is missing".to_owned()],
+            drain: Some(("vips-worse", vec!["nobody else can serve".to_owned()])),
+            ..Announced::default()
+        };
+        assert_eq!(besides(&announced), ["the rule is missing", "drain: nobody else can serve"]);
+        announced.not_ready = announced.local.clone();
+        announced.drain = None;
+        assert!(besides(&announced).is_empty(), "that is said once");
+    }
 }

@@ -375,6 +375,7 @@ impl Announcer {
         let announced = Announced {
             ready: self.machine.ready(),
             not_ready: self.machine.not_ready().to_vec(),
+            local: inputs.local.clone(),
             stage: stage.word().to_owned(),
             announcement,
             drain,

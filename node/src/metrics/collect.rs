@@ -32,6 +32,7 @@ pub fn scrape(node: &Node) -> Scrape {
 fn announcements(node: &Node, to: &mut Scrape) {
     let announced = node.announced.lock().clone();
     to.flag("holdfast_ready", &[], announced.ready);
+    to.count("holdfast_local_problems", &[], announced.local.len() as u64);
     for state in ["announced", "worse", "withdrawn"] {
         let now = announced.announcement.as_deref() == Some(state);
         to.flag("holdfast_announcement", &[state], now);

@@ -31,6 +31,13 @@ const FIXED: &[(&str, Kind, &[&str], &str)] = &[
     ("holdfast_build_info", Gauge, &["version"], "Always 1; the version of holdfastd."),
     ("holdfast_ready", Gauge, &[], "Whether this director is ready to attract traffic."),
     (
+        "holdfast_local_problems",
+        Gauge,
+        &[],
+        "What is wrong on this machine; it keeps a director from being ready, but does not withdraw \
+         one that serves. `holdfast status` lists them.",
+    ),
+    (
         "holdfast_announcement",
         Gauge,
         &["state"],
