@@ -45,6 +45,7 @@ counts! {
     AnsweredReset "answered_reset" "Packets of denied sessions answered with a TCP reset.";
     AnsweredTooBig "answered_too_big" "Packets answered with ICMP fragmentation needed.";
     AnsweredTtl "answered_ttl" "Packets answered with ICMP time exceeded.";
+    ResetsUnbelieved "resets_unbelieved" "TCP resets whose number neither side expects: forwarded, and the session goes on.";
     IcmpTranslated "icmp_translated" "ICMP errors translated and forwarded (counted as forwarded too).";
     SessionsOpenedTcp "sessions_opened_tcp" "TCP sessions opened here.";
     SessionsOpenedUdp "sessions_opened_udp" "UDP sessions opened here.";

@@ -12,6 +12,7 @@ use super::reason::DropReason;
 use super::track;
 use super::{Core, Moment};
 use crate::session::{Side, Slot};
+use crate::wire::TcpFlags;
 
 /// Why a packet is not forwarded.
 enum Obstacle {
@@ -108,6 +109,14 @@ impl Core {
         }
         if !nat::translate(frame.packet_mut(), meta, key.protocol, &ends, &hop) {
             return Err(Obstacle::Reason(DropReason::Internal));
+        }
+        if tcp
+            && segment.flags.has(TcpFlags::RST)
+            && !track::reset_is_believed(flags, side, segment, isn, |of| session.numbers(of))
+        {
+            // Nothing is noted of it: its number would pass for the sender's at the next one.
+            self.counters.add(Count::ResetsUnbelieved, 1);
+            return Ok(());
         }
         let backend_end = || session.numbers(Side::Backend).map(|(end, _)| end);
         let after = track::after(flags, key.protocol, side, segment, isn, backend_end);

@@ -7,7 +7,40 @@ use super::meta::Segment;
 use crate::session::Side;
 use crate::wire::TcpFlags;
 
-/// The flags a session has after a packet of one side. `isn` is the client's initial sequence
+/// Whether a reset of one side is taken for the end of the session. Anybody can send a RST with the
+/// right addresses and ports, and an endpoint ignores it unless its number is the one expected next
+/// (RFC 5961 section 3.2); a session that ended for less would be forgotten under a living
+/// connection. `numbers` tells sequence end and acknowledgement of a side's last packet.
+///
+/// One that is not believed is forwarded all the same: if the endpoint takes it, the session ends
+/// with its idle timeout.
+#[cold]
+pub(super) fn reset_is_believed(
+    flags: SessionFlags,
+    side: Side,
+    segment: &Segment,
+    isn: u32,
+    numbers: impl Fn(Side) -> Option<(u32, u32)>,
+) -> bool {
+    let (own, peers) = match side {
+        Side::Client => (numbers(Side::Client), numbers(Side::Backend)),
+        Side::Backend => (numbers(Side::Backend), numbers(Side::Client)),
+    };
+    // A backend that refuses a SYN has no number yet; it acknowledges the SYN, and data in it.
+    let refuses = side == Side::Backend
+        && !flags.established()
+        && segment.flags.has(TcpFlags::ACK)
+        && (segment.ack == isn.wrapping_add(1)
+            || peers.is_some_and(|(sent, _)| sent == segment.ack));
+    // The first number is what the other endpoint expects (0: it sent no more than a SYN). The second
+    // may be ahead of it, while data are on their way.
+    refuses
+        || peers.is_some_and(|(_, expected)| expected != 0 && expected == segment.seq)
+        || own.is_some_and(|(end, _)| end == segment.seq)
+        || own.is_none() && peers.is_none()
+}
+
+/// The flags a session has after a packet of one side. A reset was believed before. `isn` is the client's initial sequence
 /// number, `backend_end` the sequence number behind the backend's last packet, if one was seen.
 #[inline]
 pub(super) fn after(
@@ -139,6 +172,72 @@ mod tests {
             ("client resets", &[opened, (C, RST, false, 0)], &[F::CLIENT_OPENED, F::RESET]),
         ] {
             assert_eq!(run(steps).0, flags(expected).0, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_reset_is_believed_if_its_number_is_right() {
+        use Side::{Backend as B, Client as C};
+        let half = F::CLIENT_OPENED;
+        let open = flags(&[F::CLIENT_OPENED, F::BACKEND_ANSWERED, F::ESTABLISHED]);
+        // Sequence end and acknowledgement of the last packets: the client's, the backend's.
+        let (client, backend) =
+            (Some((ISN.wrapping_add(51), 900)), Some((1_000, ISN.wrapping_add(31))));
+        let syn = Some((ISN.wrapping_add(1), 0));
+        for (name, state, side, bits, seq, ack, numbers, believed) in [
+            (
+                "what the backend expects",
+                open,
+                C,
+                RST,
+                ISN.wrapping_add(31),
+                0,
+                (client, backend),
+                true,
+            ),
+            (
+                "behind data on their way",
+                open,
+                C,
+                RST,
+                ISN.wrapping_add(51),
+                0,
+                (client, backend),
+                true,
+            ),
+            ("blind", open, C, RST, ISN.wrapping_add(40), 0, (client, backend), false),
+            ("blind, zero", open, C, RST, 0, 0, (client, backend), false),
+            ("what the client expects", open, B, RST, 900, 0, (client, backend), true),
+            ("behind the backend's data", open, B, RST | ACK, 1_000, 5, (client, backend), true),
+            ("blind, from the backend", open, B, RST, 950, 0, (client, backend), false),
+            (
+                "a late refusal",
+                open,
+                B,
+                RST | ACK,
+                0,
+                ISN.wrapping_add(1),
+                (client, backend),
+                false,
+            ),
+            ("refused", half, B, RST | ACK, 0, ISN.wrapping_add(1), (syn, None), true),
+            (
+                "SYN with data refused",
+                half,
+                B,
+                RST | ACK,
+                0,
+                ISN.wrapping_add(51),
+                (client, None),
+                true,
+            ),
+            ("a blind refusal", half, B, RST | ACK, 0, 77, (syn, None), false),
+            ("SYN-ACK refused", half, C, RST, ISN.wrapping_add(31), 0, (syn, backend), true),
+            ("no numbers", open, C, RST, 1, 0, (None, None), true),
+        ] {
+            let segment = Segment { flags: TcpFlags(bits), seq, ack, len: 0, data: false };
+            let numbers = |of| if of == C { numbers.0 } else { numbers.1 };
+            assert_eq!(reset_is_believed(state, side, &segment, ISN, numbers), believed, "{name}");
         }
     }
 

@@ -46,6 +46,37 @@ fn a_connection_from_syn_to_last_fin() {
     assert_eq!(lab.table.session_of(client, vip).flags.state_name(), "closed");
 }
 
+/// Anybody can send a RST with the right addresses and ports. The endpoint judges it by its number,
+/// and so does the director.
+#[test]
+fn a_blind_reset_is_forwarded_and_ends_nothing() {
+    for from_backend in [false, true] {
+        let mut lab = Lab::new();
+        let (client, vip) = (at(CLIENT, 43_010), at(VIP, WEB));
+        let (local, backend) = open(&mut lab, &Packet::tcp(client, vip, SYN, 100, 0));
+        lab.sent(&Packet::tcp(backend, local, SYN | ACK, 500, 101).bytes());
+        lab.sent(&Packet::tcp(client, vip, ACK, 101, 501).bytes());
+        let before = lab.table.session_of(client, vip);
+        let (src, dst, to_src, to_dst) = match from_backend {
+            false => (client, vip, local, backend),
+            true => (backend, local, vip, client),
+        };
+        lab.pass(50);
+        // Twice: the first one must not make its number that of the sender.
+        for seq in [7_000, 7_000, 7_001] {
+            let blind = Packet::tcp(src, dst, RST, seq, 0);
+            assert_eq!(lab.sent(&blind.bytes()), blind.forwarded(to_src, to_dst).bytes());
+        }
+        let after = lab.table.session_of(client, vip);
+        assert_eq!(after.flags.0, before.flags.0, "the session goes on");
+        assert_eq!((after.client.seq, after.backend_seen.seq), (101, 501));
+        assert_eq!(lab.counters().count(Count::ResetsUnbelieved), 3);
+        let true_one = Packet::tcp(src, dst, RST, if from_backend { 501 } else { 101 }, 0);
+        assert_eq!(lab.sent(&true_one.bytes()), true_one.forwarded(to_src, to_dst).bytes());
+        assert!(lab.table.session_of(client, vip).flags.has(F::RESET));
+    }
+}
+
 #[test]
 fn udp_is_established_by_the_first_answer() {
     let mut lab = Lab::new();
