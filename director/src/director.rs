@@ -19,7 +19,7 @@ use crate::tables::ForwardingTables;
 use crate::worker::{
     Beat, DEFAULT_CHUNKS, Forwarder, Pool, PoolConfig, QueueCounters, Shared, Waker,
 };
-use crate::xdp::{AttachedMode, SteerCounters};
+use crate::xdp::{AttachedMode, Interface, SteerCounters};
 
 /// Why a director could not start, or could not take new tables.
 pub use crate::xdp::XdpError as DirectorError;
@@ -145,9 +145,14 @@ impl Director {
                 config.incarnation,
             ))
         });
-        let core = config
-            .core
-            .unwrap_or_else(|| CoreConfig::for_workers(config.max_sessions, config.workers));
+        let core = match config.core {
+            Some(core) => core,
+            None => CoreConfig {
+                // Whatever can be received can wait.
+                waiting_bytes: Interface::usable(&config.interface)?.chunk_bytes()?,
+                ..CoreConfig::for_workers(config.max_sessions, config.workers)
+            },
+        };
         let pool_config = PoolConfig {
             interface: config.interface,
             workers: config.workers,

@@ -9,8 +9,8 @@ use std::process::Command;
 
 use common::{DIRECTOR_MAC, Link, PEER_MAC, RawSocket, privileged, wait_for};
 use etherparse::PacketBuilder;
-use holdfast_director::core::{Frame, Verdict};
-use holdfast_director::worker::{PacketCore, Pool, PoolConfig, Waker};
+use holdfast_director::core::{DropReason, Frame, Verdict};
+use holdfast_director::worker::{PacketCore, Pool, PoolConfig, SendPacket, Waker};
 use holdfast_director::xdp::{AttachedMode, Interface, XdpError};
 use holdfast_schema::config::XdpMode;
 use holdfast_schema::flow::Addr;
@@ -45,9 +45,9 @@ impl PacketCore for Reflector {
         }
     }
 
-    fn turn(&mut self, _now_ns: u64, _received: usize, send: &mut dyn FnMut(&[u8]) -> bool) {
+    fn turn(&mut self, _now_ns: u64, _received: usize, send: &mut SendPacket<'_>) {
         if std::mem::take(&mut self.announce) {
-            assert!(send(&GREETING));
+            assert_eq!(send(&GREETING), Ok(()));
         }
     }
 
@@ -55,7 +55,7 @@ impl PacketCore for Reflector {
         false
     }
 
-    fn unsent(&mut self) {}
+    fn unsent(&mut self, _reason: DropReason) {}
 
     fn discarded(&mut self, _frames: u64, _bytes: u64) {}
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use common::{DIRECTOR_MAC, ETHTOOL_STXCSUM, Link, PEER_MAC, privileged, wait_for};
 use etherparse::PacketBuilder;
-use holdfast_director::core::{Frame, Verdict};
-use holdfast_director::worker::{PacketCore, Pool, PoolConfig};
+use holdfast_director::core::{DropReason, Frame, Verdict};
+use holdfast_director::worker::{PacketCore, Pool, PoolConfig, SendPacket};
 use holdfast_director::xdp::AttachedMode;
 use holdfast_schema::config::XdpMode;
 use holdfast_schema::flow::Addr;
@@ -54,13 +54,13 @@ impl PacketCore for Held {
         }
     }
 
-    fn turn(&mut self, _now_ns: u64, _received: usize, _send: &mut dyn FnMut(&[u8]) -> bool) {}
+    fn turn(&mut self, _now_ns: u64, _received: usize, _send: &mut SendPacket<'_>) {}
 
     fn waiting(&self) -> bool {
         false
     }
 
-    fn unsent(&mut self) {}
+    fn unsent(&mut self, _reason: DropReason) {}
 
     fn discarded(&mut self, frames: u64, bytes: u64) {
         let _ = self.discarded.send((frames, bytes));

@@ -1,7 +1,7 @@
 //! The least that a forwarder can do: swap the MAC addresses and send the frame back.
 
-use holdfast_director::core::{Frame, Verdict};
-use holdfast_director::worker::PacketCore;
+use holdfast_director::core::{DropReason, Frame, Verdict};
+use holdfast_director::worker::{PacketCore, SendPacket};
 
 /// A packet core without tables.
 pub struct Reflector;
@@ -16,13 +16,13 @@ impl PacketCore for Reflector {
         }
     }
 
-    fn turn(&mut self, _now_ns: u64, _received: usize, _send: &mut dyn FnMut(&[u8]) -> bool) {}
+    fn turn(&mut self, _now_ns: u64, _received: usize, _send: &mut SendPacket<'_>) {}
 
     fn waiting(&self) -> bool {
         false
     }
 
-    fn unsent(&mut self) {}
+    fn unsent(&mut self, _reason: DropReason) {}
 
     fn discarded(&mut self, _frames: u64, _bytes: u64) {}
 }

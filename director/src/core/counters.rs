@@ -51,7 +51,7 @@ counts! {
     SessionsOpenedUdp "sessions_opened_udp" "UDP sessions opened here.";
     SessionsReplaced "sessions_replaced" "Sessions opened in place of a closing one with the same addresses and ports.";
     OpenedNextLip "opened_next_lip" "Sessions whose first local address had no free port for them.";
-    OpenedNextBackend "opened_next_backend" "Sessions whose first backend had no free local port for them.";
+    OpenedNextBackend "opened_next_backend" "Sessions whose first backend had no free local port for them, or no next hop.";
     SharedLookups "shared_lookups" "Packets that this worker's own flow cache did not know.";
     ContendedLookups "contended_lookups" "Accesses to the shared session table that met a taken lock.";
     Parked "parked" "Packets put into the waiting room.";
@@ -63,7 +63,7 @@ counts! {
     AnswersUnknown "answers_unknown" "Answers that could not tell.";
     AnswersLate "answers_late" "Answers to questions that nobody waited for any more.";
     Unsent "unsent" "Packets counted as forwarded or answered that could not be transmitted (counted as dropped too).";
-    UdpScheduledUnasked "udp_scheduled_unasked" "UDP flows scheduled here because the asking budget was used up.";
+    UdpScheduledUnasked "udp_scheduled_unasked" "UDP flows scheduled here because the asking budget was used up, or because their datagram had no room to wait.";
 }
 
 impl Count {

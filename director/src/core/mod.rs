@@ -57,6 +57,9 @@ pub const BATCH: usize = 64;
 /// How long after a second vain try a lock is tried again. (The first is at the next turn.)
 const LOCK_RETRY_NS: u64 = 250_000;
 
+/// How often it is looked whether what waits for an answer has become known in another way.
+const LOOK_NS: u64 = 1_000_000;
+
 /// Where packets that leave the waiting room go: the frame, and what has become of it
 /// ([`Verdict::Transmit`] or [`Verdict::Drop`]). The frame is only lent.
 pub type Release<'r> = dyn FnMut(&mut Frame<'_>, Verdict) + 'r;
@@ -98,6 +101,7 @@ pub struct Core {
     batch: Batch,
     room: WaitingRoom,
     waiting_keys: Vec<waiting::Waiting>,
+    next_look_ns: u64,
     denials: Denials,
     budget: AskBudget,
     icmp_rate: Rate,
@@ -140,6 +144,7 @@ impl Core {
             },
             room: WaitingRoom::new(size, hasher(1)),
             waiting_keys: Vec::with_capacity(config.waiting_flows as usize),
+            next_look_ns: 0,
             denials: Denials::new(hasher(2)),
             budget: AskBudget::new(asks, prefix_asks, hasher(3)),
             icmp_rate: Rate::new(config.icmp_errors_per_second, config.icmp_error_burst),
@@ -203,7 +208,11 @@ impl Core {
             self.cache.lookup_batch(&self.table, &batch.keys, found);
         }
         let flows = batch.keys.iter().zip(&batch.metas).zip(&batch.found);
+        let replaced = self.counters.count(Count::SessionsReplaced);
         for ((key, (index, meta)), found) in flows {
+            // A SYN before it in this batch may have replaced the session that was found.
+            let stale = self.counters.count(Count::SessionsReplaced) != replaced;
+            let found = if stale { &None } else { found };
             if let (Some(frame), Some(verdict)) = (frames.get_mut(*index), verdicts.get_mut(*index))
             {
                 *verdict = self.flow(at, frame, key, meta, *found, Standing::Fresh);
@@ -306,9 +315,18 @@ impl Core {
         release: &mut Release<'_>,
     ) {
         let at = self.begin(tables, now_ns);
-        let key = self.room.asked(answer.id());
+        let asked = self.room.asked(answer.id());
+        // After a stall the answer is as old as the packets: meanwhile others may know better.
+        let in_time = |key: &FlowKey| {
+            let since_ns = self.room.since_ns(key).unwrap_or(0);
+            now_ns.saturating_sub(since_ns) < self.config.wait_ns
+        };
+        let key = asked.filter(in_time);
         if key.is_none() {
             self.counters.add(Count::AnswersLate, 1);
+            if let Some(chain) = asked.and_then(|key| self.room.detach(&key)) {
+                self.discard_chain(chain, DropReason::MissTimeout, release);
+            }
         }
         match answer {
             MissAnswer::Found { record, .. } => {
@@ -317,8 +335,12 @@ impl Core {
                 // session with a better claim is here, or that there is no room; a packet that still
                 // finds nothing is asked about again, until its time is over.
                 let _ = self.table.install(record, at.now_ms);
+                // Packets of the other direction may wait for it, too.
+                self.next_look_ns = 0;
                 if let Some(key) = key {
                     self.release(&at, &key, false, release);
+                    // Asked at once, a refused record would come back as fast as answers do.
+                    self.room.ask_from(&key, now_ns + self.config.repeat_ns);
                 }
             }
             MissAnswer::NoWithAuthority { .. } => {
@@ -340,14 +362,21 @@ impl Core {
 
     /// Releases packets whose session has become known or whose lock is free again, and drops those
     /// that waited too long. Call it after [`Core::process`], and every millisecond, while
-    /// [`Core::parked`] is not 0.
+    /// [`Core::parked`] is not 0. Calling it more often costs next to nothing.
     pub fn poll(&mut self, tables: &ForwardingTables, now_ns: u64, release: &mut Release<'_>) {
-        if self.room.len() > 0 {
+        let look = now_ns >= self.next_look_ns;
+        if self.room.len() > 0 && (look || self.room.waits_for_lock()) {
+            if look {
+                self.next_look_ns = now_ns + LOOK_NS;
+            }
             let at = self.begin(tables, now_ns);
             let mut waiting = std::mem::take(&mut self.waiting_keys);
             waiting.clear();
             self.room.list(&mut waiting);
             for flow in &waiting {
+                if flow.wait_for == WaitFor::Answer && !look {
+                    continue;
+                }
                 let again = match flow.wait_for {
                     WaitFor::Lock => flow.next_ns <= now_ns,
                     WaitFor::Answer => {
@@ -379,18 +408,24 @@ impl Core {
         let Some(mut chain) = self.room.detach(key) else { return };
         let standing = if denied { Standing::Denied } else { Standing::Waited };
         self.waited_since_ns = Some(chain.since_ns);
+        let mut waits_again = false;
         while let Some(mut parcel) = self.room.take(&mut chain) {
             self.counters.add(Count::Released, 1);
             let mut frame = Frame::new(&mut parcel.data, 0, parcel.len);
             let verdict = match meta::classify(frame.packet()) {
+                // Behind the one before it, which it must not overtake.
+                Ok(Class::Flow(key, meta)) if waits_again => {
+                    self.park(at, &frame, &key, &meta, WaitFor::Lock)
+                }
                 Ok(Class::Flow(key, meta)) => {
                     self.flow(at, &mut frame, &key, &meta, None, standing)
                 }
                 // It was a packet of a flow when it was parked.
                 Ok(Class::Echo(..)) | Err(_) => self.drop(DropReason::Internal),
             };
-            if verdict != Verdict::Parked {
-                release(&mut frame, verdict);
+            match verdict {
+                Verdict::Parked => waits_again = true,
+                verdict => release(&mut frame, verdict),
             }
             self.room.give_back(parcel);
         }
@@ -403,6 +438,20 @@ impl Core {
             release(&mut Frame::new(&mut parcel.data, 0, parcel.len), verdict);
             self.room.give_back(parcel);
         }
+    }
+
+    /// Drops all packets that wait.
+    pub fn discard_waiting(&mut self, reason: DropReason) {
+        let mut waiting = std::mem::take(&mut self.waiting_keys);
+        waiting.clear();
+        self.room.list(&mut waiting);
+        for flow in &waiting {
+            if let Some(chain) = self.room.detach(&flow.key) {
+                self.discard_chain(chain, reason, &mut |_, _| {});
+            }
+        }
+        self.waiting_keys = waiting;
+        self.end_batch();
     }
 
     /// Packets that wait now.

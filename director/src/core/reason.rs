@@ -74,7 +74,9 @@ reasons! {
     Contended "contended" "A lock of the session table stayed taken for as long as a packet may wait.";
     Internal "internal" "An assumption of the packet core did not hold (a defect; please report it).";
     TxRingFull "tx_ring_full" "The transmit ring was full.";
-    Stale "stale" "The packet waited in a ring while this director was stalled.";
+    NoFreeChunk "no_free_chunk" "No packet memory was free for a packet that had waited.";
+    BadLength "bad_length" "The packet to be sent was empty or did not fit the packet memory (a defect; please report it).";
+    Stale "stale" "The packet waited in a ring or for an answer while this director was stalled.";
 }
 
 impl DropReason {

@@ -119,7 +119,8 @@ impl Core {
         }
     }
 
-    /// Asks the others about a UDP flow; schedules it when the budget is used up.
+    /// Asks the others about a UDP flow; schedules it when the budget is used up, or when its datagram
+    /// cannot wait.
     fn ask_udp(
         &mut self,
         at: &Moment<'_>,
@@ -128,13 +129,16 @@ impl Core {
         meta: &Meta,
         listener: &ListenerEntry,
     ) -> Verdict {
-        match self.charge(at, key) {
-            Ok(()) => self.park(at, frame, key, meta, WaitFor::Answer),
-            Err(_) => {
-                self.counters.add(Count::UdpScheduledUnasked, 1);
-                self.open_udp(at, frame, key, meta, listener)
+        if self.charge(at, key).is_ok() {
+            match self.try_park(at, frame, key, meta, WaitFor::Answer) {
+                Ok(()) => return Verdict::Parked,
+                // The question is on its way; a session of ours might be a second one.
+                Err(reason) if self.room.holds(key) => return self.drop(reason),
+                Err(_) => {}
             }
         }
+        self.counters.add(Count::UdpScheduledUnasked, 1);
+        self.open_udp(at, frame, key, meta, listener)
     }
 
     fn charge(&mut self, at: &Moment<'_>, key: &FlowKey) -> Result<(), Refused> {
@@ -154,6 +158,21 @@ impl Core {
         meta: &Meta,
         wait_for: WaitFor,
     ) -> Verdict {
+        match self.try_park(at, frame, key, meta, wait_for) {
+            Ok(()) => Verdict::Parked,
+            Err(reason) => self.drop(reason),
+        }
+    }
+
+    /// Puts a packet into the waiting room if there is room for it.
+    fn try_park(
+        &mut self,
+        at: &Moment<'_>,
+        frame: &Frame<'_>,
+        key: &FlowKey,
+        meta: &Meta,
+        wait_for: WaitFor,
+    ) -> Result<(), DropReason> {
         let kind = match meta.content {
             Content::Error => MissKind::IcmpError,
             Content::Transport(_) if at.tables.is_lip(&key.dst) => MissKind::LipReply,
@@ -163,12 +182,8 @@ impl Core {
             },
         };
         let since_ns = self.waited_since_ns.unwrap_or(at.now_ns);
-        match self.room.park(key, kind, wait_for, since_ns, frame.packet()) {
-            Ok(()) => {
-                self.counters.add(Count::Parked, 1);
-                Verdict::Parked
-            }
-            Err(reason) => self.drop(reason),
-        }
+        self.room.park(key, kind, wait_for, since_ns, frame.packet())?;
+        self.counters.add(Count::Parked, 1);
+        Ok(())
     }
 }

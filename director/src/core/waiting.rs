@@ -92,6 +92,10 @@ pub(super) struct WaitingRoom {
     used_flows: u32,
     packets_a_flow: u32,
     next_id: u64,
+    /// How many flows wait for a lock.
+    locked_flows: u32,
+    /// No question is due before.
+    due_ns: u64,
 }
 
 impl WaitingRoom {
@@ -138,6 +142,8 @@ impl WaitingRoom {
             used_flows: 0,
             packets_a_flow: size.packets_a_flow.max(1),
             next_id: 0,
+            locked_flows: 0,
+            due_ns: 0,
         }
     }
 
@@ -174,6 +180,25 @@ impl WaitingRoom {
     /// Whether packets of this flow wait.
     pub(super) fn holds(&self, key: &FlowKey) -> bool {
         self.used_flows > 0 && self.position(key).is_some()
+    }
+
+    /// Whether a flow waits for a lock.
+    pub(super) fn waits_for_lock(&self) -> bool {
+        self.locked_flows > 0
+    }
+
+    /// Since when a flow waits.
+    pub(super) fn since_ns(&self, key: &FlowKey) -> Option<u64> {
+        self.position(key).and_then(|at| self.flow(at)).map(|flow| flow.since_ns)
+    }
+
+    /// Puts off the question about a flow.
+    pub(super) fn ask_from(&mut self, key: &FlowKey, from_ns: u64) {
+        if let Some(flow) = self.position(key).and_then(|at| self.flows.get_mut(at as usize))
+            && flow.wait_for == WaitFor::Answer
+        {
+            flow.next_ns = from_ns;
+        }
     }
 
     /// Puts off the next try of a flow that waits for a lock.
@@ -225,6 +250,8 @@ impl WaitingRoom {
         if wait_for == WaitFor::Answer && flow.wait_for == WaitFor::Lock {
             // A flow that waited for a lock may turn out to be unknown.
             (flow.wait_for, flow.next_ns) = (WaitFor::Answer, 0);
+            self.locked_flows -= 1;
+            self.due_ns = 0;
         }
         if flow.kind == MissKind::IcmpError {
             flow.kind = kind;
@@ -272,6 +299,10 @@ impl WaitingRoom {
         }
         self.newest = at;
         self.used_flows += 1;
+        match wait_for {
+            WaitFor::Lock => self.locked_flows += 1,
+            WaitFor::Answer => self.due_ns = 0,
+        }
         self.next_id = (self.next_id + 1) & u64::from(u32::MAX);
         Some(at)
     }
@@ -311,6 +342,7 @@ impl WaitingRoom {
         flow.hash_next = free;
         flow.id = u64::MAX;
         self.used_flows -= 1;
+        self.locked_flows -= u32::from(flow.wait_for == WaitFor::Lock);
         Some(chain)
     }
 
@@ -345,15 +377,22 @@ impl WaitingRoom {
         repeat_ns: u64,
         mut ask: impl FnMut(FlowKey, MissKind, u64, bool),
     ) {
-        let mut at = self.oldest;
+        if now_ns < self.due_ns {
+            return;
+        }
+        let (mut at, mut next_ns) = (self.oldest, u64::MAX);
         while let Some(flow) = self.flows.get_mut(at as usize) {
-            if flow.wait_for == WaitFor::Answer && flow.next_ns <= now_ns {
-                ask(flow.key, flow.kind, flow.id, flow.asked);
-                flow.asked = true;
-                flow.next_ns = now_ns + repeat_ns;
+            if flow.wait_for == WaitFor::Answer {
+                if flow.next_ns <= now_ns {
+                    ask(flow.key, flow.kind, flow.id, flow.asked);
+                    flow.asked = true;
+                    flow.next_ns = now_ns + repeat_ns;
+                }
+                next_ns = next_ns.min(flow.next_ns);
             }
             at = flow.newer;
         }
+        self.due_ns = next_ns;
     }
 
     /// Writes down the waiting flows, in the order in which they began to wait, as far as `list` has

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arc_swap::{ArcSwap, Cache};
 use crossbeam_queue::ArrayQueue;
 
-use super::PacketCore;
+use super::{PacketCore, SendPacket};
 use crate::core::{
     Core, CoreConfig, DropReason, Frame, MissAnswer, MissQuestion, SharedCounters, Verdict,
 };
@@ -93,13 +93,23 @@ impl Forwarder {
     }
 
     fn send_released(
-        send: &mut dyn FnMut(&[u8]) -> bool,
-        unsent: &mut u32,
+        send: &mut SendPacket<'_>,
+        unsent: &mut [u32; DropReason::COUNT],
         frame: &Frame<'_>,
         verdict: Verdict,
     ) {
-        if verdict == Verdict::Transmit && !send(frame.packet()) {
-            *unsent += 1;
+        if verdict == Verdict::Transmit
+            && let Err(reason) = send(frame.packet())
+        {
+            unsent[reason.index()] += 1;
+        }
+    }
+
+    fn count_unsent(&mut self, unsent: &[u32; DropReason::COUNT]) {
+        for (reason, count) in DropReason::ALL.iter().zip(unsent) {
+            for _ in 0..*count {
+                self.core.count_unsent(*reason);
+            }
         }
     }
 }
@@ -109,8 +119,9 @@ impl PacketCore for Forwarder {
         self.core.process(self.tables.load(), now_ns, frames, verdicts);
     }
 
-    fn turn(&mut self, now_ns: u64, received: usize, send: &mut dyn FnMut(&[u8]) -> bool) {
-        let mut unsent = 0;
+    fn turn(&mut self, now_ns: u64, received: usize, send: &mut SendPacket<'_>) {
+        let mut unsent = [0; DropReason::COUNT];
+        let parked = self.core.parked();
         // No more than were there at first: answers must not keep packets waiting.
         for _ in 0..self.shared.answers.len() {
             let Some(answer) = self.shared.answers.pop() else { break };
@@ -126,8 +137,9 @@ impl PacketCore for Forwarder {
             };
             self.core.poll(self.tables.load(), now_ns, release);
         }
-        for _ in 0..unsent {
-            self.core.count_unsent(DropReason::TxRingFull);
+        // Nothing is released that did not wait before.
+        if parked > 0 {
+            self.count_unsent(&unsent);
         }
         if self.core.parked() > 0 {
             self.core.take_questions(now_ns, &mut self.questions);
@@ -144,11 +156,18 @@ impl PacketCore for Forwarder {
         self.core.parked() > 0
     }
 
-    fn unsent(&mut self) {
-        self.core.count_unsent(DropReason::TxRingFull);
+    fn unsent(&mut self, reason: DropReason) {
+        self.core.count_unsent(reason);
     }
 
     fn discarded(&mut self, frames: u64, bytes: u64) {
         self.core.count_discarded(DropReason::Stale, frames, bytes);
+        // Also what waited in here, and what others said before they took over.
+        self.core.discard_waiting(DropReason::Stale);
+        for _ in 0..self.shared.answers.len() {
+            if self.shared.answers.pop().is_none() {
+                break;
+            }
+        }
     }
 }

@@ -93,8 +93,8 @@ impl Lane {
             let Some(held) = self.held[index].take() else { continue };
             if verdicts[index] != Verdict::Transmit {
                 self.free.push(held.chunk);
-            } else if !self.transmit(held.chunk, held.start, lengths[index]) {
-                core.unsent();
+            } else if let Err(reason) = self.transmit(held.chunk, held.start, lengths[index]) {
+                core.unsent(reason);
             }
         }
         count
@@ -135,34 +135,34 @@ impl Lane {
         (u64::from(waiting), bytes)
     }
 
-    fn transmit(&mut self, chunk: Chunk, start: usize, length: usize) -> bool {
+    fn transmit(&mut self, chunk: Chunk, start: usize, length: usize) -> Result<(), DropReason> {
         if length == 0 {
             self.free.push(chunk);
             add(&self.counters.bad_length, 1);
-            return false;
+            return Err(DropReason::BadLength);
         }
         let address = self.umem.lend(chunk) + start as u64;
         if self.tx.push(Descriptor { address, length: length as u32, options: 0 }) {
             add(&self.counters.transmitted, 1);
-            return true;
+            return Ok(());
         }
         self.free.extend(self.umem.reclaim(address).map(|(chunk, _)| chunk));
         add(&self.counters.tx_ring_full, 1);
-        false
+        Err(DropReason::TxRingFull)
     }
 
-    /// Sends a copy of `packet`. False: it was dropped, and counted.
-    pub(crate) fn send_copy(&mut self, packet: &[u8]) -> bool {
+    /// Sends a copy of `packet`, or tells why it was dropped.
+    pub(crate) fn send_copy(&mut self, packet: &[u8]) -> Result<(), DropReason> {
         let Some(mut chunk) = self.free.pop() else {
             add(&self.counters.no_free_chunk, 1);
-            return false;
+            return Err(DropReason::NoFreeChunk);
         };
         match self.umem.bytes(&mut chunk).get_mut(..packet.len()) {
             Some(to) => to.copy_from_slice(packet),
             None => {
                 self.free.push(chunk);
                 add(&self.counters.bad_length, 1);
-                return false;
+                return Err(DropReason::BadLength);
             }
         }
         self.transmit(chunk, 0, packet.len())

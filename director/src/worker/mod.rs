@@ -12,12 +12,15 @@ pub(crate) mod lane;
 mod pool;
 mod run;
 
-use crate::core::{Frame, Verdict};
+use crate::core::{DropReason, Frame, Verdict};
 
 pub use beat::Beat;
 pub use counters::{IoCounters, IoSnapshot};
 pub(crate) use forwarder::{Forwarder, Shared};
 pub use pool::{DEFAULT_CHUNKS, Pool, PoolConfig, PoolCounters, QueueCounters, Waker};
+
+/// Sends a packet; or tells why it could not be sent, as which it is to be counted.
+pub type SendPacket<'s> = dyn FnMut(&[u8]) -> Result<(), DropReason> + 's;
 
 /// What decides about packets. One per worker; called by that worker's thread only.
 ///
@@ -27,15 +30,16 @@ pub trait PacketCore: Send {
     fn process(&mut self, now_ns: u64, frames: &mut [Frame<'_>], verdicts: &mut [Verdict]);
 
     /// Everything that is not a received packet: answers, questions, time limits. Called once a
-    /// round, after the round's `received` packets. `send` sends a packet; false: it could not.
-    fn turn(&mut self, now_ns: u64, received: usize, send: &mut dyn FnMut(&[u8]) -> bool);
+    /// round, after the round's `received` packets. `send` sends a packet.
+    fn turn(&mut self, now_ns: u64, received: usize, send: &mut SendPacket<'_>);
 
     /// Whether packets wait in the core for an answer, so that it wants more frequent turns.
     fn waiting(&self) -> bool;
 
-    /// A frame with [`Verdict::Transmit`] could not be sent: there was no room.
-    fn unsent(&mut self);
+    /// A frame with [`Verdict::Transmit`] could not be sent, for this reason.
+    fn unsent(&mut self, reason: DropReason);
 
-    /// Received frames were thrown away unread, because they had waited through a stall.
+    /// Received frames were thrown away unread, because they had waited through a stall. So is to be
+    /// whatever waits in the core.
     fn discarded(&mut self, frames: u64, bytes: u64);
 }

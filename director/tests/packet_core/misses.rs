@@ -126,6 +126,73 @@ fn a_late_answer_is_of_use_all_the_same() {
     assert_eq!(lab.sent(&up.bytes()), up.forwarded(f.local, f.backend).bytes());
 }
 
+/// A worker that was stopped finds answers that are as old as its packets. Others carry those sessions
+/// by now, and a reset would end a living one.
+#[test]
+fn an_answer_after_a_stall_resets_nothing() {
+    let f = foreign(44_020, false);
+    let up = Packet::tcp(f.client, f.vip, ACK, 101, 501);
+    let mut lab = Lab::new();
+    let ask = |lab: &mut Lab| {
+        assert_eq!(lab.one(&up.bytes()).0, Verdict::Parked);
+        let question = lab.questions()[0];
+        lab.pass(300);
+        question
+    };
+    let expired = [(Verdict::Drop(DropReason::MissTimeout), up.bytes())];
+    let id = ask(&mut lab).id;
+    assert_eq!(lab.answer(MissAnswer::NoWithAuthority { id }), expired);
+    let id = ask(&mut lab).id;
+    assert_eq!(lab.answer(MissAnswer::DontKnow { id }), expired, "the denial was not remembered");
+    let question = ask(&mut lab);
+    assert_eq!(lab.answer(found(&question, &f.record)), expired);
+    assert_eq!(lab.counters().count(Count::AnswersLate), 3);
+    // The session itself is of use.
+    assert_eq!(lab.sent(&up.bytes()), up.forwarded(f.local, f.backend).bytes());
+}
+
+#[test]
+fn what_waits_through_a_stall_is_thrown_away() {
+    let mut lab = Lab::new();
+    for port in 1..4 {
+        let packet = Packet::tcp(at(CLIENT, port), at(VIP, WEB), ACK, 1, 1).bytes();
+        assert_eq!(lab.one(&packet).0, Verdict::Parked);
+    }
+    let asked = lab.questions();
+    lab.core.discard_waiting(DropReason::Stale);
+    lab.check_counters();
+    assert_eq!((lab.core.parked(), lab.counters().dropped(DropReason::Stale)), (0, 3));
+    assert_eq!(lab.answer(MissAnswer::NoWithAuthority { id: asked[0].id }), []);
+}
+
+/// Rounds come much more often than anything changes.
+#[test]
+fn waiting_flows_are_looked_for_once_a_millisecond() {
+    let f = foreign(44_021, false);
+    let mut lab = Lab::new();
+    let up = Packet::tcp(f.client, f.vip, ACK, 101, 501);
+    lab.one(&up.bytes());
+    assert_eq!(lab.poll(), []);
+    lab.table.created(&f.record);
+    lab.now_ns += MS - 1;
+    assert_eq!(lab.poll(), []);
+    lab.now_ns += 1;
+    assert_eq!(lab.poll(), [(Verdict::Transmit, up.forwarded(f.local, f.backend).bytes())]);
+}
+
+#[test]
+fn a_datagram_that_cannot_wait_is_scheduled() {
+    let config = CoreConfig { waiting_bytes: 200, ..CoreConfig::for_workers(1_000, 1) };
+    let mut lab = Lab::with(1_000, config);
+    let game = |port, size| Packet::udp(at(CLIENT, port), at(VIP, GAME)).payload(&vec![1; size]);
+    open(&mut lab, &game(1, 1_000));
+    assert_eq!(lab.counters().count(Count::UdpScheduledUnasked), 1);
+    // Not if it is asked about already: that session may be told any moment.
+    assert_eq!(lab.one(&game(2, 10).bytes()).0, Verdict::Parked);
+    let large = lab.one(&game(2, 1_000).bytes()).0;
+    assert_eq!(large, Verdict::Drop(DropReason::ParkTooLarge));
+}
+
 #[test]
 fn a_session_that_the_store_brings_releases_its_packets() {
     let f = foreign(44_003, false);
@@ -324,10 +391,13 @@ fn a_refused_record_is_asked_about_again_within_the_same_time() {
     lab.pass(12);
     assert_eq!(lab.answer(found(&first, &record)), [], "all wait again");
     assert_eq!(lab.core.parked(), 5);
+    lab.pass(4);
+    assert!(lab.questions().is_empty(), "not as fast as answers come");
+    lab.pass(1);
     let again = lab.questions();
     assert_eq!(again.len(), 1);
     assert_ne!(again[0].id, first.id);
-    lab.pass(8);
+    lab.pass(3);
     assert_eq!(lab.poll(), vec![(Verdict::Drop(DropReason::MissTimeout), packet); 5]);
 }
 

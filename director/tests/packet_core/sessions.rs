@@ -151,6 +151,23 @@ fn a_syn_on_a_closing_session_opens_a_new_one() {
     }
 }
 
+/// Fast open: the data come right behind the SYN that opens their session.
+#[test]
+fn data_behind_a_reopening_syn_go_with_it() {
+    let mut lab = Lab::new();
+    let (client, vip) = (at(CLIENT, 43_011), at(VIP, WEB));
+    let (local, backend) = open(&mut lab, &Packet::tcp(client, vip, SYN, 100, 0));
+    lab.sent(&Packet::tcp(backend, local, SYN | ACK, 500, 101).bytes());
+    lab.sent(&Packet::tcp(client, vip, ACK, 101, 501).bytes());
+    lab.sent(&Packet::tcp(client, vip, RST, 101, 0).bytes());
+    let syn = Packet::tcp(client, vip, SYN, 7_000, 0);
+    let data = Packet::tcp(client, vip, ACK, 7_001, 1).payload(b"early");
+    let out = lab.batch(&[syn.bytes(), data.bytes()]);
+    let (new_local, new_backend) = verified_endpoints(&out[0].1);
+    assert_ne!(new_local, local);
+    assert_eq!(out[1], (Verdict::Transmit, data.forwarded(new_local, new_backend).bytes()));
+}
+
 #[test]
 fn sessions_keep_their_backend_when_the_tables_change() {
     let mut lab = Lab::new();

@@ -142,7 +142,9 @@ const FIXED: &[(&str, Kind, &[&str], &str)] = &[
         "holdfast_local_ports",
         Gauge,
         &["state"],
-        "Local ports of this director's own LIPs: total, free, and free in the class that has the fewest.",
+        "Local ports of this director's own LIPs: total, free, and free in the class that has the fewest. \
+         (A class is a LIP, a backend and a bucket. With more than 65,536 of them several share a count, \
+         and the free ones are understated.)",
     ),
     (
         "holdfast_xdp_frames_total",

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::worker::SendPacket;
 use crate::xdp::ring::testing::{self, Consumer, Producer};
 
 const CHUNKS: u32 = 16;
@@ -74,11 +75,12 @@ impl PacketCore for Even {
             }
         }
     }
-    fn turn(&mut self, _: u64, _: usize, _: &mut dyn FnMut(&[u8]) -> bool) {}
+    fn turn(&mut self, _: u64, _: usize, _: &mut SendPacket<'_>) {}
     fn waiting(&self) -> bool {
         false
     }
-    fn unsent(&mut self) {
+    fn unsent(&mut self, reason: DropReason) {
+        assert_eq!(reason, DropReason::TxRingFull);
         self.unsent += 1;
     }
     fn discarded(&mut self, _: u64, _: u64) {}
@@ -127,12 +129,17 @@ fn a_full_transmit_ring_is_a_counted_drop_and_loses_no_chunk() {
 #[test]
 fn copies_are_sent_or_counted() {
     let (mut lane, mut kernel, counters) = lane(0);
-    assert!(!lane.send_copy(&[0; CHUNK_BYTES as usize + 1]));
-    assert!(!lane.send_copy(&[]));
+    assert_eq!(lane.send_copy(&[0; CHUNK_BYTES as usize + 1]), Err(DropReason::BadLength));
+    assert_eq!(lane.send_copy(&[]), Err(DropReason::BadLength));
     for n in 0..CHUNKS / 2 {
-        assert!(lane.send_copy(&[n as u8; 100]));
+        assert_eq!(lane.send_copy(&[n as u8; 100]), Ok(()));
     }
-    assert!(!lane.send_copy(&[1; 100]), "half of the chunks wait for packets, half are sent");
+    let none = lane.send_copy(&[1; 100]);
+    assert_eq!(
+        none,
+        Err(DropReason::NoFreeChunk),
+        "half of the chunks wait for packets, half are sent"
+    );
     assert_eq!(counters.snapshot().no_free_chunk, 1);
     assert_eq!(counters.snapshot().bad_length, 2);
     assert!(lane.flush(|| Ok(())), "the kernel takes nothing");
@@ -167,7 +174,7 @@ fn a_descriptor_that_makes_no_sense_is_counted() {
 fn kicking_stops_when_the_kernel_makes_no_progress() {
     let (mut lane, mut kernel, counters) = lane(0);
     for _ in 0..4 {
-        lane.send_copy(&[0; 60]);
+        let _ = lane.send_copy(&[0; 60]);
     }
     let mut calls = 0;
     let left = lane.flush(|| {
@@ -207,7 +214,7 @@ proptest! {
                     kernel.complete(address);
                 },
                 4 => lane.recycle(),
-                _ => { lane.send_copy(&vec![0; value as usize]); }
+                _ => { let _ = lane.send_copy(&vec![0; value as usize]); }
             }
         }
         // Let everything come to rest.
