@@ -162,7 +162,7 @@ impl Core {
 
     /// Answers a packet with an ICMP error, if the budget for those allows it.
     #[cold]
-    fn tell(
+    pub(super) fn tell(
         &mut self,
         at: &Moment<'_>,
         frame: &mut Frame<'_>,

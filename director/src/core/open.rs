@@ -3,6 +3,7 @@
 use holdfast_schema::flow::{FlowKey, Protocol};
 use holdfast_schema::session::{ForwardingMode, SessionFlags};
 
+use super::answer::IcmpError;
 use super::counters::Count;
 use super::frame::{Frame, Verdict};
 use super::meta::{Meta, Segment};
@@ -10,11 +11,15 @@ use super::reason::DropReason;
 use super::unknown::may_be_client;
 use super::waiting::WaitFor;
 use super::{Core, Moment};
-use crate::session::{NewSession, OpenError, Side, Slot};
-use crate::tables::ListenerEntry;
+use crate::session::{CLASS_PORTS, NewSession, OpenError, Side, Slot};
+use crate::tables::{ListenerEntry, PORT_TRIES};
 
 /// Backends that are tried.
 const BACKEND_TRIES: usize = 3;
+
+/// Classes that are searched to the end for one packet. (A run of taken ports is met once a round of
+/// the cursor, so it is seldom that one is.)
+const WHOLE_CLASSES: usize = 2;
 
 /// What came of looking for a place.
 enum Place {
@@ -72,6 +77,10 @@ impl Core {
         if !may_be_client(at.tables, &key.src) {
             return self.drop(DropReason::BadSource);
         }
+        // A session whose first packet goes nowhere would hold a slot and a port for its half-open time.
+        if meta.ttl <= 1 {
+            return self.tell(at, frame, key, IcmpError::TtlExceeded);
+        }
         let slot = match self.place(at, key, segment, listener, replaces) {
             Place::Opened(slot) => {
                 let count = match key.protocol {
@@ -113,27 +122,45 @@ impl Core {
         }
         let bucket = tables.bucket(key.protocol, &key.src, key.src_port);
         self.next_lip = self.next_lip.wrapping_add(1);
+        let mut refusal = DropReason::NoRoute;
+        let mut whole_classes = 0;
         for attempt in 0..BACKEND_TRIES {
             let chosen = tables.schedule_nth(listener, &key.src, key.src_port, attempt);
             let Some(backend) = chosen else {
                 return Place::Refused(match attempt {
                     0 => DropReason::NoBackend,
-                    _ => DropReason::NoFreePort,
+                    _ => refusal,
                 });
             };
+            let hop =
+                backend.addr.v4_octets().and_then(|dst| self.hops.get(at, &backend.addr, dst));
+            if hop.is_none() {
+                continue;
+            }
+            refusal = DropReason::NoFreePort;
             for turn in 0..lips.len() {
                 let index = self.next_lip.wrapping_add(turn) % lips.len();
                 let Some(lip) = lips.get(index) else { continue };
-                for local_port in tables.ports().candidates(lip, backend.id, bucket) {
+                let candidates = tables.ports().candidates(lip, backend.id, bucket);
+                for (tried, local_port) in candidates.enumerate() {
+                    let reply = FlowKey {
+                        src: backend.addr,
+                        dst: *lip,
+                        src_port: backend.port,
+                        dst_port: local_port,
+                        protocol: key.protocol,
+                    };
+                    if tried == PORT_TRIES {
+                        if self.table.class_used(&reply) >= CLASS_PORTS
+                            || whole_classes == WHOLE_CLASSES
+                        {
+                            break;
+                        }
+                        whole_classes += 1;
+                    }
                     let new = NewSession {
                         key: *key,
-                        reply: FlowKey {
-                            src: backend.addr,
-                            dst: *lip,
-                            src_port: backend.port,
-                            dst_port: local_port,
-                            protocol: key.protocol,
-                        },
+                        reply,
                         listener: listener.id,
                         backend: backend.id,
                         mode: listener.mode,
@@ -172,6 +199,6 @@ impl Core {
                 }
             }
         }
-        Place::Refused(DropReason::NoFreePort)
+        Place::Refused(refusal)
     }
 }

@@ -16,7 +16,8 @@ use holdfast_schema::cluster::BackendId;
 use holdfast_schema::flow::Addr;
 use siphasher::sip::SipHasher13;
 
-/// How many ports are tried for a session on one LIP.
+/// How many ports are tried first for a session on one LIP, half of them from each half. Most often
+/// one of them is free, or the class is full; if not, the rest of the class follows.
 pub const PORT_TRIES: usize = 64;
 
 /// Cursors; classes are hashed into them. Two classes that share one merely skip a port now and then.
@@ -26,7 +27,7 @@ const CURSORS: usize = 1 << 16;
 const FIRST: u32 = 1_024 / BUCKETS as u32;
 
 /// Ports of each half of a class.
-const HALF: u32 = (65_536 / BUCKETS as u32 - FIRST) / 2;
+const HALF_PORTS: u32 = (65_536 / BUCKETS as u32 - FIRST) / 2;
 
 /// The rotating cursors of one director, shared by its workers and kept across table changes.
 pub struct PortCursors {
@@ -60,7 +61,8 @@ impl PortCursors {
         self.confined.load(Ordering::Relaxed)
     }
 
-    /// The local ports to try for a new session, best first, [`PORT_TRIES`] at the most.
+    /// The local ports to try for a new session, best first: the whole class, or the half this
+    /// director is confined to.
     pub fn candidates(&self, lip: &Addr, backend: BackendId, bucket: Bucket) -> Candidates<'_> {
         // Not attackable: LIPs and backends are configured and buckets are few.
         let mut hasher = SipHasher13::new();
@@ -72,7 +74,7 @@ impl PortCursors {
 
     fn next(&self, class: usize, bucket: Bucket, odd: bool) -> u16 {
         let cursor = &self.cursors[(class + usize::from(odd)) % CURSORS];
-        let turn = cursor.fetch_add(1, Ordering::Relaxed) % HALF;
+        let turn = cursor.fetch_add(1, Ordering::Relaxed) % HALF_PORTS;
         let step = FIRST + turn * 2 + u32::from(odd);
         (step * BUCKETS as u32) as u16 + bucket.index() as u16
     }
@@ -90,11 +92,19 @@ impl Iterator for Candidates<'_> {
     type Item = u16;
 
     fn next(&mut self) -> Option<u16> {
-        if self.tried == PORT_TRIES {
+        const HALF: usize = HALF_PORTS as usize;
+        const FIRST: usize = PORT_TRIES / 2;
+        let confined = self.ports.confined();
+        if self.tried >= if confined { HALF } else { 2 * HALF } {
             return None;
         }
         let odd = self.ports.odd.load(Ordering::Relaxed);
-        let preferred = self.tried < PORT_TRIES / 2 || self.ports.confined();
+        let preferred = match self.tried {
+            _ if confined => true,
+            0..FIRST => true,
+            FIRST..PORT_TRIES => false,
+            rest => rest < FIRST + HALF,
+        };
         self.tried += 1;
         Some(self.ports.next(self.class, self.bucket, odd == preferred))
     }
@@ -107,7 +117,9 @@ mod tests {
 
     fn ports(cursors: &PortCursors, bucket: Bucket, rounds: usize) -> Vec<u16> {
         let lip = Addr::from_v4_octets([192, 0, 2, 1]);
-        (0..rounds).flat_map(|_| cursors.candidates(&lip, BackendId(1), bucket)).collect()
+        (0..rounds)
+            .flat_map(|_| cursors.candidates(&lip, BackendId(1), bucket).take(PORT_TRIES))
+            .collect()
     }
 
     #[test]
@@ -130,6 +142,18 @@ mod tests {
         let all = distinct(16);
         assert_eq!(all.len(), 1_008);
         assert!(all.contains(&1_087) && all.contains(&65_535), "both ends");
+    }
+
+    #[test]
+    fn the_candidates_of_one_session_are_the_whole_class() {
+        let cursors = PortCursors::new(0);
+        let lip = Addr::from_v4_octets([192, 0, 2, 1]);
+        let all = || -> BTreeSet<u16> {
+            cursors.candidates(&lip, BackendId(1), Bucket::of_local_port(9)).collect()
+        };
+        assert_eq!(all().len(), 1_008);
+        cursors.set_confined(true);
+        assert_eq!(all().len(), 504);
     }
 
     #[test]
