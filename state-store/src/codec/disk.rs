@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 use holdfast_schema::cluster::{ClusterState, DirectorId, ReplicaId};
-use holdfast_schema::session::SessionRecord;
+use holdfast_schema::session::{Incarnation, SessionFlags, SessionRecord};
 
 use super::{Framed, Kind};
 
@@ -10,7 +10,7 @@ macro_rules! framed {
     ($($name:ident)*) => { $(impl Framed for $name { const KIND: Kind = Kind::$name; })* };
 }
 
-framed! { StoredSession ShardMeta ControlRecord GroupMeta Identity MachineImage }
+framed! { StoredSession ShardMeta Tombs ControlRecord GroupMeta Identity MachineImage }
 
 /// A session as a shard keeps it: times are on the shard's clock, ages in `record` mean nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -30,6 +30,22 @@ pub struct StoredSession {
 pub struct ShardMeta {
     /// The shard's clock (ms).
     pub clock_ms: u64,
+}
+
+/// A closed session that has expired: a create that was made before its end comes too late.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Tomb {
+    /// The session.
+    pub incarnation: Incarnation,
+    /// What had been seen of it at the end.
+    pub flags: SessionFlags,
+}
+
+/// The closed sessions that expired in one second of a shard's clock.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct Tombs {
+    /// In the order of their expiries.
+    pub tombs: Vec<Tomb>,
 }
 
 /// The control group's whole state.

@@ -63,6 +63,8 @@ pub enum Kind {
     Identity = 0x4844,
     /// [`disk::MachineImage`]
     MachineImage = 0x4845,
+    /// [`disk::Tombs`]
+    Tombs = 0x4846,
 }
 
 /// Why bytes are not the expected frame.

@@ -151,6 +151,8 @@ pub enum Response {
 /// How a replica's group is configured, as far as the replica knows.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
 pub struct Form {
+    /// The generation of the group that this replica is in.
+    pub generation: u32,
     /// Index applied by this replica.
     pub applied: u64,
     /// The voters at that index; both halves of a joint configuration.

@@ -173,6 +173,7 @@ impl<M: Machine> Group<M> {
             halted: false,
         };
         group.publish();
+        group.state.set_generation(place.generation);
         Ok(group)
     }
 

@@ -1,6 +1,6 @@
 //! What a driver thread shows of its groups to everybody else.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use raft::eraftpb::ConfState;
@@ -16,6 +16,7 @@ pub struct GroupState {
     leads: AtomicBool,
     caught_up: AtomicBool,
     replica: AtomicU64,
+    generation: AtomicU32,
     conf: Mutex<ConfState>,
     halted: Mutex<Option<String>>,
 }
@@ -56,6 +57,11 @@ impl GroupState {
         self.replica.store(replica, Ordering::Relaxed);
     }
 
+    /// Said last: whoever reads it sees nothing older than this generation afterwards.
+    pub(super) fn set_generation(&self, generation: u32) {
+        self.generation.store(generation, Ordering::Release);
+    }
+
     pub(super) fn set_caught_up(&self, caught_up: bool) {
         self.caught_up.store(caught_up, Ordering::Relaxed);
     }
@@ -84,6 +90,11 @@ impl GroupState {
     /// This replica.
     pub fn replica(&self) -> u64 {
         self.replica.load(Ordering::Relaxed)
+    }
+
+    /// The generation of the group that this replica is in. To be read first.
+    pub fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Whether this replica has caught up with its leader once since it started.

@@ -1,13 +1,28 @@
 //! A shard as records: what checkpoints and snapshots hold.
 
+use std::collections::BTreeMap;
+
 use holdfast_schema::flow::FlowKey;
 
 use super::Shard;
-use crate::codec::disk::{ShardMeta, StoredSession};
+use crate::codec::disk::{self, ShardMeta, StoredSession};
 use crate::codec::{self, CodecError};
 
 /// Key of the record that holds [`ShardMeta`]; sessions have longer keys.
 const META: &[u8] = b"m";
+
+/// First byte of the keys of [`disk::Tombs`]; the second follows, big endian.
+const TOMBS: u8 = b't';
+
+fn tombs_key(second: u64) -> Vec<u8> {
+    let mut out = vec![TOMBS];
+    out.extend_from_slice(&second.to_be_bytes());
+    out
+}
+
+fn tombs_record(tombs: &[disk::Tomb]) -> Vec<u8> {
+    codec::encode(&disk::Tombs { tombs: tombs.to_vec() })
+}
 
 /// What changed since the last checkpoint.
 #[derive(Default, Debug, PartialEq, Eq)]
@@ -41,6 +56,9 @@ impl Shard {
             .into_iter()
             .map(|key| (session_key(&key), self.table.get(&key).map(codec::encode)))
             .collect();
+        let seconds = std::mem::take(&mut self.dirty_tombs).into_iter();
+        records
+            .extend(seconds.map(|s| (tombs_key(s), self.tombs.second(s).map(|t| tombs_record(t)))));
         records.push((META.to_vec(), Some(self.meta())));
         Dirty { replaced, records }
     }
@@ -48,7 +66,8 @@ impl Shard {
     /// The whole shard as records.
     pub fn image(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         let sessions = self.table.iter().map(|s| (session_key(&s.record.key), codec::encode(s)));
-        sessions.chain(std::iter::once((META.to_vec(), self.meta()))).collect()
+        let tombs = self.tombs.iter().map(|(s, t)| (tombs_key(s), tombs_record(t)));
+        sessions.chain(tombs).chain(std::iter::once((META.to_vec(), self.meta()))).collect()
     }
 
     /// A shard from its records.
@@ -56,13 +75,20 @@ impl Shard {
         records: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>,
     ) -> Result<Shard, CodecError> {
         let mut shard = Shard::new();
+        let mut tombs = BTreeMap::new();
         for (key, value) in records {
             if key == META {
                 shard.clock_ms = codec::decode::<ShardMeta>(&value)?.clock_ms;
+            } else if let Some((&TOMBS, second)) = key.split_first()
+                && let Ok(second) = second.try_into()
+            {
+                let record = codec::decode::<disk::Tombs>(&value)?;
+                tombs.insert(u64::from_be_bytes(second), record.tombs);
             } else {
                 shard.table.insert(codec::decode::<StoredSession>(&value)?);
             }
         }
+        tombs.into_iter().for_each(|(second, tombs)| shard.tombs.load(second, tombs));
         Ok(shard)
     }
 
@@ -72,5 +98,6 @@ impl Shard {
         *self = Shard { replaced: true, ..other };
         let keys: Vec<FlowKey> = self.table.iter().map(|s| s.record.key).collect();
         self.dirty.extend(keys);
+        self.dirty_tombs.extend(self.tombs.iter().map(|(second, _)| second));
     }
 }

@@ -7,11 +7,12 @@
 mod expiry;
 mod image;
 mod table;
+mod tombs;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{
@@ -25,6 +26,7 @@ use crate::codec::{self, CodecError};
 pub use expiry::{Expiry, MAX_CLOCK_STEP_MS};
 pub use image::Dirty;
 use table::Table;
+use tombs::Tombs;
 
 /// Most sessions a shard keeps. The same number on every replica, because it decides what a create
 /// does. The largest `max-sessions` of a director, spread over 16 shards, is half of it: a director's
@@ -35,6 +37,9 @@ pub const MAX_SESSIONS: usize = 1 << 23;
 pub struct Shard {
     clock_ms: u64,
     table: Table,
+    tombs: Tombs,
+    /// Seconds of `tombs` that changed since the last checkpoint.
+    dirty_tombs: BTreeSet<u64>,
     dirty: HashSet<FlowKey, ahash::RandomState>,
     replaced: bool,
     max_sessions: usize,
@@ -61,6 +66,8 @@ impl Shard {
         Shard {
             clock_ms: 0,
             table: Table::default(),
+            tombs: Tombs::default(),
+            dirty_tombs: BTreeSet::new(),
             dirty: HashSet::default(),
             replaced: false,
             max_sessions: MAX_SESSIONS,
@@ -103,6 +110,7 @@ impl Shard {
         let batches: Vec<ChangeBatch> =
             entry.batches.iter().map(|b| codec::decode(b)).collect::<Result<_, _>>()?;
         self.clock_ms += u64::from(entry.elapsed_ms);
+        self.dirty_tombs.extend(self.tombs.forget(self.clock_ms));
         let mut done = ShardApplied::default();
         for change in batches.into_iter().flat_map(|b| b.changes) {
             done.changes += 1;
@@ -131,6 +139,7 @@ impl Shard {
             }
             Some(kept) if !record.prevails_over(&kept.record) => {}
             Some(kept) => *kept = stored(record, clock),
+            None if self.tombs.forbid(&record.incarnation, record.flags) => return true,
             None if full => return false,
             None => self.table.insert(stored(record, clock)),
         }
@@ -176,7 +185,10 @@ impl Shard {
             kept.record.incarnation == *incarnation && last_seen(kept) <= last_seen_ms
         });
         if due {
-            self.table.remove(key);
+            if let Some(gone) = self.table.remove(key) {
+                let flags = gone.record.flags;
+                self.dirty_tombs.extend(self.tombs.bury(incarnation, flags, self.clock_ms));
+            }
             self.dirty.insert(*key);
             if let Some(sink) = sink {
                 sink.expired(key, incarnation);

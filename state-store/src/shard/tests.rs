@@ -125,6 +125,57 @@ fn a_half_open_twin_of_the_same_syn_does_not_end_an_established_session() {
 }
 
 #[test]
+fn a_late_create_does_not_bring_a_closed_session_back() {
+    let mut shard = shard();
+    let late = || SessionChange::Create(record(1, 5, 0));
+    let close = SessionChange::Update(update(1, 5, 1, 0, SessionFlags::RESET));
+    let expire = || SessionChange::Expire {
+        key: key(1),
+        incarnation: record(1, 5, 0).incarnation,
+        last_seen_ms: 1 << 40,
+    };
+    shard.apply(&entry(1_000, vec![late(), close, expire(), late()]), None).unwrap();
+    assert!(shard.is_empty());
+    // Others that came from its image know as well.
+    let mut other = Shard::load(shard.image()).unwrap();
+    other.apply(&entry(CLOSE_LINGER_MS, vec![late()]), None).unwrap();
+    assert!(other.is_empty());
+    // Whoever still sees packets knows of the end, and may keep it.
+    let mut veto = record(1, 5, 0);
+    veto.flags = veto.flags.with(SessionFlags::RESET);
+    shard.apply(&entry(0, vec![SessionChange::Create(veto)]), None).unwrap();
+    assert_eq!(shard.len(), 1);
+    // The client's next connection from the same port is another session.
+    let next = SessionChange::Create(record(1, 9, 0));
+    other.apply(&entry(0, vec![next, late()]), None).unwrap();
+    assert_eq!(other.find(&key(1)).unwrap().incarnation.stamp, 9);
+    // What was only idle may come back: whoever is alive keeps it.
+    let mut idle = Shard::new();
+    idle.apply(&entry(0, vec![late(), expire(), late()]), None).unwrap();
+    assert_eq!(idle.len(), 1);
+}
+
+#[test]
+fn what_is_remembered_of_closed_sessions_goes_in_the_end() {
+    let mut shard = shard();
+    let mut closed = record(1, 5, 0);
+    closed.flags = closed.flags.with(SessionFlags::RESET);
+    let expire = SessionChange::Expire {
+        key: key(1),
+        incarnation: closed.incarnation,
+        last_seen_ms: 1 << 40,
+    };
+    shard.apply(&entry(0, vec![SessionChange::Create(closed), expire]), None).unwrap();
+    let tombs = |dirty: &Dirty, there: bool| {
+        dirty.records.iter().any(|(k, v)| k.first() == Some(&b't') && v.is_some() == there)
+    };
+    assert!(tombs(&shard.take_dirty(), true));
+    shard.apply(&entry(32_000, vec![]), None).unwrap();
+    assert!(tombs(&shard.take_dirty(), false));
+    assert_eq!(shard.image().len(), 1, "the clock only");
+}
+
+#[test]
 fn halves_merge_by_the_later_as_one_unit() {
     let mut shard = shard();
     shard.apply(&entry(1_000, vec![SessionChange::Create(record(1, 5, 100))]), None).unwrap();
