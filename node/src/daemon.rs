@@ -15,6 +15,7 @@ use crate::announce::shell::Announcer;
 use crate::bird::BirdWatch;
 use crate::clock::{mono_ms, mono_ns};
 use crate::control::Heartbeat;
+use crate::essential::Essential;
 use crate::forward::{self, Forwarder};
 use crate::guard::child::{Guard, default_program};
 use crate::health::service::{self as health, Health};
@@ -180,17 +181,23 @@ async fn start_services(
     tokio::spawn(quarantine::run(node.clone()));
     tokio::spawn(remembered::run(node.clone()));
     tokio::spawn(readiness::watch_rules(node.clone()));
-    tokio::spawn(watch_workers(node.clone(), fail.clone()));
+    tokio::spawn(watch(node.clone(), fail.clone()));
     Ok(())
 }
 
-/// A worker that ended by itself does not come back: better a clean start of the whole daemon.
-async fn watch_workers(node: Arc<Node>, fail: mpsc::Sender<anyhow::Error>) {
+/// A worker or a replica that ended by itself does not come back, and the others would wait for it
+/// as long as this daemon seems alive: better a clean start of the whole daemon.
+async fn watch(node: Arc<Node>, fail: mpsc::Sender<anyhow::Error>) {
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        if let Some(failure) = node.forwarder.get().and_then(Forwarder::failure) {
+        let worker = node.forwarder.get().and_then(Forwarder::failure);
+        let failure = match worker {
+            Some(why) => Some(anyhow::anyhow!("a worker has ended: {why}")),
+            None => node.store.failure().map(anyhow::Error::msg),
+        };
+        if let Some(failure) = failure {
             // The receiver lives as long as the daemon.
-            let _ = fail.send(anyhow::anyhow!("a worker has ended: {failure}")).await;
+            let _ = fail.send(failure).await;
             return;
         }
     }
@@ -198,14 +205,17 @@ async fn watch_workers(node: Arc<Node>, fail: mpsc::Sender<anyhow::Error>) {
 
 /// Waits for membership, starts the forwarder, announces.
 async fn serve_when_member(node: Arc<Node>, fail: mpsc::Sender<anyhow::Error>) {
-    if let Err(error) = start_forwarder(&node).await {
+    if let Err(error) = start_forwarder(&node, &fail).await {
         let _ = fail.send(error).await;
         return;
     }
     Announcer::new(node).run().await;
 }
 
-async fn start_forwarder(node: &Arc<Node>) -> anyhow::Result<()> {
+async fn start_forwarder(
+    node: &Arc<Node>,
+    fail: &mpsc::Sender<anyhow::Error>,
+) -> anyhow::Result<()> {
     let mut changed = node.store.cluster();
     let (cluster, me, incarnation) = loop {
         let incarnation = node.store.incarnation();
@@ -254,11 +264,18 @@ async fn start_forwarder(node: &Arc<Node>) -> anyhow::Result<()> {
     });
     started.await??;
     tracing::info!(%me, incarnation, interface = node.spec.interface, "the packet forwarder runs");
-    tokio::spawn(misses::run(node.clone(), asked));
-    tokio::spawn(tables::run(node.clone()));
-    tokio::spawn(caution::run(node.clone()));
-    let swept = node.clone();
-    std::thread::Builder::new().name("hf-sweep".to_owned()).spawn(move || sweep::run(&swept))?;
+    let essential = |what| {
+        let node = node.clone();
+        Essential::new(what, move || node.stopping.load(Ordering::Relaxed), fail.clone())
+    };
+    essential("the answering of misses").spawn(misses::run(node.clone(), asked));
+    essential("the building of tables").spawn(tables::run(node.clone()));
+    essential("the caution after changes").spawn(caution::run(node.clone()));
+    let (swept, essential) = (node.clone(), essential("the walk over the sessions"));
+    std::thread::Builder::new().name("hf-sweep".to_owned()).spawn(move || {
+        let _essential = essential;
+        sweep::run(&swept);
+    })?;
     Ok(())
 }
 

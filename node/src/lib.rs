@@ -12,6 +12,7 @@ pub mod caution;
 pub mod clock;
 pub mod control;
 pub mod daemon;
+pub mod essential;
 pub mod forward;
 pub mod guard;
 pub mod health;

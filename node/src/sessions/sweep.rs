@@ -20,6 +20,12 @@ const STEP: Duration = Duration::from_millis(10);
 /// the rest of a slow pass.
 const FLUSH_BUDGET: usize = 65_536;
 
+/// Changes that the store takes or refuses together.
+const CHUNK: usize = 512;
+
+/// How long (ms) the walk waits for the store to take what it has found.
+const GIVE_UP_MS: u64 = 1_000;
+
 /// Runs until the daemon stops. A thread of its own: it must not wait behind network tasks, nor
 /// they behind it.
 pub fn run(node: &Arc<Node>) {
@@ -27,10 +33,13 @@ pub fn run(node: &Arc<Node>) {
     let table = forwarder.sessions().clone();
     let mut sweeper = Sweeper::new(&table);
     let mut departed = Departed::default();
-    let mut out: Vec<(ShardId, SessionChange)> = Vec::new();
+    let mut unsaid = Unsaid::default();
     while !node.stopping.load(Ordering::Relaxed) {
         std::thread::sleep(STEP);
         let now_ms = mono_ms();
+        if !unsaid.say(now_ms, |shard, changes| propose(node, shard, changes)) {
+            continue;
+        }
         let Some(cluster) = node.cluster() else { continue };
         let flush = cluster.change_planned() || node.leaving.load(Ordering::Relaxed);
         begin_flushes(node, &cluster, now_ms);
@@ -42,8 +51,10 @@ pub fn run(node: &Arc<Node>) {
         let usual = Sweeper::budget(&table, STEP.as_millis() as u64);
         let budget = if flush { usual.max(FLUSH_BUDGET) } else { usual };
         let tables = forwarder.tables();
+        let mut out = Vec::new();
         let progress = sweeper.step(&table, &tables, now_ms, &policy, budget, &mut out);
-        propose(node, &mut out);
+        unsaid.add(out);
+        unsaid.say(now_ms, |shard, changes| propose(node, shard, changes));
         if progress.pass_complete && flush {
             note_pass(node, |since_ms| table.unreplicated_before(since_ms));
         }
@@ -73,20 +84,52 @@ impl Departed {
     }
 }
 
-fn propose(node: &Node, out: &mut Vec<(ShardId, SessionChange)>) {
-    if out.is_empty() {
-        return;
+fn propose(node: &Node, shard: ShardId, changes: &[SessionChange]) -> bool {
+    let taken = node.store.propose(shard, changes.to_vec()).is_ok();
+    if !taken {
+        node.counters.proposals_refused.fetch_add(changes.len() as u64, Ordering::Relaxed);
     }
-    let mut by_shard: BTreeMap<ShardId, Vec<SessionChange>> = BTreeMap::new();
-    for (shard, change) in out.drain(..) {
-        by_shard.entry(shard).or_default().push(change);
-    }
-    for (shard, changes) in by_shard {
-        let n = changes.len() as u64;
-        // What is refused is said again by a later pass of the sweep.
-        if node.store.propose(shard, changes).is_err() {
-            node.counters.proposals_refused.fetch_add(n, Ordering::Relaxed);
+    taken
+}
+
+/// Changes that the store had no room for yet. A step can find more than a shard's queue takes; its
+/// records count as said, so the rest must be said before the next step.
+#[derive(Default)]
+struct Unsaid {
+    by_shard: BTreeMap<ShardId, Vec<SessionChange>>,
+    since_ms: Option<u64>,
+}
+
+impl Unsaid {
+    fn add(&mut self, changes: Vec<(ShardId, SessionChange)>) {
+        for (shard, change) in changes {
+            self.by_shard.entry(shard).or_default().push(change);
         }
+    }
+
+    /// Says what finds room; true: nothing is left. What has found none for too long is given up,
+    /// for a later pass to say again: the walk also frees what is over, and must go on.
+    fn say(
+        &mut self,
+        now_ms: u64,
+        mut push: impl FnMut(ShardId, &[SessionChange]) -> bool,
+    ) -> bool {
+        let mut moved = false;
+        for (shard, changes) in &mut self.by_shard {
+            let full = changes.chunks(CHUNK).position(|chunk| !push(*shard, chunk));
+            let said = full.map_or(changes.len(), |chunks| chunks * CHUNK);
+            moved |= said > 0;
+            changes.drain(..said);
+        }
+        self.by_shard.retain(|_, changes| !changes.is_empty());
+        let since_ms = match self.since_ms {
+            Some(since_ms) if !moved => since_ms,
+            _ => *self.since_ms.insert(now_ms),
+        };
+        if self.by_shard.is_empty() || now_ms >= since_ms + GIVE_UP_MS {
+            *self = Unsaid::default();
+        }
+        self.by_shard.is_empty()
     }
 }
 
@@ -107,5 +150,63 @@ fn note_pass(node: &Node, unreplicated_before: impl Fn(u64) -> u64) {
     for seen in node.flushes.lock().values_mut().filter(|f| !f.done) {
         seen.passes += 1;
         seen.done = seen.passes >= 2 && unreplicated_before(seen.since_ms) == 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_schema::flow::{FlowKey, Protocol};
+    use holdfast_schema::session::Incarnation;
+
+    use super::*;
+
+    fn changes(n: u16) -> Vec<(ShardId, SessionChange)> {
+        let one = |port: u16| {
+            let key = FlowKey::new(
+                Protocol::Tcp,
+                ([192, 0, 2, 1], port).into(),
+                ([203, 0, 113, 10], 80).into(),
+            );
+            let incarnation = Incarnation { stamp: 1, creator: DirectorId(1), counter: 1, isn: 0 };
+            (ShardId(port % 2), SessionChange::Expire { key, incarnation, last_seen_ms: 0 })
+        };
+        (0..n).map(one).collect()
+    }
+
+    #[test]
+    fn what_finds_no_room_is_said_later_and_once() {
+        let mut unsaid = Unsaid::default();
+        unsaid.add(changes(4_000));
+        let mut said = Vec::new();
+        let mut steps = 0u64;
+        loop {
+            steps += 1;
+            let mut room = BTreeMap::from([(ShardId(0), 600usize), (ShardId(1), 1_100)]);
+            let done = unsaid.say(steps, |shard, chunk| {
+                let left = room.get_mut(&shard).unwrap();
+                let fits = *left >= chunk.len();
+                if fits {
+                    *left -= chunk.len();
+                    said.extend(chunk.to_vec());
+                }
+                fits
+            });
+            if done {
+                break;
+            }
+        }
+        assert_eq!(steps, 4, "2,000 changes of a shard, 512 a step");
+        let expected: Vec<_> = changes(4_000).into_iter().map(|(_, change)| change).collect();
+        assert_eq!(said.len(), expected.len());
+        assert!(expected.iter().all(|change| said.contains(change)));
+    }
+
+    #[test]
+    fn a_shard_that_takes_nothing_holds_nobody_up_for_ever() {
+        let mut unsaid = Unsaid::default();
+        unsaid.add(changes(10));
+        assert!(!unsaid.say(5, |shard, _| shard == ShardId(1)));
+        assert!(!unsaid.say(5 + GIVE_UP_MS - 1, |_, _| false));
+        assert!(unsaid.say(5 + GIVE_UP_MS, |_, _| false));
     }
 }

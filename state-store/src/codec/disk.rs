@@ -113,6 +113,8 @@ pub struct Identity {
     pub boot_id: String,
     /// It ended by itself and had written everything through.
     pub clean: bool,
+    /// A replica of the session groups stopped because its disk or its state could not be trusted.
+    pub damaged: bool,
     /// Session groups were written through in its last run.
     pub durable: bool,
     /// Its certificate and the authority's (PEM).

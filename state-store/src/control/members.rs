@@ -156,7 +156,8 @@ pub(super) fn started(
     Ok(Some(replica.0))
 }
 
-/// Declares a member down or up. A planned change of a director that went down has ended.
+/// Declares a member down or up. Its planned changes go on: what they have moved has to settle, and
+/// the leader's node ends them after that.
 pub(super) fn set_down(
     cluster: &mut ClusterState,
     director: DirectorId,
@@ -169,9 +170,6 @@ pub(super) fn set_down(
     }
     member.down = down;
     cluster.membership_epoch += 1;
-    if down {
-        cluster.planned.retain(|p| p.director != director);
-    }
     Ok(None)
 }
 

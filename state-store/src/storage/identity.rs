@@ -21,7 +21,8 @@ pub enum LastEnd {
     Clean,
     /// The process died, the machine did not: nothing is lost.
     Crash,
-    /// The machine went down and session groups were not written through: their memory is lost.
+    /// The machine went down and session groups were not written through, or a write failed: what
+    /// the session groups remember cannot be trusted.
     Amnesia,
 }
 
@@ -42,7 +43,9 @@ pub fn write(db: &Database, identity: &Identity) -> Result<(), StoreError> {
 
 /// Judges the last end and notes the start that begins now.
 pub fn begin_run(identity: &mut Identity, boot_id: &str, fsync_always: bool) -> LastEnd {
-    let end = if identity.clean {
+    let end = if std::mem::take(&mut identity.damaged) {
+        LastEnd::Amnesia
+    } else if identity.clean {
         LastEnd::Clean
     } else if identity.boot_id == boot_id || identity.durable {
         LastEnd::Crash
@@ -94,6 +97,14 @@ mod tests {
             assert_eq!((identity.incarnation, identity.clean), (4, false));
             assert_eq!(identity.boot_id, boot);
         }
+    }
+
+    #[test]
+    fn a_replica_that_could_not_trust_its_disk_begins_anew_once() {
+        let mut identity = identity(true, true);
+        identity.damaged = true;
+        assert_eq!(begin_run(&mut identity, "boot-1", false), LastEnd::Amnesia);
+        assert_eq!(begin_run(&mut identity, "boot-1", false), LastEnd::Crash);
     }
 
     #[test]

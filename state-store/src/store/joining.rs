@@ -75,6 +75,7 @@ impl Store {
             incarnation: 1,
             boot_id: storage::identity::boot_id()?,
             clean: false,
+            damaged: false,
             durable: config.fsync == Fsync::Always,
             chain_pem,
             key_pem: key.pem(),

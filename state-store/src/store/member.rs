@@ -301,6 +301,28 @@ impl Member {
         self.sessions.get()?.states.get(usize::from(shard))
     }
 
+    /// Why a replica here has stopped, if one has. One that holds sessions is noted as damaged: at
+    /// the next start it begins anew, for its disk may lack what it has acknowledged.
+    pub fn failure(&self) -> Option<String> {
+        let halted = |groups: &Groups| groups.states.iter().find_map(|s| s.halted());
+        if let Some(why) = self.sessions.get().and_then(halted) {
+            self.note_damage();
+            return Some(format!("a replica of the session groups has stopped: {why}"));
+        }
+        let why = halted(&self.control)?;
+        Some(format!("the replica of the control group has stopped: {why}"))
+    }
+
+    fn note_damage(&self) {
+        let mut identity = self.identity.lock();
+        if !identity.damaged {
+            identity.damaged = true;
+            if let Err(e) = identity::write(&self.control_db, &identity) {
+                tracing::error!(%e, "it cannot be noted that this director's sessions are damaged");
+            }
+        }
+    }
+
     /// Index applied here, per shard.
     pub fn applied(&self) -> Vec<u64> {
         match self.sessions.get() {
@@ -336,7 +358,7 @@ impl Member {
         });
         // A panic of a driver has been reported as a halted group.
         let _ = stopped.await;
-        if all().all(|s| s.halted().is_none()) {
+        if self.failure().is_none() {
             let mut identity = self.identity.lock();
             identity.clean = true;
             if let Err(e) = identity::write(&self.control_db, &identity) {

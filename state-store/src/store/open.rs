@@ -87,7 +87,10 @@ impl Store {
             end = LastEnd::Amnesia;
         }
         if end == LastEnd::Amnesia {
-            tracing::warn!("the machine went down without a clean end: sessions are fetched anew");
+            tracing::warn!(
+                "what the disk holds of sessions cannot be trusted after the last end: they are \
+                 fetched anew"
+            );
             identity.replica = ReplicaId(0);
             // Noted before the data goes: should we die here, it is amnesia still.
             identity::write(&shared.control_db, &identity)?;

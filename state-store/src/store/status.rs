@@ -82,6 +82,12 @@ impl Store {
         groups
     }
 
+    /// Why a replica here has stopped for good, if one has. The others count on this director while
+    /// it seems alive, so its process should end and start again.
+    pub fn failure(&self) -> Option<String> {
+        self.shared.member().and_then(|m| m.failure())
+    }
+
     /// Whether every group has a leader that this director hears.
     pub fn has_quorum(&self) -> bool {
         let Some(member) = self.shared.member() else { return false };

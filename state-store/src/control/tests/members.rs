@@ -140,7 +140,7 @@ fn a_copied_or_restored_disk_is_refused() {
 }
 
 #[test]
-fn down_concerns_one_incarnation_and_ends_planned_changes() {
+fn down_concerns_one_incarnation_and_what_it_moved_settles() {
     let mut cluster = Cluster::of(2);
     let director = DirectorId(2);
     let epoch = |c: &Cluster| c.record.cluster.membership_epoch;
@@ -158,13 +158,13 @@ fn down_concerns_one_incarnation_and_ends_planned_changes() {
     cluster.done(say(1, true));
     assert_eq!(epoch(&cluster), before + 1);
     assert!(cluster.record.cluster.members[&director].down);
-    assert!(!cluster.record.cluster.change_planned());
+    assert!(cluster.record.cluster.change_planned(), "its planned change is ended later");
     cluster.done(say(1, true));
     assert_eq!(epoch(&cluster), before + 1, "already");
     cluster.done(say(1, false));
     assert!(!cluster.record.cluster.members[&director].down);
-    let id = number.unwrap();
-    cluster.refused(RefusalCode::NotFound, ControlCommand::EndPlanned { id });
+    cluster.done(ControlCommand::EndPlanned { id: number.unwrap() });
+    assert!(!cluster.record.cluster.change_planned());
 }
 
 #[test]
