@@ -13,8 +13,8 @@ use holdfast_schema::bucket::ShardId;
 use holdfast_schema::cluster::{BackendId, DirectorId, ListenerId};
 use holdfast_schema::flow::{FlowKey, Protocol};
 use holdfast_schema::session::{
-    ForwardingMode, HalfSeen, Incarnation, SessionChange, SessionFlags, SessionRecord, SessionSink,
-    SessionUpdate,
+    ForwardingMode, HalfSeen, Incarnation, Known, SessionChange, SessionFlags, SessionRecord,
+    SessionSink, SessionUpdate,
 };
 use holdfast_state_store::memory::MemoryNetwork;
 use holdfast_state_store::metrics::LATENCY_BOUNDS_US;
@@ -33,8 +33,8 @@ impl SessionSink for Count {
     }
     fn expired(&self, _: &FlowKey, _: &Incarnation) {}
     fn installed(&self, _: ShardId, _: &[SessionRecord]) {}
-    fn find(&self, _: &FlowKey) -> Option<SessionRecord> {
-        None
+    fn find(&self, _: &FlowKey) -> Known {
+        Known::Nobody
     }
 }
 

@@ -12,7 +12,7 @@ pub(super) const KEY_WORDS: usize = 5;
 pub(super) const LAST_WORD: u64 = (1 << 40) - 1;
 
 /// A [`FlowKey`] in words: source (2), destination (2), ports and protocol (1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct PackedKey(pub(super) [u64; KEY_WORDS]);
 
 // Word by word: keyed hashers take a word much quicker than sixteen bytes with a length.

@@ -52,6 +52,7 @@ mod memory;
 mod open;
 mod quiescence;
 mod record;
+mod refused;
 mod sink;
 mod slab;
 mod stats;

@@ -10,7 +10,7 @@ use ahash::RandomState;
 use holdfast_schema::bucket::ShardId;
 use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{
-    Incarnation, SessionFlags, SessionRecord, SessionSink, SessionUpdate,
+    Incarnation, Known, SessionFlags, SessionRecord, SessionSink, SessionUpdate,
 };
 
 use super::index::{Busy, Target, Wait};
@@ -27,6 +27,9 @@ const ATTEMPTS_PEER: usize = 8;
 /// How often the store's threads try: what they wait for are a few instructions of another thread,
 /// which may have lost its processor, so they yield in between.
 const ATTEMPTS_STORE: usize = 100_000;
+
+/// How many records that were refused are offered again at a time.
+const OFFERS: usize = 1_024;
 
 /// A session that stands in the way of another, as it was seen under its L2 entry.
 struct Holder {
@@ -96,25 +99,56 @@ impl SessionTable {
     }
 
     fn accept(&self, said: &SessionRecord, now: u64, source: Source) -> Result<Slot, OpenError> {
-        let _guest = self.slab.epochs.guest();
-        let keys = (PackedKey::new(&said.key), PackedKey::new(&said.reply));
         let attempts = match source {
             Source::Store => ATTEMPTS_STORE,
             Source::Peer => ATTEMPTS_PEER,
         };
+        let accepted = self.accept_within(attempts, said, now, source);
+        if accepted.is_err() {
+            count(&self.counts.refused);
+        }
+        accepted
+    }
+
+    fn accept_within(
+        &self,
+        attempts: usize,
+        said: &SessionRecord,
+        now: u64,
+        source: Source,
+    ) -> Result<Slot, OpenError> {
+        let _guest = self.slab.epochs.guest();
+        let keys = (PackedKey::new(&said.key), PackedKey::new(&said.reply));
         for attempt in 0..attempts {
-            match self.try_accept(&keys, said, now, source) {
-                Ok(Some(slot)) => return Ok(slot),
-                Ok(None) if attempt > 2 && source == Source::Store => std::thread::yield_now(),
-                Ok(None) => {}
-                Err(error) => {
-                    count(&self.counts.refused);
-                    return Err(error);
-                }
+            match self.try_accept(&keys, said, now, source)? {
+                Some(slot) => return Ok(slot),
+                None if attempt > 2 && source == Source::Store => std::thread::yield_now(),
+                None => {}
             }
         }
-        count(&self.counts.refused);
         Err(OpenError::Contended)
+    }
+
+    /// Offers records of the store that were refused to the table again. Not for workers.
+    pub(super) fn offer_refused(&self) {
+        let now = self.now();
+        for _ in 0..OFFERS {
+            // Locked all the while: what the store says of this record comes before or after.
+            let Some(mut refused) = self.refused.some() else { return };
+            let Some((key, said)) = refused.next(now) else { return };
+            match self.accept_within(ATTEMPTS_PEER, &said, now, Source::Store) {
+                Ok(_) | Err(OpenError::Exists(_)) => refused.remove(&key, &said.incarnation),
+                Err(OpenError::Full) => return,
+                Err(error) => refused.refused_again(&key, error == OpenError::ReplyTaken),
+            }
+        }
+    }
+
+    /// Whether the store should tell everything again: there were more records without a place than
+    /// could be kept aside, and there is room now.
+    pub fn wants_all(&self) -> bool {
+        let capacity = self.slab.capacity();
+        self.refused.wants_all() && self.sessions() < capacity - capacity / 8
     }
 
     /// One attempt; `None` when the table changed under it or something had to make way first.
@@ -300,13 +334,24 @@ fn has_better_claim(said: &SessionRecord, holder: &Holder) -> bool {
 
 impl SessionSink for SessionTable {
     fn created(&self, record: &SessionRecord) {
-        // Refusals are counted; the store keeps the record, so a miss still finds it there.
-        let _ = self.accept(record, self.now(), Source::Store);
+        let now = self.now();
+        match self.accept(record, now, Source::Store) {
+            Ok(_) | Err(OpenError::Exists(_)) => {
+                if let Some(mut refused) = self.refused.some() {
+                    refused.remove(&PackedKey::new(&record.key), &record.incarnation);
+                }
+            }
+            Err(error) => {
+                let shard = self.shard_of(self.bucket_of(record));
+                self.refused.keep(record, shard, now, error == OpenError::ReplyTaken);
+            }
+        }
     }
 
     fn updated(&self, update: &SessionUpdate) {
-        let _guest = self.slab.epochs.guest();
         let now = self.now();
+        self.refused.update(update, now);
+        let _guest = self.slab.epochs.guest();
         let _ = self.with(&PackedKey::new(&update.key), Wait::Yes, |record, _| {
             if record.live().is_none() || record.incarnation() != update.incarnation {
                 return;
@@ -334,7 +379,11 @@ impl SessionSink for SessionTable {
     }
 
     fn expired(&self, key: &FlowKey, incarnation: &Incarnation) {
-        self.lost(&PackedKey::new(key), |record| record.incarnation() == *incarnation);
+        let key = PackedKey::new(key);
+        if let Some(mut refused) = self.refused.some() {
+            refused.remove(&key, incarnation);
+        }
+        self.lost(&key, |record| record.incarnation() == *incarnation);
     }
 
     fn installed(&self, shard: ShardId, records: &[SessionRecord]) {
@@ -342,8 +391,13 @@ impl SessionSink for SessionTable {
             HashMap::with_capacity_and_hasher(records.len(), RandomState::new());
         for record in records {
             kept.insert(PackedKey::new(&record.key), record.incarnation);
-            self.created(record);
         }
+        self.refused.begin_telling(shard, |refused| {
+            self.shard_of(self.bucket_of(refused)) != Some(shard)
+                || kept.get(&PackedKey::new(&refused.key)) == Some(&refused.incarnation)
+        });
+        records.iter().for_each(|record| self.created(record));
+        self.refused.end_telling(shard);
         for index in 0..self.slab.high_water() {
             let record = self.record(Slot(index));
             let Some(version) = record.live() else { continue };
@@ -363,13 +417,26 @@ impl SessionSink for SessionTable {
         }
     }
 
-    fn find(&self, key: &FlowKey) -> Option<SessionRecord> {
-        let _guest = self.slab.epochs.guest();
+    fn find(&self, key: &FlowKey) -> Known {
         let now = self.now();
-        let found = self.with(&PackedKey::new(key), Wait::Yes, |record, _| {
-            let private = record.get(word::STATE) & state::NEVER != 0;
-            (record.live().is_some() && !private).then(|| record.describe(now))
+        let key = PackedKey::new(key);
+        let aside = self.refused.find(&key, now);
+        let _guest = self.slab.epochs.guest();
+        let found = self.with(&key, Wait::Yes, |record, _| {
+            record.live()?;
+            // A listener's private sessions are nobody else's business; but that the key has none
+            // would be a lie. A detached one is found by its reply key only, and its client key is
+            // its successor's by now.
+            let private = record.get(word::STATE) & (state::NEVER | state::DETACHED) != 0;
+            Some(match private {
+                true => Known::Unsure,
+                false => Known::Session(Box::new(record.describe(now))),
+            })
         });
-        found.ok().flatten().flatten()
+        match found {
+            Ok(Some(Some(known))) => known,
+            Ok(_) => aside,
+            Err(_) => Known::Unsure,
+        }
     }
 }

@@ -141,6 +141,9 @@ impl Sweeper {
             count(&table.counts.passes);
         }
         self.handle.offline();
+        if progress.pass_complete {
+            table.offer_refused();
+        }
         table.reclaim(budget.max(1_024));
         table.slab.warm();
         progress.unreplicated = table.unreplicated();

@@ -16,6 +16,7 @@ use super::index::{Busy, Index, Target, Wait};
 use super::key::PackedKey;
 use super::quiescence::WorkerHandle;
 use super::record::{Record, Session, TIME_BASE_MS, high, pack, state, word};
+use super::refused::Refused;
 use super::slab::Slab;
 use super::stats::{Counts, PassCounts, TableStats, count};
 use super::{Side, Slot};
@@ -43,6 +44,7 @@ pub struct SessionTable {
     pub(super) l2: Index,
     pub(super) classes: ClassCounts,
     pub(super) counts: Counts,
+    pub(super) refused: Refused,
     pub(super) pass: Mutex<PassCounts>,
     pub(super) me: DirectorId,
     pub(super) max_half_open: u32,
@@ -70,6 +72,7 @@ impl SessionTable {
             l2: Index::new(max_sessions, hasher.clone()),
             classes: ClassCounts::new(hasher),
             counts: Counts::default(),
+            refused: Refused::new(max_sessions),
             pass: Mutex::default(),
             me,
             max_half_open,

@@ -178,7 +178,10 @@ impl SessionOf for SessionTable {
     fn session_of(&self, src: SocketAddrV4, dst: SocketAddrV4) -> SessionRecord {
         use holdfast_schema::session::SessionSink;
         let key = |protocol| FlowKey::new(protocol, src.into(), dst.into());
-        let found = self.find(&key(Protocol::Tcp)).or_else(|| self.find(&key(Protocol::Udp)));
+        let found = self
+            .find(&key(Protocol::Tcp))
+            .session()
+            .or_else(|| self.find(&key(Protocol::Udp)).session());
         found.expect("the session is known")
     }
 }

@@ -26,6 +26,10 @@ const CHUNK: usize = 512;
 /// How long (ms) the walk waits for the store to take what it has found.
 const GIVE_UP_MS: u64 = 1_000;
 
+/// Sessions that found no room here, and were too many to remember, are asked of the store again this
+/// often at the most.
+const TELL_AGAIN_MS: u64 = 10_000;
+
 /// Runs until the daemon stops. A thread of its own: it must not wait behind network tasks, nor
 /// they behind it.
 pub fn run(node: &Arc<Node>) {
@@ -34,6 +38,7 @@ pub fn run(node: &Arc<Node>) {
     let mut sweeper = Sweeper::new(&table);
     let mut departed = Departed::default();
     let mut unsaid = Unsaid::default();
+    let mut told_ms = 0;
     while !node.stopping.load(Ordering::Relaxed) {
         std::thread::sleep(STEP);
         let now_ms = mono_ms();
@@ -55,6 +60,10 @@ pub fn run(node: &Arc<Node>) {
         let progress = sweeper.step(&table, &tables, now_ms, &policy, budget, &mut out);
         unsaid.add(out);
         unsaid.say(now_ms, |shard, changes| propose(node, shard, changes));
+        if progress.pass_complete && now_ms >= told_ms + TELL_AGAIN_MS && table.wants_all() {
+            told_ms = now_ms;
+            node.store.attach_sink(table.clone());
+        }
         if progress.pass_complete && flush {
             note_pass(node, |since_ms| table.unreplicated_before(since_ms));
         }

@@ -262,6 +262,27 @@ pub enum SessionChange {
     },
 }
 
+/// What a director knows of the session that a key belongs to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Known {
+    /// This one.
+    Session(Box<SessionRecord>),
+    /// It has none with that key.
+    Nobody,
+    /// It has one that it does not tell, or may have one that found no place: no ground to deny it.
+    Unsure,
+}
+
+impl Known {
+    /// The session, if there is one to tell of.
+    pub fn session(self) -> Option<SessionRecord> {
+        match self {
+            Known::Session(record) => Some(*record),
+            Known::Nobody | Known::Unsure => None,
+        }
+    }
+}
+
 /// Where applied sessions go, and where peers' questions are answered from: a director's L2 table.
 ///
 /// Called from the store's apply threads and from its network tasks; implementations must not wait
@@ -276,8 +297,9 @@ pub trait SessionSink: Send + Sync {
     /// A snapshot of a whole shard was installed: sessions of that shard that `records` lacks are
     /// removed unless they are locally alive or were never acknowledged.
     fn installed(&self, shard: ShardId, records: &[SessionRecord]);
-    /// The record that a packet with this key (either direction) belongs to.
-    fn find(&self, key: &FlowKey) -> Option<SessionRecord>;
+    /// The record that a packet with this key (either direction) belongs to. `Nobody` promises that
+    /// no session the sink was told of (and not told the end of) has that key.
+    fn find(&self, key: &FlowKey) -> Known;
 }
 
 /// How long an established session of this protocol may be idle when the listener does not say.

@@ -3,7 +3,7 @@ use std::sync::Mutex;
 use holdfast_schema::bucket::ShardId;
 use holdfast_schema::cluster::{BackendId, DirectorId, ListenerId};
 use holdfast_schema::flow::Protocol;
-use holdfast_schema::session::{CLOSE_LINGER_MS, ForwardingMode, SessionFlags};
+use holdfast_schema::session::{CLOSE_LINGER_MS, ForwardingMode, Known, SessionFlags};
 use proptest::prelude::*;
 
 use super::*;
@@ -72,8 +72,8 @@ impl SessionSink for Seen {
         self.0.lock().unwrap().push(format!("expired {}", i.stamp));
     }
     fn installed(&self, _: ShardId, _: &[SessionRecord]) {}
-    fn find(&self, _: &FlowKey) -> Option<SessionRecord> {
-        None
+    fn find(&self, _: &FlowKey) -> Known {
+        Known::Nobody
     }
 }
 

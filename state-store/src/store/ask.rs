@@ -10,7 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use holdfast_schema::bucket::{Bucket, ShardId};
 use holdfast_schema::cluster::{ClusterState, DirectorId};
 use holdfast_schema::flow::FlowKey;
-use holdfast_schema::session::SessionRecord;
+use holdfast_schema::session::{Known, SessionRecord};
 use tokio::sync::oneshot;
 
 use super::Store;
@@ -158,8 +158,10 @@ impl Store {
     /// This director's answer to a miss.
     pub(super) async fn answer_miss(&self, member: &Member, key: &FlowKey, shard: u16) -> Response {
         let Some(sink) = self.shared.sink.read().clone() else { return Response::DontKnow };
-        if let Some(record) = sink.find(key) {
-            return Response::Found(Box::new(record));
+        match sink.find(key) {
+            Known::Session(record) => return Response::Found(record),
+            Known::Unsure => return Response::DontKnow,
+            Known::Nobody => {}
         }
         let Some(state) = member.shard_state(shard) else { return Response::DontKnow };
         if !state.caught_up() || state.halted().is_some() {
@@ -175,8 +177,9 @@ impl Store {
         }
         // What was committed before the confirmation has been applied now.
         match sink.find(key) {
-            Some(record) => Response::Found(Box::new(record)),
-            None => Response::No { as_leader: true },
+            Known::Session(record) => Response::Found(record),
+            Known::Unsure => Response::DontKnow,
+            Known::Nobody => Response::No { as_leader: true },
         }
     }
 }

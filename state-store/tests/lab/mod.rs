@@ -13,8 +13,8 @@ use holdfast_schema::cluster::{
 };
 use holdfast_schema::flow::{FlowKey, Protocol};
 use holdfast_schema::session::{
-    ForwardingMode, HalfSeen, Incarnation, SessionChange, SessionFlags, SessionRecord, SessionSink,
-    SessionUpdate,
+    ForwardingMode, HalfSeen, Incarnation, Known, SessionChange, SessionFlags, SessionRecord,
+    SessionSink, SessionUpdate,
 };
 use holdfast_state_store::memory::MemoryNetwork;
 use holdfast_state_store::{PeerCalls, Store, StoreConfig};
@@ -46,9 +46,10 @@ impl SessionSink for Table {
         self.installs.lock().push((shard, records.len()));
         self.sessions.lock().extend(records.iter().map(|r| (r.key, r.clone())));
     }
-    fn find(&self, key: &FlowKey) -> Option<SessionRecord> {
+    fn find(&self, key: &FlowKey) -> Known {
         let sessions = self.sessions.lock();
-        sessions.values().find(|r| r.key == *key || r.reply == *key).cloned()
+        let found = sessions.values().find(|r| r.key == *key || r.reply == *key);
+        found.map_or(Known::Nobody, |r| Known::Session(Box::new(r.clone())))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod basics;
 mod model;
+mod refusing;
 mod sinking;
 mod stress;
 mod sweeping;

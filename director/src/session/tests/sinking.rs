@@ -1,7 +1,7 @@
 //! What the store says, and what it is answered.
 
 use holdfast_schema::bucket::{BucketKey, ShardId, ShardTable};
-use holdfast_schema::session::{SessionFlags, SessionSink, SessionUpdate};
+use holdfast_schema::session::{Known, SessionFlags, SessionSink, SessionUpdate};
 
 use super::super::{OpenError, Side};
 use super::*;
@@ -27,13 +27,13 @@ fn a_created_session_is_there_in_both_directions() {
     let (slot, _) = found(&table, &key(1)).unwrap();
     assert_eq!(found(&table, &reply(1)), Some((slot, Side::Backend)));
     assert_eq!(table.session(slot).describe(10_000), said);
-    assert_eq!(table.find(&reply(1)), Some(said.clone()));
+    assert_eq!(table.find(&reply(1)).session(), Some(said.clone()));
     table.created(&said);
     let stats = table.stats();
     assert_eq!((stats.sessions, stats.unreplicated, stats.received), (1, 0, 1));
     // Ages reach back before the clock began.
     table.created(&SessionRecord { created_age_ms: 60_000, ..record(2, 2, 1, established()) });
-    assert_eq!(table.find(&key(2)).unwrap().created_age_ms, 60_000);
+    assert_eq!(table.find(&key(2)).session().unwrap().created_age_ms, 60_000);
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn the_newer_incarnation_wins() {
     assert_eq!(table.install(&older, 0), Err(OpenError::Exists(own)));
     let newer = record(1, 5, 1_001, established());
     table.created(&newer);
-    assert_eq!(table.find(&key(1)).unwrap().incarnation, newer.incarnation);
+    assert_eq!(table.find(&key(1)).session().unwrap().incarnation, newer.incarnation);
     assert_eq!(found(&table, &reply(1)), None, "the older one is closed");
     let stats = table.stats();
     assert_eq!((stats.sessions, stats.superseded, stats.unreplicated), (1, 1, 0));
@@ -78,12 +78,12 @@ fn a_reply_key_goes_to_the_better_claim() {
     let (table, _handle) = table(8);
     table.open(new_session(1, 1, OPENED), 0).unwrap();
     table.created(&record(2, 1, 500, established()));
-    assert_eq!(table.find(&reply(1)).unwrap().key, key(2), "established beats half-open");
+    assert_eq!(table.find(&reply(1)).session().unwrap().key, key(2), "established beats half-open");
     assert_eq!(found(&table, &key(1)), None);
     table.created(&record(3, 1, 600, OPENED));
-    assert_eq!(table.find(&reply(1)).unwrap().key, key(2));
+    assert_eq!(table.find(&reply(1)).session().unwrap().key, key(2));
     table.created(&record(4, 1, 700, established()));
-    assert_eq!(table.find(&reply(1)).unwrap().key, key(4), "else the newer one");
+    assert_eq!(table.find(&reply(1)).session().unwrap().key, key(4), "else the newer one");
     assert_eq!(table.stats().sessions, 1);
     assert_eq!(table.class_used(&reply(1)), 1);
 }
@@ -139,9 +139,9 @@ fn an_expiry_frees_its_incarnation_only() {
     let mut late = said.incarnation;
     late.stamp -= 1;
     table.expired(&said.key, &late);
-    assert!(table.find(&said.key).is_some());
+    assert!(table.find(&said.key).session().is_some());
     table.expired(&said.key, &said.incarnation);
-    assert!(table.find(&said.key).is_none());
+    assert!(table.find(&said.key).session().is_none());
     assert_eq!(found(&table, &reply(1)), None);
 }
 
@@ -179,7 +179,7 @@ fn a_snapshot_is_a_difference() {
     let renewed = record(2, local(20), 2_000, established());
     let fresh = record(30, local(30), 1_000, established());
     table.installed(ShardId(0), &[record(0, 0, 1_000, established()), renewed.clone(), fresh]);
-    let here = |n| table.find(&key(n)).map(|said| said.incarnation.stamp);
+    let here = |n| table.find(&key(n)).session().map(|said| said.incarnation.stamp);
     assert_eq!(here(0), Some(1_000));
     assert_eq!(here(1), Some(1_000), "alive here");
     assert!(!table.session(alive).replicated());
@@ -197,8 +197,9 @@ fn sessions_of_listeners_that_never_replicate_are_private() {
     let (table, _handle) = table(8);
     let never = NewSession { replicate_after: ReplicateAfter::Never, ..new_session(1, 1, OPENED) };
     table.open(never, 0).unwrap();
-    assert_eq!(table.find(&key(1)), None);
-    assert_eq!(table.find(&reply(1)), None);
+    assert_eq!(table.find(&key(1)), Known::Unsure, "neither told nor denied");
+    assert_eq!(table.find(&reply(1)), Known::Unsure);
+    assert_eq!(table.find(&key(2)), Known::Nobody);
     assert_eq!(table.unreplicated(), 0);
 }
 

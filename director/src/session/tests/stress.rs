@@ -101,7 +101,7 @@ fn store(shared: &Shared, seed: u64) {
             ..record(n, n + FLOWS * rng.random_range(0..4), stamp, established())
         };
         shared.table.created(&said);
-        if let Some(found) = shared.table.find(&key(n)) {
+        if let Some(found) = shared.table.find(&key(n)).session() {
             assert_eq!(found.backend, backend_of(n, found.incarnation.stamp));
             assert_eq!(found.isn_delta, found.incarnation.stamp as u32);
             shared.table.expired(&found.key, &found.incarnation);
