@@ -36,7 +36,9 @@ id!(
     DirectorId, u32
 );
 id!(
-    /// A Raft replica's number, the same in all groups. A replica that lost its memory gets a new one.
+    /// A replica's number in the session groups, the same in all of them. A director that lost its
+    /// memory of sessions gets a new one. In the control group, which never forgets, a replica goes by
+    /// its director's number instead.
     ReplicaId, u64
 );
 id!(
@@ -119,7 +121,7 @@ pub struct Member {
     pub name: String,
     /// Where peers reach it (QUIC over UDP).
     pub address: SocketAddr,
-    /// Its Raft replica number in all groups.
+    /// Its replica in the session groups; in the control group it goes by `id`.
     pub replica: ReplicaId,
     /// Counts its starts.
     pub incarnation: u64,
