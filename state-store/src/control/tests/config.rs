@@ -36,7 +36,7 @@ fn a_configuration_is_compared_and_set() {
 fn vips_and_lips_stay_out_of_each_other_and_of_connected_subnets() {
     assert_eq!(
         invalid(|s| s.lip_pool = pool("203.0.113.0/24")),
-        "listener web: VIP 203.0.113.10 lies in the LIP pool 203.0.113.0/24"
+        "VIP 203.0.113.10 of listener \"web\" lies in the LIP pool (203.0.113.0/24)"
     );
     let text = invalid(|s| s.lip_pool = pool("10.0.2.64/28"));
     assert_eq!(
@@ -49,50 +49,50 @@ fn vips_and_lips_stay_out_of_each_other_and_of_connected_subnets() {
         "listener web: VIP 10.0.3.9 lies in 10.0.3.0/24, which is directly connected to director d3"
     );
     let text = invalid(|s| s.groups[0].backends[0].address = "203.0.113.10:81".parse().unwrap());
-    assert!(text.contains("is the VIP 203.0.113.10 of listener web"), "{text}");
+    assert!(text.contains("203.0.113.10 is a VIP"), "{text}");
     let text = invalid(|s| s.groups[0].backends[0].address = "10.99.0.3:80".parse().unwrap());
-    assert!(text.contains("10.99.0.3 lies in the LIP pool"), "{text}");
+    assert!(text.contains("inside the LIP pool (10.99.0.0/28)"), "{text}");
 }
 
 #[test]
 fn names_and_places_are_unique_and_groups_exist() {
     let text = invalid(|s| s.listeners.push(s.listeners[0].clone()));
-    assert!(text.contains("two listeners are named web"), "{text}");
-    assert!(text.contains("both want tcp port 80 on 203.0.113.10"), "all problems: {text}");
+    assert!(text.contains("two listeners are called \"web\""), "{text}");
+    assert!(text.contains("are both tcp 203.0.113.10:80"), "all problems: {text}");
     let text = invalid(|s| s.listeners[0].group = "db".into());
-    assert_eq!(text, "listener web: there is no group db");
+    assert_eq!(text, "listener \"web\" sends to group \"db\", which does not exist");
     let text = invalid(|s| s.groups.push(s.groups[0].clone()));
-    assert!(text.contains("two groups are named web"), "{text}");
+    assert!(text.contains("two groups are called \"web\""), "{text}");
     let text = invalid(|s| s.groups[0].backends[1].name = "b1".into());
-    assert_eq!(text, "group web has two backends named b1");
+    assert_eq!(text, "two backends are called \"web/b1\"");
     let text = invalid(|s| s.groups[0].backends[1].address = s.groups[0].backends[0].address);
-    assert_eq!(text, "backends b1 and b2 of group web are both 10.9.0.1:80");
+    assert_eq!(text, "backends \"web/b1\" and \"web/b2\" are both 10.9.0.1:80");
 }
 
 #[test]
 fn values_make_sense() {
     let text = invalid(|s| s.listeners[0].port = 0);
-    assert!(text.contains("port 0"), "{text}");
+    assert!(text.contains("the port of listener \"web\" is 0"), "{text}");
     let text = invalid(|s| s.listeners[0].idle_timeout_ms = 0);
-    assert!(text.contains("idle timeout of 0 ms"), "{text}");
+    assert!(text.contains("`idle-timeout` of listener \"web\""), "{text}");
     let text = invalid(|s| s.listeners[0].vip = "224.0.0.5".parse().unwrap());
-    assert!(text.contains("224.0.0.5 cannot be a VIP"), "{text}");
+    assert!(text.contains("224.0.0.5 of listener \"web\" is no unicast address"), "{text}");
     let text = invalid(|s| s.groups[0].health.rise = 0);
-    assert!(text.contains("above 0"), "{text}");
+    assert!(text.contains("health `rise` of group \"web\" is 0"), "{text}");
     let text = invalid(|s| s.lips_per_director = 0);
-    assert!(text.contains("lips-per-director is 0"), "{text}");
+    assert!(text.contains("`lips-per-director` is 0"), "{text}");
     let text = invalid(|s| s.lip_pool.clear());
-    assert!(text.contains("the LIP pool is empty"), "{text}");
+    assert!(text.contains("`lip-pool` is empty"), "{text}");
     let text = invalid(|s| s.lip_pool.push("10.99.0.0/30".parse().unwrap()));
-    assert!(text.contains("LIP pools 10.99.0.0/28 and 10.99.0.0/30 overlap"), "{text}");
+    assert!(text.contains("10.99.0.0/30 and 10.99.0.0/28, which overlap"), "{text}");
 }
 
 #[test]
 fn what_is_not_there_yet_is_named() {
     let text = unsupported(|s| s.listeners[0].mode = ForwardingMode::DsrTunnel);
-    assert_eq!(text, "listener web: forwarding mode dsr-tunnel is not there yet, use full-nat");
+    assert_eq!(text, "mode \"dsr-tunnel\" of listener \"web\" is not there yet");
     let text = unsupported(|s| s.listeners[0].vip = "2001:db8::1".parse().unwrap());
-    assert!(text.contains("IPv6 VIPs"), "{text}");
+    assert!(text.contains("IPv6 listeners"), "{text}");
     let text =
         unsupported(|s| s.groups[0].backends[0].address = "[2001:db8::2]:80".parse().unwrap());
     assert!(text.contains("IPv6 backends"), "{text}");
