@@ -296,6 +296,12 @@ async fn replicate_all(node: &Node) {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    // Of two directors one votes alone: what it has committed is nowhere else until the other one
+    // has applied it.
+    let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+    if let Err(error) = node.store.applied_everywhere(left).await {
+        tracing::warn!(%error, "the others may not have all that this director knew");
+    }
 }
 
 /// Withdraws, lets packets on the way pass, leaves a clean mark, lets go of the guard.

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,7 @@ struct Node {
     incarnation: AtomicU64,
     sequence: AtomicU64,
     members: Mutex<HashSet<DirectorId>>,
+    numbers_given: AtomicU32,
     queues: Mutex<HashMap<(DirectorId, Lane), mpsc::Sender<Bytes>>>,
     closed: AtomicBool,
     started: Instant,
@@ -99,6 +100,22 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Whom this node calls its peer although it was removed there.
+    fn removed_by(&self, node: &Node) -> Option<DirectorId> {
+        let members: Vec<DirectorId> = node.members.lock().iter().copied().collect();
+        members.into_iter().find(|to| {
+            let peer = self.nodes.lock().get(to).cloned();
+            let cut = self.cut.lock().contains(&(node.id, *to));
+            peer.is_some_and(|peer| {
+                !cut && !peer.closed.load(Ordering::Relaxed)
+                    && node.id.0 < peer.numbers_given.load(Ordering::Relaxed)
+                    && !peer.members.lock().contains(&node.id)
+            })
+        })
+    }
+}
+
 impl Connector for MemoryNetwork {
     fn bind(
         &self,
@@ -115,6 +132,7 @@ impl Connector for MemoryNetwork {
             incarnation: AtomicU64::new(0),
             sequence: AtomicU64::new(0),
             members: Mutex::default(),
+            numbers_given: AtomicU32::new(0),
             queues: Mutex::default(),
             closed: AtomicBool::new(false),
             started: Instant::now(),
@@ -151,6 +169,9 @@ async fn beat(inner: Weak<Inner>, node: Weak<Node>) {
         let (Some(inner), Some(node)) = (inner.upgrade(), node.upgrade()) else { return };
         if node.closed.load(Ordering::Relaxed) {
             return;
+        }
+        if let Some(by) = inner.removed_by(&node) {
+            node.receiver.removed(by);
         }
         let now_ms = node.now_ms();
         node.liveness.lock().advance(now_ms);
@@ -221,6 +242,10 @@ impl Transport for MemoryTransport {
         *node.members.lock() = members.iter().map(|m| m.id).filter(|id| *id != node.id).collect();
         let now_ms = node.now_ms();
         node.liveness.lock().set_members(now_ms, members.iter().map(Committed::from));
+    }
+
+    fn set_numbers_given(&self, below: DirectorId) {
+        self.node.numbers_given.store(below.0, Ordering::Relaxed);
     }
 
     fn set_incarnation(&self, incarnation: u64) {

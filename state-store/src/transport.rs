@@ -12,7 +12,7 @@ use holdfast_schema::cluster::DirectorId;
 use crate::StoreError;
 use crate::codec::disk::Identity;
 use crate::liveness::Judgement;
-use crate::peer::{Lane, PeerInfo, PeerLiveness};
+use crate::peer::{Lane, NetMetrics, PeerInfo, PeerLiveness};
 use crate::pki::JoinToken;
 
 /// Sends to peers. Nothing here waits unless it returns a future.
@@ -36,12 +36,19 @@ pub trait Transport: Send + Sync {
     ) -> BoxFuture<'static, Result<(), String>>;
     /// The members there are. Others are cut off.
     fn set_members(&self, members: &[PeerInfo]);
+    /// Director numbers below this have been given out: whoever has one and is no member was removed,
+    /// and is told so. 0: nobody is told.
+    fn set_numbers_given(&self, below: DirectorId);
     /// Our incarnation, once it is committed: heartbeats begin.
     fn set_incarnation(&self, incarnation: u64);
     /// What is known of each peer's life.
     fn liveness(&self) -> Vec<PeerLiveness>;
     /// Who should be declared down or up.
     fn judge(&self) -> Vec<Judgement>;
+    /// The counters, if it has any.
+    fn metrics(&self) -> Option<Arc<NetMetrics>> {
+        None
+    }
     /// Ends all connections and frees the port.
     fn close(&self) -> BoxFuture<'static, ()>;
 }
@@ -54,6 +61,8 @@ pub trait Receiver: Send + Sync {
     fn request(&self, from: DirectorId, body: Bytes) -> BoxFuture<'static, Bytes>;
     /// A whole snapshot.
     fn snapshot(&self, from: DirectorId, header: Bytes, image: Bytes) -> Result<(), String>;
+    /// A peer says that this director was removed from the cluster.
+    fn removed(&self, by: DirectorId);
     /// A stranger with a token.
     fn join(&self, request: Bytes) -> BoxFuture<'static, Bytes>;
 }

@@ -188,6 +188,152 @@ async fn a_draining_director_gives_its_votes_away_and_is_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_director_that_quorum_needs_is_not_removed_and_the_cluster_goes_on() {
+    let mut lab = Lab::new(2).await;
+    let director = lab.nodes[0].id();
+    assert!(lab.nodes[1].store.groups().iter().all(|g| g.voters == [director]), "the sole voter");
+    let before = lab.nodes[0].store.cluster().borrow().clone().unwrap();
+    let refused = |outcome| match outcome {
+        ControlOutcome::Refused(refusal) => refusal,
+        done => panic!("{done:?}"),
+    };
+    // Asked anywhere, it is refused and says what to do.
+    let outcome = lab.nodes[1].store.remove(director, None, PATIENCE).await.unwrap();
+    let refusal = refused(outcome);
+    assert!(refusal.message.contains("there is no quorum in the control group"), "{refusal:?}");
+    assert!(refusal.hint.contains("holdfast node drain d1"), "{refusal:?}");
+    assert_eq!(lab.nodes[0].store.cluster().borrow().clone().unwrap(), before);
+    // Not by force either while nobody can take the vote.
+    lab.network.isolate(lab.nodes[1].id());
+    lab.until("not heard", || !lab.nodes[0].store.peers()[0].up).await;
+    let force = Some("the rack burns".to_owned());
+    let few = Duration::from_secs(1);
+    let outcome = lab.nodes[0].store.remove(director, force.clone(), few).await.unwrap();
+    let refusal = refused(outcome);
+    assert!(refusal.message.contains("without director d1"), "{refusal:?}");
+    let state = lab.nodes[0].store.cluster().borrow().as_ref().unwrap().members[&director].state;
+    assert_eq!(state, MemberState::Active, "it serves on");
+    lab.create(0, 1);
+    lab.until("it works", || lab.nodes[0].sessions() == 1).await;
+    // With somebody there the vote moves first, and the other one carries on alone.
+    lab.network.heal();
+    lab.settled().await;
+    lab.until("back", || {
+        let cluster = lab.nodes[0].store.cluster().borrow().clone().unwrap();
+        cluster.members.values().all(|m| !m.down)
+    })
+    .await;
+    let outcome = lab.nodes[0].store.remove(director, force, PATIENCE).await.unwrap();
+    assert!(matches!(outcome, ControlOutcome::Done { .. }), "{outcome:?}");
+    let gone = lab.nodes.remove(0);
+    lab.settled().await;
+    lab.create(0, 2);
+    lab.until("it works", || lab.nodes[0].sessions() == 2).await;
+    drop(gone);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_voter_dead_no_other_can_be_removed_but_the_dead_one_can() {
+    let mut lab = Lab::new(3).await;
+    let dead = lab.kill(2).await;
+    let (other, lost) = (lab.nodes[1].id(), dead.id());
+    lab.until("declared down", || {
+        lab.nodes[0].store.cluster().borrow().as_ref().unwrap().members[&lost].down
+    })
+    .await;
+    let remove = |director| {
+        let force = Some("lost".to_owned());
+        lab.nodes[0].store.control(ControlCommand::Remove { director, force }, PATIENCE)
+    };
+    let ControlOutcome::Refused(refusal) = remove(other).await.unwrap() else { panic!("removed") };
+    assert!(refusal.hint.contains("d3 back first, or remove d3 with --force"), "{refusal:?}");
+    assert!(matches!(remove(lost).await.unwrap(), ControlOutcome::Done { .. }));
+    lab.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_director_removed_behind_its_back_is_told_and_stops_taking_part() {
+    let mut lab = Lab::new(3).await;
+    let gone = lab.kill(2).await;
+    let director = gone.id();
+    lab.until("declared down", || {
+        lab.nodes[0].store.cluster().borrow().as_ref().unwrap().members[&director].down
+    })
+    .await;
+    lab.control(ControlCommand::Remove { director, force: Some("lost".to_owned()) }).await;
+    lab.settled().await;
+    assert_eq!(gone.store.disowned(), None, "it has heard nothing");
+    lab.network.heal();
+    lab.until("it is told", || gone.store.disowned().is_some()).await;
+    let why = gone.store.disowned().unwrap();
+    assert!(why.contains("this director was removed from the cluster"), "{why}");
+    assert_eq!(gone.store.caught_up(), Err(why));
+    assert!(!gone.store.has_quorum());
+    let refused = gone.store.control(ControlCommand::EndPlanned { id: 1 }, PATIENCE).await;
+    assert!(matches!(refused, Err(StoreError::Disowned(_))), "{refused:?}");
+    // Nor does it come back by a start.
+    gone.store.shutdown().await;
+    let again = lab.start(gone.dir, gone.config, gone.echo).await.err().expect("refused");
+    assert!(again.to_string().contains("removed from the cluster"), "{again}");
+    assert!(again.to_string().contains("empty its data directory"), "{again}");
+    lab.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_joiner_that_died_after_it_was_taken_in_finishes_with_the_same_token() {
+    use holdfast_state_store::codec::wire::{JoinAnswer, JoinAsk};
+    use holdfast_state_store::pki::{DirectorKey, JoinToken};
+    use holdfast_state_store::transport::Connector;
+
+    let mut lab = Lab::new(1).await;
+    let token = lab.nodes[0].store.issue_token("d2", PATIENCE).await.unwrap();
+    let node = lab.fresh(2, |_| {}).await;
+    // Its first attempt: the key is on the disk, the cluster has said yes, and there it died.
+    let key = DirectorKey::generate().unwrap();
+    key.save(&node.config.data_dir.join("joining")).unwrap();
+    let parsed: JoinToken = token.parse().unwrap();
+    let ask = JoinAsk {
+        request: holdfast_schema::cluster::RequestId(7),
+        name: "d2".to_owned(),
+        secret: parsed.secret,
+        address: node.config.listen,
+        signing_request: key.request().unwrap(),
+        connected: Vec::new(),
+        hops: 0,
+    };
+    let body = holdfast_state_store::codec::encode(&ask).into();
+    let answer = lab.network.ask_to_join(parsed, body, PATIENCE).await.unwrap();
+    let JoinAnswer::Welcome { director, .. } =
+        holdfast_state_store::codec::decode(&answer).unwrap()
+    else {
+        panic!("not welcome")
+    };
+    node.store.join(&token).await.unwrap();
+    assert_eq!(node.id(), director);
+    assert!(!node.config.data_dir.join("joining").exists(), "the key is in the identity now");
+    lab.nodes.push(node);
+    lab.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_directors_the_learner_must_have_it_too() {
+    let lab = Lab::new(2).await;
+    let (voter, learner) = (&lab.nodes[0], &lab.nodes[1]);
+    voter.store.applied_everywhere(PATIENCE).await.unwrap();
+    lab.network.isolate(learner.id());
+    lab.create(0, 1);
+    lab.until("the voter has it", || voter.sessions() == 1).await;
+    let brief = Duration::from_millis(400);
+    let early = voter.store.applied_everywhere(brief).await;
+    assert!(matches!(early, Err(StoreError::Deadline { .. })), "{early:?}");
+    assert_eq!(learner.sessions(), 0);
+    lab.network.heal();
+    voter.store.applied_everywhere(PATIENCE).await.unwrap();
+    // The answer may be that of a learner that is declared down still: wait for it in any case.
+    lab.until("the learner has it", || learner.sessions() == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn misses_are_answered_by_whoever_knows_and_denied_only_by_all() {
     let mut lab = Lab::new(3).await;
     let brief = Duration::from_millis(500);

@@ -100,6 +100,24 @@ async fn three_directors_over_quic() {
         let outcome = node.store.control(command, PATIENCE).await.unwrap();
         assert!(matches!(outcome, ControlOutcome::Refused(_)));
     }
+    // One is removed while it is away, and told when it comes back; another while it runs.
+    let Node { store, dir, config, echo, .. } = nodes.pop().unwrap();
+    store.shutdown().await;
+    until("declared down", || down(&nodes)).await;
+    let force = Some("lost".to_owned());
+    let outcome = nodes[0].store.remove(id, force.clone(), PATIENCE).await.unwrap();
+    assert!(matches!(outcome, ControlOutcome::Done { .. }), "{outcome:?}");
+    let told = reopen(dir, config, echo).await.err().expect("refused");
+    assert!(told.to_string().contains("removed from the cluster"), "{told}");
+    until("one voter", || settled(&nodes, 1)).await;
+    let voter = nodes[0].store.groups()[0].voters[0];
+    let outcome = nodes[0].store.remove(voter, force, PATIENCE).await.unwrap();
+    assert!(matches!(outcome, ControlOutcome::Done { .. }), "{outcome:?}");
+    let at = nodes.iter().position(|n| n.id() == voter).unwrap();
+    let gone = nodes.remove(at);
+    until("it knows", || gone.store.disowned().is_some()).await;
+    until("the vote has moved", || settled(&nodes, 1)).await;
+    nodes.push(gone);
     for node in nodes {
         node.store.shutdown().await;
     }

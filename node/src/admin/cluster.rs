@@ -230,8 +230,7 @@ pub async fn remove(
 ) -> Result<Json<Done>, ApiError> {
     let force = body(request)?.force;
     let member = member(&api, &name)?;
-    let command = ControlCommand::Remove { director: member.id, force };
-    let revision = done(api.node.store.control(command, COMMAND).await?)?;
+    let revision = done(api.node.store.remove(member.id, force, COMMAND).await?)?;
     Ok(Json(Done { revision, message: format!("director {name} is no member any more") }))
 }
 

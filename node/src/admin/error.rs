@@ -43,7 +43,7 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> ApiError {
         let (code, hint) = match &error {
             StoreError::Refused(refusal) => return refusal.clone().into(),
-            StoreError::NotMember => (ErrorCode::Unavailable, ""),
+            StoreError::NotMember | StoreError::Disowned(_) => (ErrorCode::Unavailable, ""),
             StoreError::AlreadyMember { .. } | StoreError::Locked(_) => {
                 (ErrorCode::Precondition, "")
             }

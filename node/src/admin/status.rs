@@ -43,11 +43,13 @@ fn of(node: &Node) -> Status {
         warnings.push(error.to_string());
     }
     warnings.extend(besides(&announced));
+    let disowned = node.store.disowned();
+    warnings.extend(disowned.clone());
     let not_ready = match node.store.phase() {
         Phase::Waiting => {
             vec!["waits for `holdfast cluster init`, or for a start with a join token".to_owned()]
         }
-        Phase::Member => announced.not_ready.clone(),
+        Phase::Member => disowned.map_or_else(|| announced.not_ready.clone(), |why| vec![why]),
     };
     Status {
         director: node.spec.id.clone(),

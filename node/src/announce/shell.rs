@@ -220,7 +220,8 @@ impl Announcer {
         // A machine that was started later with the same identity is the member, not this one.
         let member = cluster
             .and_then(|c| c.members.get(&me?))
-            .filter(|m| m.incarnation <= node.store.incarnation());
+            .filter(|m| m.incarnation <= node.store.incarnation())
+            .filter(|_| node.store.disowned().is_none());
         let planned = cluster.map(|c| c.planned.as_slice()).unwrap_or_default();
         let mine: Vec<_> = planned.iter().filter(|p| Some(p.director) == me).cloned().collect();
         let my_drain = mine.iter().filter(|p| p.kind == PlannedKind::Drain).map(|p| p.id).max();

@@ -7,7 +7,7 @@ use holdfast_schema::cluster::{
 };
 use holdfast_schema::prefix::Prefix;
 
-use super::{Verdict, lips, refuse, validate, voters_wanted};
+use super::{Verdict, lips, refuse, validate};
 
 /// Most members of a cluster.
 const MAX_MEMBERS: usize = 256;
@@ -237,7 +237,8 @@ fn last_holder(cluster: &ClusterState, director: DirectorId) -> Option<Refusal> 
     })
 }
 
-/// Ends a membership; tells whether it needed force.
+/// Ends a membership; tells whether it needed force. That the Raft groups can do without it has been
+/// judged by the leader ([`super::removal`]).
 pub(super) fn remove(
     cluster: &mut ClusterState,
     director: DirectorId,
@@ -254,19 +255,14 @@ pub(super) fn remove(
             "stop it and delete its data directory to end the cluster",
         );
     }
-    let mut objection = quorum_breaks(cluster, member);
-    if member.state != MemberState::Drained {
-        objection = objection.or_else(|| {
-            Some(Refusal {
-                code: RefusalCode::Precondition,
-                message: format!("director {} is {}, not drained", member.name, word(member.state)),
-                hint: format!(
-                    "run `holdfast node drain {}` first, or force it with a reason if the machine is lost",
-                    member.name
-                ),
-            })
-        });
-    }
+    let objection = (member.state != MemberState::Drained).then(|| Refusal {
+        code: RefusalCode::Precondition,
+        message: format!("director {} is {}, not drained", member.name, word(member.state)),
+        hint: format!(
+            "run `holdfast node drain {}` first, or force it with a reason if the machine is lost",
+            member.name
+        ),
+    });
     match objection {
         Some(refusal) if !force => Err(refusal),
         objection => {
@@ -277,27 +273,6 @@ pub(super) fn remove(
             Ok(objection.is_some())
         }
     }
-}
-
-/// The change away from the old voters needs a majority of them alive, without the one that goes.
-fn quorum_breaks(cluster: &ClusterState, member: &Member) -> Option<Refusal> {
-    let voters = voters_wanted(cluster.members.len());
-    let needed = voters / 2 + 1;
-    let live = cluster.members.values().filter(|m| !m.down).count();
-    let left = cluster.members.values().filter(|m| !m.down && m.id != member.id).count();
-    let down: Vec<&str> =
-        cluster.members.values().filter(|m| m.down).map(|m| m.name.as_str()).collect();
-    (left < needed).then(|| Refusal {
-        code: RefusalCode::Precondition,
-        message: format!(
-            "without director {} there is no quorum: {} members have {voters} voters, {needed} of \
-             them must be alive; alive now: {live}{}, after the removal: {left}",
-            member.name,
-            cluster.members.len(),
-            if down.is_empty() { String::new() } else { format!(" (down: {})", down.join(", ")) },
-        ),
-        hint: "bring a director back that is down, or add one, first".to_owned(),
-    })
 }
 
 fn word(state: MemberState) -> &'static str {

@@ -7,11 +7,12 @@
 mod configure;
 mod lips;
 mod members;
+pub mod removal;
 mod tokens;
 mod validate;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use holdfast_schema::bucket::{BucketKey, ShardTable};
 use holdfast_schema::cluster::{

@@ -10,7 +10,7 @@ use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::error::{close, describe};
+use super::error::{close, describe, says_gone};
 use super::link::Failure;
 use super::metrics::{HandshakeFailure, add};
 use super::network::Shared;
@@ -88,6 +88,20 @@ enum Admitted {
     Joiner(Connection),
 }
 
+/// Refuses somebody who is not in the member list: for good if it was removed. A number that has not
+/// been given out as far as is known here belongs to somebody whom others may know already.
+fn refuse_unlisted(shared: &Shared, connection: &Connection, peer: DirectorId) -> Failure {
+    let (code, text) = match shared.was_removed(peer) {
+        true => (close::GONE, format!("director {peer} was removed from the cluster")),
+        false => {
+            let text = format!("director {peer} is not in the member list of {}", shared.me);
+            (close::NOT_ALLOWED, text)
+        }
+    };
+    connection.close(code, text.as_bytes());
+    Failure { reason: HandshakeFailure::NotAMember, text }
+}
+
 /// Closes a connection with its reason and says so.
 fn refuse(connection: &Connection, reason: HandshakeFailure, text: &str) -> Failure {
     let code = match reason {
@@ -124,8 +138,7 @@ async fn admit(shared: &Shared, incoming: Incoming) -> Result<Admitted, Failure>
     let entry = Entry { peer, key, purpose, accepted: true, connection };
     // The member list may have changed since `identify` looked at it.
     if !shared.registry.add(entry.clone(), || shared.pinned(peer) == Some(key)) {
-        let text = "you are not in the member list any more";
-        return Err(refuse(&entry.connection, HandshakeFailure::NotAMember, text));
+        return Err(refuse_unlisted(shared, &entry.connection, peer));
     }
     Ok(Admitted::Peer(entry))
 }
@@ -149,10 +162,7 @@ fn identify(
         return Err(refuse(HandshakeFailure::WrongName, &text));
     }
     match shared.pinned(peer) {
-        None => {
-            let text = format!("director {peer} is not in the member list of {}", shared.me);
-            Err(refuse(HandshakeFailure::NotAMember, &text))
-        }
+        None => Err(refuse_unlisted(shared, connection, peer)),
         Some(pinned) if pinned != facts.key_fingerprint => {
             let text = format!("your key is not the one pinned for director {peer}");
             Err(refuse(HandshakeFailure::KeyNotPinned, &text))
@@ -222,11 +232,15 @@ async fn serve(shared: Arc<Shared>, entry: Entry) {
         }
     };
     shared.registry.remove(connection);
+    if says_gone(&ended) {
+        shared.told_gone(peer);
+    }
     tracing::debug!(%peer, lane = purpose.name(), reason = describe(&ended), "a peer's connection ended");
 }
 
 /// Ends a connection that talks nonsense.
-fn nonsense(entry: &Entry, what: &str) {
+fn nonsense(shared: &Shared, entry: &Entry, what: &str) {
+    add(&shared.metrics.protocol_violations, 1);
     tracing::warn!(peer = %entry.peer, lane = entry.purpose.name(), what, "a peer broke the protocol");
     entry.connection.close(close::PROTOCOL, what.as_bytes());
 }
@@ -248,7 +262,7 @@ async fn one_way(shared: Arc<Shared>, entry: Entry, mut stream: RecvStream) {
             let task = messages(shared.clone(), entry, lane, stream);
             shared.spawn(&shared.main, task);
         }
-        (other, _) => nonsense(&entry, &format!("a one-way stream of kind {other} here")),
+        (other, _) => nonsense(&shared, &entry, &format!("a one-way stream of kind {other} here")),
     }
 }
 
@@ -264,7 +278,7 @@ async fn both_ways(shared: Arc<Shared>, entry: Entry, send: SendStream, mut recv
         (kind::SNAPSHOT, Purpose::Snapshot) => {
             snapshot::receive(&shared, &entry, send, recv).await;
         }
-        (other, _) => nonsense(&entry, &format!("a two-way stream of kind {other} here")),
+        (other, _) => nonsense(&shared, &entry, &format!("a two-way stream of kind {other} here")),
     }
 }
 
@@ -283,7 +297,9 @@ async fn messages(shared: Arc<Shared>, entry: Entry, lane: Lane, mut stream: Rec
                     shared.handler.message(entry.peer, lane, message);
                 }
                 Ok(None) => break,
-                Err(malformed) => return nonsense(&entry, &format!("a message: {malformed}")),
+                Err(malformed) => {
+                    return nonsense(&shared, &entry, &format!("a message: {malformed}"));
+                }
             }
         }
     }

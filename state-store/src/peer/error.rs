@@ -115,7 +115,7 @@ pub(super) mod close {
 
     /// The director stops.
     pub(in crate::peer) const SHUTDOWN: VarInt = VarInt::from_u32(1);
-    /// The peer is no member any more, or its address or key changed.
+    /// The address or key changed, or the list is one that does not know the peer yet.
     pub(in crate::peer) const REMOVED: VarInt = VarInt::from_u32(2);
     /// The certificate is missing, not pinned, or of somebody else.
     pub(in crate::peer) const NOT_ALLOWED: VarInt = VarInt::from_u32(3);
@@ -127,6 +127,8 @@ pub(super) mod close {
     pub(in crate::peer) const REPLACED: VarInt = VarInt::from_u32(6);
     /// All done.
     pub(in crate::peer) const DONE: VarInt = VarInt::from_u32(7);
+    /// The peer was a member and was removed; it need not come again.
+    pub(in crate::peer) const GONE: VarInt = VarInt::from_u32(8);
 }
 
 /// Says in words why a connection ended.
@@ -191,6 +193,11 @@ pub(super) fn failed_in_tls(error: &ConnectionError) -> bool {
         _ => return false,
     };
     (0x100..0x200).contains(&u64::from(code))
+}
+
+/// Whether the peer closed the connection because we were removed from the cluster.
+pub(super) fn says_gone(error: &ConnectionError) -> bool {
+    closed_with(error) == Some(close::GONE)
 }
 
 /// The code the peer closed the connection with, if it did.

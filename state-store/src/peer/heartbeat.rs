@@ -74,6 +74,7 @@ pub(super) async fn receive(shared: &Shared, entry: &Entry, mut stream: RecvStre
     let beat = match Heartbeat::decode(bytes.into()) {
         Ok(beat) => beat,
         Err(malformed) => {
+            add(&shared.metrics.heartbeats_malformed, 1);
             tracing::debug!(from = %entry.peer, reason = %malformed, "a heartbeat makes no sense");
             return;
         }
@@ -86,6 +87,8 @@ pub(super) async fn receive(shared: &Shared, entry: &Entry, mut stream: RecvStre
     if known {
         add(&shared.metrics.heartbeats_in, 1);
         // When the handler lags behind, it does without this one: the next comes in 100 ms.
-        let _ = shared.heard.try_send((entry.peer, beat.incarnation, beat.payload));
+        if shared.heard.try_send((entry.peer, beat.incarnation, beat.payload)).is_err() {
+            add(&shared.metrics.heartbeats_unhandled, 1);
+        }
     }
 }

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
-use quinn::{Connection, ConnectionError};
+use quinn::{Connection, ConnectionError, VarInt};
 use rand::Rng;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use super::error::{NetError, close, closed_with, describe, failed_in_tls};
+use super::error::{NetError, close, closed_with, describe, failed_in_tls, says_gone};
 use super::metrics::{HandshakeFailure, add};
 use super::network::Shared;
 use super::queue::SendQueue;
@@ -85,12 +85,12 @@ impl Peer {
     }
 
     /// Closes both connections and dials no more.
-    pub(super) fn stop(&self, reason: &str) {
+    pub(super) fn stop(&self, code: VarInt, reason: &str) {
         self.tasks.iter().for_each(AbortHandle::abort);
         for link in &self.links {
             link.stopped.store(true, Ordering::SeqCst);
             if let Some(connection) = link.connection.send_replace(None) {
-                connection.close(close::REMOVED, reason.as_bytes());
+                connection.close(code, reason.as_bytes());
             }
         }
     }
@@ -164,6 +164,7 @@ impl Failure {
             _ => match closed_with(error) {
                 Some(close::SHUTDOWN) | None => HandshakeFailure::Other,
                 Some(close::BUSY) => HandshakeFailure::Busy,
+                Some(close::GONE) => HandshakeFailure::Removed,
                 Some(_) => HandshakeFailure::Refused,
             },
         };
@@ -237,6 +238,9 @@ async fn run(shared: Arc<Shared>, link: Arc<Link>, info: PeerInfo) {
             None => continue,
             Some(Err(failure)) => {
                 shared.metrics.failed(failure.reason);
+                if failure.reason == HandshakeFailure::Removed {
+                    shared.told_gone(info.id);
+                }
                 // Say it once, not at every attempt.
                 if link.error().as_ref() != Some(&failure.text) {
                     tracing::warn!(peer, lane, address = %info.address, reason = failure.text,
@@ -254,6 +258,9 @@ async fn run(shared: Arc<Shared>, link: Arc<Link>, info: PeerInfo) {
                 let since = Instant::now();
                 link.publish(connection.clone());
                 let error = serve(&shared, &link, &connection).await;
+                if connection.close_reason().is_some_and(|reason| says_gone(&reason)) {
+                    shared.told_gone(info.id);
+                }
                 tracing::info!(peer, lane, reason = error, "connection to peer ended");
                 link.retract(error);
                 if since.elapsed() > GOOD {

@@ -23,6 +23,8 @@ pub enum HandshakeFailure {
     Protocol,
     /// The other side refused us.
     Refused,
+    /// The other side says that we were removed from the cluster.
+    Removed,
     /// Over a limit.
     Busy,
     /// Anything else (network unreachable, ...).
@@ -31,7 +33,7 @@ pub enum HandshakeFailure {
 
 impl HandshakeFailure {
     /// All of them.
-    pub const ALL: [HandshakeFailure; 10] = [
+    pub const ALL: [HandshakeFailure; 11] = [
         HandshakeFailure::Timeout,
         HandshakeFailure::Certificate,
         HandshakeFailure::NoCertificate,
@@ -40,6 +42,7 @@ impl HandshakeFailure {
         HandshakeFailure::KeyNotPinned,
         HandshakeFailure::Protocol,
         HandshakeFailure::Refused,
+        HandshakeFailure::Removed,
         HandshakeFailure::Busy,
         HandshakeFailure::Other,
     ];
@@ -55,6 +58,7 @@ impl HandshakeFailure {
             HandshakeFailure::KeyNotPinned => "key-not-pinned",
             HandshakeFailure::Protocol => "protocol",
             HandshakeFailure::Refused => "refused",
+            HandshakeFailure::Removed => "removed",
             HandshakeFailure::Busy => "busy",
             HandshakeFailure::Other => "other",
         }
@@ -107,6 +111,12 @@ counters! {
         heartbeats_in,
         /// Heartbeats not sent because the connection did not take them at once.
         heartbeats_skipped,
+        /// Heartbeats received that made no sense.
+        heartbeats_malformed,
+        /// Payloads of heartbeats dropped because the handler lagged behind.
+        heartbeats_unhandled,
+        /// Connections closed because the peer broke the protocol.
+        protocol_violations,
         /// Times the heartbeat thread found that it had slept.
         stalls,
         /// Connections established by us.
@@ -149,6 +159,11 @@ impl NetMetrics {
     /// Every lane with the value of its label.
     pub fn lanes(&self) -> impl Iterator<Item = (&'static str, &LaneMetrics)> {
         ["control", "log", "snapshot"].into_iter().zip(&self.lanes)
+    }
+
+    /// Every counter without labels with its name (without prefix), for export.
+    pub fn each(&self, see: impl FnMut(&'static str, u64)) {
+        self.plain.each(see);
     }
 
     /// Failed handshakes for this reason.

@@ -211,4 +211,9 @@ pub trait Inbound: Send + Sync + 'static {
     fn join(&self, from: SocketAddr, request: Bytes) -> BoxFuture<'static, Bytes>;
     /// A heartbeat came with this payload. Must not wait. May be skipped when it would queue up.
     fn heartbeat(&self, from: DirectorId, incarnation: u64, payload: Bytes);
+
+    /// A peer says that this director was removed from the cluster. Called once.
+    fn removed(&self, by: DirectorId) {
+        let _ = by;
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,10 @@ pub(super) struct Shared {
     pub(super) registry: Registry,
     pub(super) liveness: Mutex<Liveness>,
     pub(super) incarnation: AtomicU64,
+    /// Director numbers below this have been given out.
+    numbers_given: AtomicU32,
+    /// A peer has said that we were removed.
+    gone: AtomicBool,
     pub(super) payload: Mutex<Bytes>,
     /// Heartbeats on their way to the handler.
     pub(super) heard: mpsc::Sender<(DirectorId, u64, Bytes)>,
@@ -94,6 +98,23 @@ impl Shared {
     /// The key pinned for a member.
     pub(super) fn pinned(&self, id: DirectorId) -> Option<Fingerprint> {
         self.peers.read().get(&id).map(|peer| peer.info.key_fingerprint)
+    }
+
+    fn given(&self, id: DirectorId) -> bool {
+        id.0 < self.numbers_given.load(Ordering::Relaxed)
+    }
+
+    /// Whether this director was a member and is none any more.
+    pub(super) fn was_removed(&self, id: DirectorId) -> bool {
+        self.given(id) && self.pinned(id).is_none()
+    }
+
+    /// A peer says that we were removed from the cluster. The handler hears it once.
+    pub(super) fn told_gone(&self, by: DirectorId) {
+        if !self.gone.swap(true, Ordering::Relaxed) {
+            let handler = self.handler.clone();
+            self.main.spawn(async move { handler.removed(by) });
+        }
     }
 
     /// Runs `task` on `on` until it ends or the transport stops.
@@ -201,6 +222,8 @@ impl Network {
             registry: Registry::default(),
             liveness: Mutex::new(Liveness::new(me, config.timing, 0)),
             incarnation: AtomicU64::new(config.incarnation),
+            numbers_given: AtomicU32::new(0),
+            gone: AtomicBool::new(false),
             payload: Mutex::default(),
             heard,
             snapshots_out: Semaphore::new(limits.snapshots_out),
@@ -264,11 +287,10 @@ impl Network {
                 new.address == peer.info.address && new.key_fingerprint == peer.info.key_fingerprint
             });
             if !stays {
-                let reason = match wanted.contains_key(id) {
-                    true => "the member's address or key changed",
-                    false => "removed from the cluster",
-                };
-                peer.stop(reason);
+                match wanted.contains_key(id) || !shared.given(*id) {
+                    true => peer.stop(close::REMOVED, "the member's address or key changed"),
+                    false => peer.stop(close::GONE, "removed from the cluster"),
+                }
             }
             stays
         });
@@ -281,12 +303,24 @@ impl Network {
         let pins: HashMap<DirectorId, Fingerprint> =
             peers.iter().map(|(id, peer)| (*id, peer.info.key_fingerprint)).collect();
         drop(peers);
-        let closed = shared.registry.close_where(
-            |entry| pins.get(&entry.peer) != Some(&entry.key),
-            close::REMOVED,
+        let gone = |peer| !pins.contains_key(&peer) && shared.given(peer);
+        let removed = shared.registry.close_where(
+            |entry| gone(entry.peer),
+            close::GONE,
             "removed from the cluster",
         );
-        add(&shared.metrics.revoked, closed);
+        let changed = shared.registry.close_where(
+            |entry| pins.get(&entry.peer) != Some(&entry.key),
+            close::REMOVED,
+            "the member's address or key changed",
+        );
+        add(&shared.metrics.revoked, removed + changed);
+    }
+
+    /// Director numbers below this one have been given out: whoever has one and is not in the member
+    /// list was removed, and is told so. 0: we are in no position to say that of anybody.
+    pub fn set_numbers_given(&self, below: DirectorId) {
+        self.shared.numbers_given.store(below.0, Ordering::Relaxed);
     }
 
     /// Our incarnation, once it is committed. Heartbeats begin with the first one above 0.

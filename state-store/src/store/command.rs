@@ -1,5 +1,6 @@
 //! Saying something to the control group: find the leader, forward, repeat under one request id.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use holdfast_schema::cluster::{
@@ -29,6 +30,15 @@ pub(super) fn new_request() -> RequestId {
 
 fn unix_time() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Whether a director (this start of it) was heard a moment ago.
+pub(super) fn heard(member: &Member, director: DirectorId, incarnation: Option<u64>) -> bool {
+    member.transport.liveness().into_iter().any(|p| {
+        p.id == director
+            && incarnation.is_none_or(|i| p.incarnation == i)
+            && p.heard_ms_ago.is_some_and(|ms| ms < RUNNING_MS)
+    })
 }
 
 /// What an attempt to propose came to.
@@ -120,7 +130,12 @@ impl Store {
         proposal: &Proposal,
         patience: Duration,
     ) -> Attempt {
-        if let Some(refusal) = self.leaders_objection(member, proposal) {
+        // One removal at a time: two at once could each be judged by voters that the other takes.
+        let _alone = match &proposal.command {
+            ControlCommand::Remove { .. } => Some(self.shared.removing.lock().await),
+            _ => None,
+        };
+        if let Some(refusal) = self.leaders_objection(member, proposal).await {
             return Attempt::Settled(ControlOutcome::Refused(refusal));
         }
         let outcome = self.shared.published.wait_for(proposal.request);
@@ -147,21 +162,31 @@ impl Store {
     }
 
     /// What only somebody with a clock and ears can judge.
-    fn leaders_objection(&self, member: &Member, proposal: &Proposal) -> Option<Refusal> {
-        let ControlCommand::Started { director, address, .. } = &proposal.command else {
-            return None;
-        };
+    async fn leaders_objection(&self, member: &Member, proposal: &Proposal) -> Option<Refusal> {
+        match &proposal.command {
+            ControlCommand::Started { director, address, .. } => {
+                self.runs_elsewhere(member, *director, *address)
+            }
+            ControlCommand::Remove { director, force } => {
+                let objection = self.quorum_needs(member, *director).await?;
+                (!objection.forcible || force.is_none()).then_some(objection.refusal)
+            }
+            _ => None,
+        }
+    }
+
+    fn runs_elsewhere(
+        &self,
+        member: &Member,
+        director: DirectorId,
+        address: SocketAddr,
+    ) -> Option<Refusal> {
         let view = self.shared.published.view()?;
-        let known = view.cluster.members.get(director)?;
-        if known.address == *address || *director == member.me {
+        let known = view.cluster.members.get(&director)?;
+        if known.address == address || director == member.me {
             return None;
         }
-        let running = member.transport.liveness().into_iter().any(|p| {
-            p.id == *director
-                && p.incarnation == known.incarnation
-                && p.heard_ms_ago.is_some_and(|ms| ms < RUNNING_MS)
-        });
-        running.then(|| Refusal {
+        heard(member, director, Some(known.incarnation)).then(|| Refusal {
             code: RefusalCode::NotAllowed,
             message: format!(
                 "director {} is running at {}; a second one with the same identity wants to start at \

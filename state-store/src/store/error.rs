@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use holdfast_schema::cluster::Refusal;
 
+/// What to do with the machine of a director that was removed.
+pub(super) const COME_BACK: &str = "to bring this machine back, empty its data directory and start it \
+                                    with a join token from `holdfast node add`";
+
 /// Why the store could not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -46,6 +50,9 @@ pub enum StoreError {
         /// What to do.
         remedy: String,
     },
+    /// It was a member, and is not the one that the cluster knows (any more).
+    #[error("{0}; {COME_BACK}")]
+    Disowned(String),
     /// The join token, or who may join with it.
     #[error("join refused: {0}")]
     Join(String),

@@ -80,6 +80,14 @@ impl Receiver for Inbox {
         }
     }
 
+    fn removed(&self, by: DirectorId) {
+        let store = self.store();
+        if let Some(member) = store.and_then(|store| store.shared.member()) {
+            member
+                .disown(format!("this director was removed from the cluster, says director {by}"));
+        }
+    }
+
     fn join(&self, request: Bytes) -> BoxFuture<'static, Bytes> {
         let store = self.store();
         Box::pin(async move {

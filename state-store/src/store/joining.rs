@@ -1,5 +1,6 @@
 //! Joining a cluster: the newcomer's side, and the members'.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -7,13 +8,13 @@ use holdfast_schema::cluster::{ControlCommand, ControlOutcome, DirectorId, Refus
 
 use super::Store;
 use super::ask::confirm;
-use super::command::{Attempt, new_request};
+use super::command::{Attempt, heard, new_request};
 use super::error::StoreError;
 use super::types::Fsync;
 use crate::codec::disk::Identity;
 use crate::codec::wire::{Address, JoinAnswer, JoinAsk, Proposal, Request, Response};
 use crate::control::Admission;
-use crate::pki::{Authority, ClusterId, DirectorKey, JoinToken, sha256};
+use crate::pki::{Authority, ClusterId, DirectorKey, JoinToken, PkiError, sha256};
 use crate::raft::{self, Place};
 use crate::{codec, control, pki, storage};
 
@@ -25,6 +26,22 @@ const ATTEMPT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(300);
 /// How long the leader tries to commit a join.
 const COMMIT: Duration = Duration::from_secs(5);
+
+/// Where a joiner keeps its key until it is a member.
+fn key_folder(data_dir: &Path) -> PathBuf {
+    data_dir.join("joining")
+}
+
+/// The key of an earlier attempt, or a new one. It is on the disk before anybody is shown it: should
+/// this director die after it was taken in, it is known by this key when it asks again.
+fn joiners_key(folder: &Path) -> Result<DirectorKey, PkiError> {
+    if let Some(key) = DirectorKey::load(folder)? {
+        return Ok(key);
+    }
+    let key = DirectorKey::generate()?;
+    key.save(folder)?;
+    Ok(key)
+}
 
 impl Store {
     /// Joins a cluster with a token from `holdfast node add`.
@@ -41,7 +58,8 @@ impl Store {
                 token.name, config.name
             )));
         }
-        let key = DirectorKey::generate().map_err(|e| StoreError::Join(e.to_string()))?;
+        let folder = key_folder(&config.data_dir);
+        let key = joiners_key(&folder).map_err(|e| StoreError::Join(e.to_string()))?;
         let ask = JoinAsk {
             request: new_request(),
             name: config.name.clone(),
@@ -83,6 +101,8 @@ impl Store {
             cluster: Some(cluster),
         };
         storage::identity::write(&self.shared.control_db, &identity)?;
+        // The identity has the key now. A leftover is of no use to anybody.
+        let _ = std::fs::remove_dir_all(&folder);
         let member = self.begin(identity).await?;
         member.set_announced();
         tracing::info!(%director, "joined the cluster");
@@ -169,6 +189,14 @@ impl Store {
             };
         let sign = |director| authority.sign(&ask.signing_request, director, now);
         let director = match admission {
+            Admission::Again(director) if heard(member, director, None) => {
+                // Or it died a moment ago.
+                return JoinAnswer::Again(format!(
+                    "director {} is running elsewhere with this key (do not copy a data directory; \
+                     begin with an empty one)",
+                    ask.name
+                ));
+            }
             Admission::Again(director) => director,
             Admission::Open => {
                 // The number is not known yet; this only checks the request and names the key.

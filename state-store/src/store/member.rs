@@ -68,6 +68,8 @@ pub struct Member {
     pub shards: u16,
     /// Why this director must not go on, if it must not.
     pub fatal: Mutex<Option<String>>,
+    /// It is not the director that the cluster knows (any more).
+    disowned: Mutex<bool>,
     /// The start has been recorded in the control group.
     pub announced: AtomicU64,
     /// When membership or a planned change last changed, as seen here.
@@ -148,6 +150,7 @@ impl Member {
             feed: Arc::new(Feed::new(shards, &parts.config.limits)),
             shards,
             fatal: Mutex::new(None),
+            disowned: Mutex::new(false),
             announced: AtomicU64::new(0),
             changed: Mutex::new(Instant::now()),
             tasks: Mutex::new(Vec::new()),
@@ -265,13 +268,39 @@ impl Member {
     pub fn follow(&self, view: &View, leaving: impl Iterator<Item = PeerInfo>) {
         let members = view.cluster.members.values().map(PeerInfo::from);
         let members: Vec<PeerInfo> = members.chain(leaving).collect();
+        let disowned = self.disowned.lock();
+        if *disowned {
+            return;
+        }
+        self.transport.set_numbers_given(DirectorId(view.cluster.next.director));
         self.transport.set_members(&members);
+        drop(disowned);
         let control = Arc::new(control_routes(&self.parts.published));
         self.control.handle.say(raft::Input::Members(control));
         if let Some(sessions) = self.sessions.get() {
             let routes = Arc::new(session_routes(&self.parts.published));
             sessions.handle.say(raft::Input::Members(routes));
         }
+    }
+
+    /// Takes no part any more: says why, once, and lets go of all peers.
+    pub fn disown(&self, why: String) {
+        let mut disowned = self.disowned.lock();
+        if std::mem::replace(&mut *disowned, true) {
+            return;
+        }
+        tracing::error!(why, "this director takes no part in the cluster any more");
+        self.fatal.lock().get_or_insert(why);
+        self.transport.set_incarnation(0);
+        // It is we who go: nobody must hear from us that he was removed.
+        self.transport.set_numbers_given(DirectorId(0));
+        self.transport.set_members(&[]);
+    }
+
+    /// Why it takes no part any more, if so.
+    pub fn disowned(&self) -> Option<String> {
+        let disowned = *self.disowned.lock();
+        self.fatal.lock().clone().filter(|_| disowned)
     }
 
     /// Whether the start of this run is recorded in the control group.

@@ -11,6 +11,7 @@ mod member;
 mod open;
 mod published;
 mod quic;
+mod removing;
 mod status;
 mod sync;
 pub mod types;
@@ -29,7 +30,7 @@ use parking_lot::RwLock;
 use crate::codec;
 use crate::codec::wire::{NodeMessage, Request, Response};
 use crate::metrics::{Metrics, count};
-use crate::peer::Lane;
+use crate::peer::{Lane, NetMetrics};
 use crate::raft::Input;
 use crate::storage::Database;
 use crate::transport::Connector;
@@ -55,6 +56,8 @@ struct Shared {
     member: RwLock<Option<Arc<Member>>>,
     /// Held while this director becomes a member.
     becoming: tokio::sync::Mutex<()>,
+    /// Held while the leader judges and commits a removal.
+    removing: tokio::sync::Mutex<()>,
 }
 
 impl Shared {
@@ -74,7 +77,22 @@ impl Shared {
 
 impl Store {
     fn member(&self) -> Result<Arc<Member>, StoreError> {
-        self.shared.member().ok_or(StoreError::NotMember)
+        let member = self.shared.member().ok_or(StoreError::NotMember)?;
+        match member.disowned() {
+            Some(why) => Err(StoreError::Disowned(why)),
+            None => Ok(member),
+        }
+    }
+
+    /// Why this director takes no part in the cluster any more, if so: it was removed, or another
+    /// machine runs with its identity.
+    pub fn disowned(&self) -> Option<String> {
+        self.shared.member()?.disowned()
+    }
+
+    /// Counters of the network between the directors, once this one is a member.
+    pub fn net_metrics(&self) -> Option<Arc<NetMetrics>> {
+        self.shared.member()?.transport.metrics()
     }
 
     /// Whether this director is in a cluster.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use holdfast_schema::cluster::{ControlCommand, ControlOutcome, RefusalCode, ReplicaId};
 use parking_lot::RwLock;
 
-use super::error::StoreError;
+use super::error::{COME_BACK, StoreError};
 use super::inbound::Inbox;
 use super::member::Member;
 use super::published::Published;
@@ -56,6 +56,7 @@ impl Store {
             control_db,
             member: RwLock::new(None),
             becoming: tokio::sync::Mutex::new(()),
+            removing: tokio::sync::Mutex::new(()),
         });
         let store = Store { shared };
         if let Some(identity) = known {
@@ -169,26 +170,33 @@ impl Store {
                     return Ok(());
                 }
                 Ok(ControlOutcome::Refused(refusal)) => {
-                    let known = matches!(
-                        refusal.code,
-                        RefusalCode::NotAllowed | RefusalCode::NotFound | RefusalCode::Exists
-                    );
-                    tracing::error!(
-                        refusal.message,
-                        refusal.hint,
-                        "the cluster refuses this start"
-                    );
-                    member.fatal.lock().get_or_insert(refusal.message.clone());
-                    if known {
-                        return Err(StoreError::Identity {
-                            name: self.shared.config.name.clone(),
-                            cause: refusal.message,
-                            remedy: refusal.hint,
-                        });
-                    }
-                    return Err(StoreError::Refused(refusal));
+                    let (cause, remedy) = match refusal.code {
+                        RefusalCode::NotFound => (
+                            "this director was removed from the cluster".to_owned(),
+                            COME_BACK.to_owned(),
+                        ),
+                        _ => (refusal.message.clone(), refusal.hint.clone()),
+                    };
+                    member.disown(cause.clone());
+                    return match refusal.code {
+                        RefusalCode::NotAllowed | RefusalCode::NotFound | RefusalCode::Exists => {
+                            let name = self.shared.config.name.clone();
+                            Err(StoreError::Identity { name, cause, remedy })
+                        }
+                        _ => Err(StoreError::Refused(refusal)),
+                    };
                 }
                 Err(StoreError::NotMember | StoreError::Closed) => return Err(StoreError::Closed),
+                Err(StoreError::Disowned(cause)) => {
+                    return Err(StoreError::Identity {
+                        name: self.shared.config.name.clone(),
+                        cause,
+                        remedy:
+                            "to bring this machine back, empty its data directory and start it \
+                                 with a join token from `holdfast node add`"
+                                .to_owned(),
+                    });
+                }
                 Err(e) => tracing::info!(%e, "the start is not recorded yet"),
             }
         }

@@ -84,10 +84,21 @@ impl Published {
         self.cluster.subscribe()
     }
 
-    /// Shows a new view.
+    /// Shows a new view. One that is older than what is shown already is not: after a restart the
+    /// members noted last are shown first, and the log is replayed from before that. (Neither number
+    /// ever goes back.)
     pub fn publish(&self, view: View) {
+        let mut shown = self.view.write();
         let cluster = view.cluster.clone();
-        *self.view.write() = Some(Arc::new(view));
+        let older = |now: &Arc<View>| {
+            let now = &now.cluster;
+            cluster.membership_epoch < now.membership_epoch || cluster.revision < now.revision
+        };
+        if shown.as_ref().is_some_and(older) {
+            return;
+        }
+        *shown = Some(Arc::new(view));
+        drop(shown);
         self.cluster.send_replace(Some(cluster));
     }
 
@@ -110,5 +121,33 @@ impl Published {
             // Whoever waited may have given up.
             let _ = waiter.send(outcome.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::tests::Cluster;
+    use holdfast_schema::cluster::ControlCommand;
+
+    #[test]
+    fn a_replayed_log_does_not_bring_removed_members_back() {
+        let published = Published::default();
+        let view = |record: &ControlRecord| View::of(record);
+        let mut cluster = Cluster::of(3);
+        let checkpoint = cluster.record.clone();
+        let lost = ControlCommand::Remove { director: DirectorId(3), force: Some("lost".into()) };
+        cluster.done(lost);
+        // What the identity noted comes first, then the checkpoint, then the log.
+        let mut noted = view(&cluster.record);
+        noted.ca_key.clear();
+        published.publish(noted);
+        published.publish(view(&checkpoint));
+        let shown = || published.view().unwrap();
+        assert!(!shown().cluster.members.contains_key(&DirectorId(3)));
+        let news = published.subscribe();
+        assert!(!news.borrow().as_ref().unwrap().members.contains_key(&DirectorId(3)));
+        published.publish(view(&cluster.record));
+        assert_eq!(shown().ca_key, "key", "the log has spoken");
     }
 }

@@ -15,7 +15,7 @@ use crate::codec::disk::Identity;
 use crate::codec::wire::SnapshotHeader;
 use crate::liveness::Judgement;
 use crate::peer::{
-    self, Inbound, Lane, Network, NetworkConfig, PeerInfo, PeerLiveness, SnapshotReader,
+    self, Inbound, Lane, NetMetrics, Network, NetworkConfig, PeerInfo, PeerLiveness, SnapshotReader,
 };
 use crate::pki::{self, DirectorKey, JoinToken};
 use crate::transport::{Connector, Receiver, Transport};
@@ -91,6 +91,10 @@ impl Transport for Network {
         Network::set_members(self, members);
     }
 
+    fn set_numbers_given(&self, below: DirectorId) {
+        Network::set_numbers_given(self, below);
+    }
+
     fn set_incarnation(&self, incarnation: u64) {
         Network::set_incarnation(self, incarnation);
     }
@@ -101,6 +105,10 @@ impl Transport for Network {
 
     fn judge(&self) -> Vec<Judgement> {
         Network::judge(self)
+    }
+
+    fn metrics(&self) -> Option<Arc<NetMetrics>> {
+        Some(Network::metrics(self))
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
@@ -148,6 +156,10 @@ impl Inbound for Adapter {
 
     fn join(&self, _from: SocketAddr, request: Bytes) -> BoxFuture<'static, Bytes> {
         self.0.join(request)
+    }
+
+    fn removed(&self, by: DirectorId) {
+        self.0.removed(by);
     }
 
     fn heartbeat(&self, _from: DirectorId, _incarnation: u64, _payload: Bytes) {

@@ -90,7 +90,7 @@ impl Store {
 
     /// Whether every group has a leader that this director hears.
     pub fn has_quorum(&self) -> bool {
-        let Some(member) = self.shared.member() else { return false };
+        let Ok(member) = self.member() else { return false };
         let Some(sessions) = member.sessions.get() else { return false };
         let led = |s: &Arc<GroupState>| s.progress().leader != 0 && s.halted().is_none();
         member.control.states.iter().all(led) && sessions.states.iter().all(led)

@@ -100,6 +100,16 @@ impl Store {
         .await
     }
 
+    /// Waits until all live members, learners included, have applied all that was committed before.
+    ///
+    /// With two directors one votes alone: what it has applied may be nowhere else until then.
+    pub async fn applied_everywhere(&self, deadline: Duration) -> Result<(), StoreError> {
+        let until = Instant::now() + deadline;
+        let indexes = self.barrier(deadline).await?;
+        let left = until.saturating_duration_since(Instant::now());
+        self.wait_applied_everywhere(&indexes, left).await
+    }
+
     /// Waits until all live members have applied at least these indexes.
     pub async fn wait_applied_everywhere(
         &self,

@@ -71,8 +71,7 @@ async fn follow(shared: Weak<Shared>, member: Weak<Member>) {
                 tracing::error!(%e, "the members cannot be noted");
             }
             if let Some(why) = disowned(&me, now) {
-                tracing::error!(why, "this director must not go on");
-                me.fatal.lock().get_or_insert(why);
+                me.disown(why);
             }
             before = Some(view.cluster.clone());
         }
@@ -197,7 +196,7 @@ fn first_voter<'a>(
 
 impl Store {
     /// How everybody's replicas are configured; only of those who answer.
-    async fn ask_forms(&self, member: &Arc<Member>) -> Vec<(DirectorId, Vec<Form>)> {
+    pub(super) async fn ask_forms(&self, member: &Member) -> Vec<(DirectorId, Vec<Form>)> {
         let mut all = Vec::new();
         if member.sessions.get().is_some() {
             all.push((member.me, forms(member)));

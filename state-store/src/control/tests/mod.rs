@@ -32,7 +32,7 @@ pub(super) fn connected(n: u8) -> Vec<Prefix> {
 }
 
 /// A cluster that its founder `d1` says things to.
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     pub record: ControlRecord,
     next: u128,
 }
