@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use holdfast_director::core::{CoreConfig, Count, DropReason};
 use holdfast_state_store::metrics::LATENCY_BOUNDS_US;
+use holdfast_state_store::peer::{HandshakeFailure, NetMetrics};
 
 use super::names;
 use super::scrape::Scrape;
@@ -258,7 +259,59 @@ fn store(node: &Node, to: &mut Scrape) {
     }
     let metrics = node.store.metrics();
     metrics.each(|name, value| to.count(&names::store_counter(name).name, &[], value));
+    if let Some(net) = node.store.net_metrics() {
+        peer_network(&net, to);
+    }
     let (buckets, sum_us) = metrics.commit_latency.read();
     let bounds: Vec<f64> = LATENCY_BOUNDS_US.iter().map(|us| *us as f64 / 1e6).collect();
     to.histogram("holdfast_store_commit_seconds", &bounds, &buckets, sum_us as f64 / 1e6);
+}
+
+/// What the connections to the other directors counted; every reason from the start, so that a rate
+/// has something to begin with.
+fn peer_network(net: &NetMetrics, to: &mut Scrape) {
+    let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    for (lane, counted) in net.lanes() {
+        for (direction, messages, bytes) in [
+            ("out", &counted.messages_out, &counted.bytes_out),
+            ("in", &counted.messages_in, &counted.bytes_in),
+        ] {
+            to.count("holdfast_peer_messages_total", &[lane, direction], get(messages));
+            to.count("holdfast_peer_bytes_total", &[lane, direction], get(bytes));
+        }
+        for (reason, dropped) in [
+            ("full", &counted.dropped_full),
+            ("stale", &counted.dropped_stale),
+            ("unsendable", &counted.dropped_unsendable),
+        ] {
+            to.count("holdfast_peer_dropped_messages_total", &[lane, reason], get(dropped));
+        }
+    }
+    for reason in HandshakeFailure::ALL {
+        let failed = net.handshake_failures(reason);
+        to.count("holdfast_peer_handshakes_failed_total", &[reason.label()], failed);
+    }
+    net.each(|name, value| to.count(&names::peer_counter(name).name, &[], value));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_drop_between_directors_is_shown_with_its_reason() {
+        let mut scrape = Scrape::new(names::all());
+        let net = NetMetrics::default();
+        net.heartbeats_malformed.store(3, Ordering::Relaxed);
+        peer_network(&net, &mut scrape);
+        let text = scrape.text(Vec::new()).unwrap();
+        for line in [
+            "holdfast_peer_dropped_messages_total{lane=\"log\",reason=\"full\"} 0",
+            "holdfast_peer_handshakes_failed_total{reason=\"not-a-member\"} 0",
+            "holdfast_peer_heartbeats_malformed_total 3",
+            "holdfast_peer_protocol_violations_total 0",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Every metric: name, kind, labels, meaning.
 
+use holdfast_state_store::peer::NetMetrics;
+
 /// What kind of number it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -219,6 +221,26 @@ const FIXED: &[(&str, Kind, &[&str], &str)] = &[
         &[],
         "Session changes that the store's queue had no room for; they are said again.",
     ),
+    (
+        "holdfast_peer_messages_total",
+        Counter,
+        &["lane", "direction"],
+        "Messages, requests and chunks of snapshots between directors: out, in.",
+    ),
+    ("holdfast_peer_bytes_total", Counter, &["lane", "direction"], "Bytes of these messages."),
+    (
+        "holdfast_peer_dropped_messages_total",
+        Counter,
+        &["lane", "reason"],
+        "Messages to other directors that were not sent: full (the queue), stale (no connection for \
+         too long), unsendable (too large, or for nobody).",
+    ),
+    (
+        "holdfast_peer_handshakes_failed_total",
+        Counter,
+        &["reason"],
+        "Connections between directors that did not come about, dialled or accepted, by reason.",
+    ),
     ("holdfast_admin_requests_total", Counter, &[], "Requests to the admin API."),
     (
         "holdfast_admin_busy_total",
@@ -238,7 +260,18 @@ pub fn all() -> Vec<Definition> {
     });
     let mut all: Vec<Definition> = fixed.collect();
     holdfast_state_store::metrics::Metrics::default().each(|name, _| all.push(store_counter(name)));
+    NetMetrics::default().each(|name, _| all.push(peer_counter(name)));
     all
+}
+
+/// The metric of one of the peer network's counters that have no labels.
+pub fn peer_counter(name: &str) -> Definition {
+    Definition {
+        name: format!("holdfast_peer_{name}_total"),
+        kind: Counter,
+        labels: &[],
+        help: format!("Peer network: {}.", name.replace('_', " ")),
+    }
 }
 
 /// The metric of one of the store's counters.
