@@ -352,7 +352,9 @@ async fn misses_are_answered_by_whoever_knows_and_denied_only_by_all() {
     let verdict = lab.nodes[2].store.ask(key(1), brief).await;
     assert!(matches!(verdict, MissVerdict::Found(r) if r.incarnation.stamp == 5));
     // A no right after a change of membership is not sure; later it is.
-    assert_eq!(lab.nodes[0].store.ask(key(2), brief).await, MissVerdict::Nobody);
+    // (On a slow machine, later has come.)
+    let first = lab.nodes[0].store.ask(key(2), brief).await;
+    assert!(matches!(first, MissVerdict::Nobody | MissVerdict::NoWithAuthority), "{first:?}");
     let begun = std::time::Instant::now();
     while lab.nodes[0].store.ask(key(2), brief).await != MissVerdict::NoWithAuthority {
         assert!(begun.elapsed() < PATIENCE, "never sure");
@@ -404,10 +406,14 @@ async fn tokens_are_good_once_for_one_name_and_a_while() {
     assert!(replaced.to_string().contains("wrong or was replaced"), "{replaced}");
     assert_eq!(node.store.phase(), Phase::Waiting);
     node.store.join(&new).await.unwrap();
+    let director = node.id();
     lab.nodes.push(node);
     lab.settled().await;
-
     let written = || leader.groups()[0].committed;
+    let joined = written();
+    let active = ControlCommand::SetState { director, state: MemberState::Active, force: None };
+    lab.control(active).await;
+    lab.until("shown", || written() > joined).await;
     let before = written();
     let mut twin = lab.fresh(3, |_| {}).await;
     twin.store.shutdown().await;
@@ -449,7 +455,7 @@ async fn a_copied_data_directory_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repeated_request_is_recognised_and_refusals_explain_themselves() {
+async fn refusals_explain_themselves() {
     let lab = Lab::new(1).await;
     let director = lab.nodes[0].id();
     let remove = ControlCommand::Remove { director, force: None };

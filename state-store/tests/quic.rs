@@ -2,17 +2,20 @@
 
 mod lab;
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use holdfast_schema::cluster::{ControlCommand, ControlOutcome};
 use holdfast_state_store::{Store, StoreConfig, StoreError};
 use lab::{Echo, Node, PATIENCE, Table, record};
 
-/// A UDP port that was free a moment ago.
+/// A place on loopback that nobody else takes: an address of this process and this call.
 fn listen() -> SocketAddr {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static CALLS: AtomicU8 = AtomicU8::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    ([127, 1 + high % 250, low, CALLS.fetch_add(1, Ordering::Relaxed)], 7400).into()
 }
 
 async fn open(name: &str) -> Node {
@@ -28,8 +31,7 @@ async fn reopen(
     echo: Arc<Echo>,
 ) -> Result<Node, StoreError> {
     let store = Store::open(config.clone()).await?;
-    let table = Arc::new(Table::default());
-    store.attach_sink(table.clone());
+    let table = Table::attach(&store);
     Ok(Node { store, table, echo, config, dir })
 }
 

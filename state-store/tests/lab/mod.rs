@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use holdfast_schema::bucket::ShardId;
 use holdfast_schema::cluster::{
-    BackendId, ControlCommand, ControlOutcome, DirectorId, ListenerId, MemberState,
+    BackendId, ClusterState, ControlCommand, ControlOutcome, DirectorId, ListenerId, MemberState,
 };
 use holdfast_schema::flow::{FlowKey, Protocol};
 use holdfast_schema::session::{
@@ -19,6 +19,7 @@ use holdfast_schema::session::{
 use holdfast_state_store::memory::MemoryNetwork;
 use holdfast_state_store::{PeerCalls, Store, StoreConfig};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 pub const SHARDS: u16 = 4;
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,14 +29,39 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Table {
     pub sessions: Mutex<HashMap<FlowKey, SessionRecord>>,
     pub installs: Mutex<Vec<(ShardId, usize)>>,
+    cluster: OnceLock<watch::Receiver<Option<Arc<ClusterState>>>>,
+}
+
+impl Table {
+    /// A table for this store, attached.
+    pub fn attach(store: &Store) -> Arc<Table> {
+        let table = Arc::new(Table::default());
+        // Not the store itself: it would keep itself alive.
+        table.cluster.set(store.cluster()).expect("a new table");
+        store.attach_sink(table.clone());
+        table
+    }
+
+    fn shard(&self, record: &SessionRecord) -> Option<ShardId> {
+        let cluster = self.cluster.get()?.borrow().clone()?;
+        Some(cluster.shards.shard(record.bucket(&cluster.bucket_key)))
+    }
 }
 
 impl SessionSink for Table {
     fn created(&self, record: &SessionRecord) {
-        self.sessions.lock().insert(record.key, record.clone());
+        let mut sessions = self.sessions.lock();
+        let newer = sessions.get(&record.key).is_none_or(|kept| {
+            kept.incarnation == record.incarnation || record.prevails_over(kept)
+        });
+        if newer {
+            sessions.insert(record.key, record.clone());
+        }
     }
     fn updated(&self, update: &SessionUpdate) {
-        if let Some(kept) = self.sessions.lock().get_mut(&update.key) {
+        if let Some(kept) = self.sessions.lock().get_mut(&update.key)
+            && kept.incarnation == update.incarnation
+        {
             kept.flags = kept.flags.with(update.flags);
         }
     }
@@ -44,7 +70,9 @@ impl SessionSink for Table {
     }
     fn installed(&self, shard: ShardId, records: &[SessionRecord]) {
         self.installs.lock().push((shard, records.len()));
-        self.sessions.lock().extend(records.iter().map(|r| (r.key, r.clone())));
+        let mut sessions = self.sessions.lock();
+        sessions.retain(|_, r| self.shard(r) != Some(shard));
+        sessions.extend(records.iter().map(|r| (r.key, r.clone())));
     }
     fn find(&self, key: &FlowKey) -> Known {
         let sessions = self.sessions.lock();
@@ -133,8 +161,7 @@ impl Lab {
         echo: Arc<Echo>,
     ) -> Result<Node, holdfast_state_store::StoreError> {
         let store = Store::open_with(config.clone(), Arc::new(self.network.clone())).await?;
-        let table = Arc::new(Table::default());
-        store.attach_sink(table.clone());
+        let table = Table::attach(&store);
         Ok(Node { store, table, echo, config, dir })
     }
 
