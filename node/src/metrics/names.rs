@@ -145,8 +145,8 @@ const FIXED: &[(&str, Kind, &[&str], &str)] = &[
         Gauge,
         &["state"],
         "Local ports of this director's own LIPs: total, free, and free in the class that has the fewest. \
-         (A class is a LIP, a backend and a bucket. With more than 65,536 of them several share a count, \
-         and the free ones are understated.)",
+         A class is a LIP, a backend and a bucket; with more than 65,536 of them several share a count, \
+         and the free ones are understated.",
     ),
     (
         "holdfast_xdp_frames_total",
