@@ -9,6 +9,7 @@ use super::command::heard;
 use super::error::StoreError;
 use super::member::Member;
 use super::published::View;
+use crate::codec::wire::Form;
 use crate::control::removal::{self, GroupVoters, Objection};
 use crate::membership;
 
@@ -25,6 +26,12 @@ fn votes_movable(view: &View, director: DirectorId) -> bool {
     let serves = view.cluster.members.get(&director);
     serves.is_some_and(|m| !m.down && m.state == MemberState::Active)
         && others >= membership::wanted(&members)
+}
+
+/// Whoever has applied most of a shard, in its latest generation, knows its voters best. (A shard that
+/// is formed anew counts from the beginning.)
+fn best_informed<'a>(forms: impl Iterator<Item = &'a Form>) -> Option<&'a Form> {
+    forms.max_by_key(|f| (f.generation, f.applied, f.voters.len()))
 }
 
 impl Store {
@@ -44,11 +51,10 @@ impl Store {
             control: true,
             halves: halves.iter().filter(|h| !h.is_empty()).map(|h| numbers(h)).collect(),
         }];
-        // Whoever has applied most of a shard knows its voters best.
         let forms = self.ask_forms(member).await;
         for shard in 0..member.shards {
             let known = forms.iter().filter_map(|(_, forms)| forms.get(usize::from(shard)));
-            let Some(form) = known.max_by_key(|f| (f.applied, f.voters.len())) else { continue };
+            let Some(form) = best_informed(known) else { continue };
             groups.push(GroupVoters {
                 name: format!("shard {shard}"),
                 control: false,
@@ -119,5 +125,19 @@ impl Store {
             }
             (outcome, _) => outcome,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_generation_knows_the_voters() {
+        let old = Form { generation: 1, applied: 900, voters: vec![9] };
+        let behind = Form { generation: 2, applied: 3, voters: vec![1] };
+        let new = Form { generation: 2, applied: 4, voters: vec![1, 2, 3] };
+        assert_eq!(best_informed([&old, &new, &behind].into_iter()), Some(&new));
+        assert_eq!(best_informed([].into_iter()), None);
     }
 }
