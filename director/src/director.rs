@@ -145,6 +145,8 @@ impl Director {
                 config.incarnation,
             ))
         });
+        let ended = sessions.configure(tables.configured());
+        tell_ended(ended, tables.revision);
         let core = match config.core {
             Some(core) => core,
             None => CoreConfig {
@@ -175,12 +177,14 @@ impl Director {
         Ok(Director { pool, tables, sessions, workers, answers_refused: AtomicU64::new(0) })
     }
 
-    /// Goes over to new tables: the workers between two batches, then the XDP program (so no packet
-    /// is steered to a worker that does not know its address yet). On an error the workers have the
-    /// new tables, and the XDP program may lack new addresses.
+    /// Goes over to new tables: the workers between two batches, then the session table, where sessions
+    /// of removed listeners and backends end, then the XDP program (so no packet is steered to a worker
+    /// that does not know its address yet). On an error the workers have the new tables, and the XDP
+    /// program may lack new addresses.
     pub fn install(&self, tables: Arc<ForwardingTables>) -> Result<(), DirectorError> {
         let (vips, lips) = (tables.vips(), tables.lips());
-        self.tables.store(tables);
+        self.tables.store(tables.clone());
+        tell_ended(self.sessions.configure(tables.configured()), tables.revision);
         self.pool.set_addresses(vips, lips)
     }
 
@@ -275,6 +279,13 @@ impl Director {
     /// Ends the workers and detaches the XDP program.
     pub fn stop(self) {
         drop(self);
+    }
+}
+
+/// Broken connections should be found in the log.
+fn tell_ended(sessions: usize, revision: u64) {
+    if sessions > 0 {
+        tracing::warn!(sessions, revision, "sessions ended with their listener or backend");
     }
 }
 

@@ -214,6 +214,12 @@ fn new_tables_change_what_is_steered_and_served() {
     let mut buffer = [0; 9];
     assert_eq!(server.recv_from(&mut buffer).unwrap().0, 1);
     assert_eq!(buffer[0], b'y');
+    // The backend goes, and its session with it.
+    assert_eq!(director.sessions().sessions(), 1);
+    let mut without = cluster(VIP.parse().unwrap(), &lips(), &[]);
+    without.next.backend = 1;
+    director.install(tables(&without, DIRECTOR_MAC, PEER_MAC)).unwrap();
+    assert_eq!(director.sessions().sessions(), 0);
     // The VIP goes: its packets are the kernel's again.
     let other = cluster("203.0.113.11:80".parse().unwrap(), &lips(), &[backend]);
     director.install(tables(&other, DIRECTOR_MAC, PEER_MAC)).unwrap();

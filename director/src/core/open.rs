@@ -26,7 +26,7 @@ enum Place {
     Opened(Slot),
     /// Another worker was quicker.
     Exists(Slot),
-    /// A lock was taken: again later.
+    /// A lock was taken, or newer tables are on their way: again later.
     Contended,
     Refused(DropReason),
 }
@@ -188,7 +188,9 @@ impl Core {
                         Err(OpenError::ReplyTaken) => {}
                         Err(OpenError::ClassFull) => break,
                         Err(OpenError::Exists(slot)) => return Place::Exists(slot),
-                        Err(OpenError::Contended) => return Place::Contended,
+                        Err(OpenError::Contended | OpenError::Removed) => {
+                            return Place::Contended;
+                        }
                         Err(OpenError::Full) => {
                             return Place::Refused(DropReason::SessionTableFull);
                         }

@@ -53,6 +53,7 @@ mod open;
 mod quiescence;
 mod record;
 mod refused;
+mod removal;
 mod sink;
 mod slab;
 mod stats;

@@ -77,6 +77,9 @@ pub enum OpenError {
     /// The client key has a session already.
     #[error("the flow has a session already")]
     Exists(Slot),
+    /// Its listener or backend was removed: again next batch, by the new tables.
+    #[error("the listener or the backend was removed")]
+    Removed,
     /// Another thread was writing near one of the keys: again next batch.
     #[error("another thread was writing near one of the keys")]
     Contended,
@@ -222,6 +225,10 @@ impl SessionTable {
 
     /// Makes a published record found by both keys; takes it back if one of them is taken.
     pub(super) fn index(&self, slot: Slot, version: u64, wait: Wait) -> Result<(), OpenError> {
+        if let Err(error) = self.check_published(slot, wait) {
+            self.free(slot, version, wait);
+            return Err(error);
+        }
         let link = |side| {
             let taken = self.l2.insert(&self.slab, Target::new(slot, side), wait);
             taken.map_err(|Busy| self.contended())
@@ -240,16 +247,21 @@ impl SessionTable {
             Some(other) => Err(OpenError::Exists(other.slot())),
             None => Ok(()),
         });
-        if outcome.is_err() {
-            self.free(slot, version, wait);
-        } else if self.record(slot).live() != Some(version) {
-            // Somebody with a better claim to the reply key was quicker than our second entry, and
-            // may have looked for that entry before it was there. It must not stay, so this waits even
-            // for a worker (it takes two directors, one port and a few nanoseconds to get here).
-            let _ = self.unlink(slot, Side::Client, Wait::Yes);
-            return Err(self.contended());
+        let ended_by_another = match outcome {
+            Ok(()) => self.record(slot).live() != Some(version),
+            Err(_) => !self.free(slot, version, wait),
+        };
+        if !ended_by_another {
+            return outcome;
         }
-        outcome
+        // Somebody with a better claim to the reply key, or a removal, was quicker than our entries,
+        // and may have looked for them before they were there. They must not stay, so this waits even
+        // for a worker (it takes two directors, one port and a few nanoseconds to get here, or an
+        // operator and as little).
+        for side in [Side::Client, Side::Backend] {
+            let _ = self.unlink(slot, side, Wait::Yes);
+        }
+        outcome.and_then(|()| Err(self.contended()))
     }
 
     /// Where a key leads; counts when that cannot be told now.

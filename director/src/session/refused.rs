@@ -67,7 +67,25 @@ impl Records {
         }
     }
 
-    fn keep(&mut self, record: &SessionRecord, shard: Option<ShardId>, aside: (u64, bool)) {
+    /// Takes out the records that `goes` names.
+    pub(super) fn forget(&mut self, goes: impl Fn(&SessionRecord) -> bool) {
+        let gone: Vec<(PackedKey, Incarnation)> = self
+            .by_key
+            .iter()
+            .filter(|(_, aside)| goes(&aside.record))
+            .map(|(key, aside)| (*key, aside.record.incarnation))
+            .collect();
+        gone.iter().for_each(|(key, incarnation)| self.remove(key, incarnation));
+    }
+
+    /// Keeps a record that the table refused.
+    pub(super) fn keep(
+        &mut self,
+        record: &SessionRecord,
+        shard: Option<ShardId>,
+        told: u64,
+        reply_taken: bool,
+    ) {
         let key = PackedKey::new(&record.key);
         self.remove(&key, &record.incarnation);
         if self.by_key.contains_key(&key) {
@@ -77,7 +95,6 @@ impl Records {
             self.forgotten |= shard.map_or(u64::MAX, bit);
             return;
         }
-        let (told, reply_taken) = aside;
         self.by_reply.insert(PackedKey::new(&record.reply), key);
         self.by_key.insert(key, Aside { record: record.clone(), told, reply_taken });
     }
@@ -159,17 +176,6 @@ impl Refused {
         (self.waiting.load(Ordering::Acquire) > 0).then(|| self.lock())
     }
 
-    /// Keeps a record that the table refused.
-    pub(super) fn keep(
-        &self,
-        record: &SessionRecord,
-        shard: Option<ShardId>,
-        now: u64,
-        reply_taken: bool,
-    ) {
-        self.lock().keep(record, shard, (now, reply_taken));
-    }
-
     /// News about a record.
     pub(super) fn update(&self, update: &SessionUpdate, now: u64) {
         let Some(mut records) = self.some() else { return };
@@ -196,13 +202,7 @@ impl Refused {
         let mut records = self.lock();
         records.forgotten &= !bit(shard);
         records.telling |= bit(shard);
-        let gone: Vec<(PackedKey, Incarnation)> = records
-            .by_key
-            .iter()
-            .filter(|(_, aside)| !stays(&aside.record))
-            .map(|(key, aside)| (*key, aside.record.incarnation))
-            .collect();
-        gone.iter().for_each(|(key, incarnation)| records.remove(key, incarnation));
+        records.forget(|record| !stays(record));
     }
 
     /// The shard has been told.

@@ -93,7 +93,8 @@ impl SessionTable {
 
     /// Puts a session that another director answered a miss with into the table. The slot is valid
     /// until the caller's next quiescent point. `Exists`: this director knows a newer session under
-    /// that key; `ReplyTaken`: one with a better claim to the reply key.
+    /// that key; `ReplyTaken`: one with a better claim to the reply key; `Removed`: its listener or
+    /// backend is not there any more.
     pub fn install(&self, record: &SessionRecord, now_ms: u64) -> Result<Slot, OpenError> {
         self.accept(record, now_ms + TIME_BASE_MS, Source::Peer)
     }
@@ -117,6 +118,7 @@ impl SessionTable {
         now: u64,
         source: Source,
     ) -> Result<Slot, OpenError> {
+        self.check_configured(said.listener, said.backend, source.wait())?;
         let _guest = self.slab.epochs.guest();
         let keys = (PackedKey::new(&said.key), PackedKey::new(&said.reply));
         for attempt in 0..attempts {
@@ -137,7 +139,9 @@ impl SessionTable {
             let Some(mut refused) = self.refused.some() else { return };
             let Some((key, said)) = refused.next(now) else { return };
             match self.accept_within(ATTEMPTS_PEER, &said, now, Source::Store) {
-                Ok(_) | Err(OpenError::Exists(_)) => refused.remove(&key, &said.incarnation),
+                Ok(_) | Err(OpenError::Exists(_) | OpenError::Removed) => {
+                    refused.remove(&key, &said.incarnation);
+                }
                 Err(OpenError::Full) => return,
                 Err(error) => refused.refused_again(&key, error == OpenError::ReplyTaken),
             }
@@ -336,14 +340,19 @@ impl SessionSink for SessionTable {
     fn created(&self, record: &SessionRecord) {
         let now = self.now();
         match self.accept(record, now, Source::Store) {
-            Ok(_) | Err(OpenError::Exists(_)) => {
+            Ok(_) | Err(OpenError::Exists(_) | OpenError::Removed) => {
                 if let Some(mut refused) = self.refused.some() {
                     refused.remove(&PackedKey::new(&record.key), &record.incarnation);
                 }
             }
             Err(error) => {
                 let shard = self.shard_of(self.bucket_of(record));
-                self.refused.keep(record, shard, now, error == OpenError::ReplyTaken);
+                let mut refused = self.refused.lock();
+                // Under the lock under which a removal forgets those that are here.
+                let configured = self.check_configured(record.listener, record.backend, Wait::Yes);
+                if configured.is_ok() {
+                    refused.keep(record, shard, now, error == OpenError::ReplyTaken);
+                }
             }
         }
     }

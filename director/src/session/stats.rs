@@ -55,8 +55,11 @@ pub struct TableStats {
     pub half_open_full: u64,
     /// Opens refused because of a class's half-open quota.
     pub class_full: u64,
-    /// Sessions of other directors that found no room or lost a conflict over a key.
+    /// Sessions of other directors that found no room, lost a conflict over a key, or are of a
+    /// listener or backend that was removed.
     pub refused: u64,
+    /// Sessions that ended with their listener or backend.
+    pub removed: u64,
     /// Sessions that gave way to a newer one, or to one with a better claim to a reply key.
     pub superseded: u64,
     /// Expiries of the store that were vetoed.
@@ -79,6 +82,7 @@ pub(super) struct Counts {
     pub half_open_full: AtomicU64,
     pub class_full: AtomicU64,
     pub refused: AtomicU64,
+    pub removed: AtomicU64,
     pub superseded: AtomicU64,
     pub vetoed: AtomicU64,
     pub adopted: AtomicU64,

@@ -9,7 +9,7 @@ use holdfast_schema::bucket::{BUCKETS, Bucket, BucketKey, ShardId, ShardTable};
 use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{ForwardingMode, SessionFlags, SessionRecord, TIME_WAIT_LINGER_MS};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::classes::ClassCounts;
 use super::index::{Busy, Index, Target, Wait};
@@ -20,6 +20,7 @@ use super::refused::Refused;
 use super::slab::Slab;
 use super::stats::{Counts, PassCounts, TableStats, count};
 use super::{Side, Slot};
+use crate::tables::Configured;
 
 /// Ports of a class, 1024 to 65535 in steps of 64.
 pub const CLASS_PORTS: u32 = (65_536 - 1_024) / BUCKETS as u32;
@@ -45,6 +46,7 @@ pub struct SessionTable {
     pub(super) classes: ClassCounts,
     pub(super) counts: Counts,
     pub(super) refused: Refused,
+    pub(super) configured: RwLock<Arc<Configured>>,
     pub(super) pass: Mutex<PassCounts>,
     pub(super) me: DirectorId,
     pub(super) max_half_open: u32,
@@ -73,6 +75,7 @@ impl SessionTable {
             classes: ClassCounts::new(hasher),
             counts: Counts::default(),
             refused: Refused::new(max_sessions),
+            configured: RwLock::default(),
             pass: Mutex::default(),
             me,
             max_half_open,
@@ -276,36 +279,6 @@ impl SessionTable {
         Ok(())
     }
 
-    /// Ends a session at once (removal with prejudice). False if `key` is not its client key any more.
-    pub fn remove(&self, slot: Slot, key: &FlowKey) -> bool {
-        let _guest = self.slab.epochs.guest();
-        let record = self.record(slot);
-        let Some(version) = record.live() else { return false };
-        self.matches(slot, Side::Client, &PackedKey::new(key))
-            && self.free(slot, version, Wait::Yes)
-    }
-
-    /// Ends at once all sessions that `condemned` names (a backend that goes with prejudice). Returns
-    /// how many.
-    pub fn remove_where(&self, now_ms: u64, condemned: impl Fn(&SessionRecord) -> bool) -> usize {
-        let _guest = self.slab.epochs.guest();
-        let mut removed = 0;
-        for index in 0..self.slab.high_water() {
-            let slot = Slot(index);
-            let record = self.record(slot);
-            let Some(version) = record.live() else { continue };
-            let description = record.describe(now_ms + TIME_BASE_MS);
-            // Freeing by version: a record that was rewritten meanwhile is left alone.
-            if record.still(version)
-                && condemned(&description)
-                && self.free(slot, version, Wait::Yes)
-            {
-                removed += 1;
-            }
-        }
-        removed
-    }
-
     /// Moves freed slots back into use, as far as all workers have been quiescent.
     pub fn reclaim(&self, budget: usize) -> usize {
         self.slab.reclaim(budget)
@@ -351,6 +324,7 @@ impl SessionTable {
             half_open_full: get(&counts.half_open_full),
             class_full: get(&counts.class_full),
             refused: get(&counts.refused),
+            removed: get(&counts.removed),
             superseded: get(&counts.superseded),
             vetoed: get(&counts.vetoed),
             adopted: get(&counts.adopted),

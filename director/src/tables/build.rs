@@ -10,6 +10,7 @@ use holdfast_schema::config::{NewUdp, ReplicateAfter, UnknownSession};
 use holdfast_schema::flow::Addr;
 use siphasher::sip::SipHasher13;
 
+use super::configured::Configured;
 use super::forwarding::{BackendEntry, ForwardingTables, ListenerEntry, Scheduler};
 use super::maglev::Maglev;
 use super::next_hops::NextHops;
@@ -71,6 +72,7 @@ impl ForwardingTables {
             shards: cluster.shards.clone(),
             vips,
             lips: cluster.lips.keys().map(|ip| Addr::from(*ip)).collect(),
+            configured: Arc::new(Configured::of(cluster)),
             own_lips: own.map(|(ip, _)| Addr::from(*ip)).collect(),
             by_address: listeners
                 .iter()

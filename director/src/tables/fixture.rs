@@ -84,7 +84,12 @@ pub(crate) fn cluster(weights: &[u16]) -> ClusterState {
         groups: [("web".into(), Group { id: GroupId(1), spec: group, backends })].into(),
         tokens: BTreeMap::new(),
         planned: Vec::new(),
-        next: NextIds::default(),
+        next: NextIds {
+            listener: 2,
+            group: 2,
+            backend: 1 + weights.len() as u32,
+            ..NextIds::default()
+        },
         ca_certificate: String::new(),
         ca_key: String::new(),
         requests: Vec::new(),

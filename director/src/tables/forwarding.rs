@@ -10,6 +10,7 @@ use holdfast_schema::config::{NewUdp, ReplicateAfter, UnknownSession};
 use holdfast_schema::flow::{Addr, FlowKey, Protocol};
 use holdfast_schema::session::ForwardingMode;
 
+use super::configured::Configured;
 use super::maglev::Maglev;
 use super::next_hops::{NextHop, NextHops};
 use super::ports::PortCursors;
@@ -104,6 +105,7 @@ pub struct ForwardingTables {
     pub(super) vips: HashMap<Addr, bool, RandomState>,
     pub(super) lips: HashSet<Addr, RandomState>,
     pub(super) own_lips: Vec<Addr>,
+    pub(super) configured: Arc<Configured>,
     pub(super) listeners: Vec<ListenerEntry>,
     pub(super) by_address: HashMap<(Addr, u16, Protocol), usize, RandomState>,
     pub(super) by_id: HashMap<ListenerId, usize, RandomState>,
@@ -119,6 +121,12 @@ impl ForwardingTables {
     pub fn with_health_version(mut self, version: u64) -> ForwardingTables {
         self.health_version = version;
         self
+    }
+
+    /// The listeners and backends they were built from: for
+    /// [`SessionTable::configure`](crate::session::SessionTable::configure).
+    pub fn configured(&self) -> &Arc<Configured> {
+        &self.configured
     }
 
     /// Whether an address is a VIP.

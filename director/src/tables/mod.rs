@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod configured;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod forwarding;
@@ -12,6 +13,7 @@ mod ports;
 #[cfg(test)]
 mod tests;
 
+pub use configured::Configured;
 pub use forwarding::{BackendEntry, ForwardingTables, ListenerEntry, PortsFree};
 pub use maglev::Maglev;
 pub use next_hops::{NextHop, NextHops};

@@ -32,6 +32,7 @@ pub fn cluster(vip: SocketAddr, lips: &[IpAddr], backends: &[SocketAddr]) -> Clu
             (name, Backend { id: BackendId(n), spec })
         })
         .collect();
+    let next_backend = backends.len() as u32;
     let group = Group {
         id: GroupId(1),
         spec: GroupSpec {
@@ -72,7 +73,7 @@ pub fn cluster(vip: SocketAddr, lips: &[IpAddr], backends: &[SocketAddr]) -> Clu
         groups: [("group".to_owned(), group)].into(),
         tokens: BTreeMap::new(),
         planned: Vec::new(),
-        next: NextIds::default(),
+        next: NextIds { listener: 3, group: 2, backend: next_backend, ..NextIds::default() },
         ca_certificate: String::new(),
         ca_key: String::new(),
         requests: Vec::new(),

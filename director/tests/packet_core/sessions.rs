@@ -1,9 +1,11 @@
 //! What packets tell about their session, and SYNs on sessions that are there already.
 
-use holdfast_director::core::{CoreConfig, Count, Verdict};
+use holdfast_director::core::{CoreConfig, Count, DropReason, MissAnswer, Verdict};
 use holdfast_director::session::{Lookup, Side};
+use holdfast_director::tables::ForwardingTables;
+use holdfast_schema::cluster::{Backend, BackendId, ClusterState};
 use holdfast_schema::flow::{FlowKey, Protocol};
-use holdfast_schema::session::SessionFlags as F;
+use holdfast_schema::session::{SessionFlags as F, SessionSink};
 
 use super::full_nat::open;
 use super::support::packet::*;
@@ -173,15 +175,140 @@ fn sessions_keep_their_backend_when_the_tables_change() {
     let mut lab = Lab::new();
     let (client, vip) = (at(CLIENT, 43_005), at(VIP, WEB));
     let (local, backend) = open(&mut lab, &Packet::tcp(client, vip, SYN, 100, 0));
+    let name = backend.ip().to_string();
+    let stays = |lab: &mut Lab| {
+        let up = Packet::tcp(client, vip, ACK, 101, 501);
+        assert_eq!(lab.sent(&up.bytes()), up.forwarded(local, backend).bytes());
+        let down = Packet::tcp(backend, local, ACK, 501, 101);
+        assert_eq!(lab.sent(&down.bytes()), down.forwarded(vip, client).bytes());
+    };
+    let web = |cluster: &mut ClusterState, change: &dyn Fn(&mut Backend)| {
+        let group = cluster.groups.get_mut("web").expect("the group of the listener");
+        change(group.backends.get_mut(&name).expect("the backend of the session"));
+    };
     let mut cluster = cluster();
-    // The listener is gone, and so are all backends.
-    cluster.listeners.retain(|_, listener| listener.spec.port != WEB);
-    cluster.groups.clear();
-    lab.tables = tables_of(&cluster);
-    let up = Packet::tcp(client, vip, ACK, 101, 501);
-    assert_eq!(lab.sent(&up.bytes()), up.forwarded(local, backend).bytes());
+    // It weighs less than others, then nothing; it is drained.
+    for (weight, draining) in [(1, false), (0, false), (0, true), (1, true)] {
+        web(&mut cluster, &|backend| {
+            (backend.spec.weight, backend.spec.draining) = (weight, draining);
+        });
+        for other in cluster.groups.get_mut("web").unwrap().backends.values_mut() {
+            if other.spec.name != name {
+                other.spec.weight = 100;
+            }
+        }
+        lab.install(&cluster);
+        stays(&mut lab);
+    }
+    // Others come, and go; so do other listeners.
+    cluster.next.backend += 1;
+    let mut new = cluster.groups["web"].backends[&name].clone();
+    new.id = BackendId(cluster.next.backend - 1);
+    new.spec.name = "new".into();
+    new.spec.address = "10.1.0.4:8080".parse().unwrap();
+    cluster.groups.get_mut("web").unwrap().backends.insert("new".into(), new);
+    lab.install(&cluster);
+    stays(&mut lab);
+    cluster.groups.get_mut("web").unwrap().backends.retain(|other, _| *other == name);
+    cluster.groups.retain(|group, _| group == "web");
+    cluster.listeners.retain(|listener, _| listener == "web");
+    lab.install(&cluster);
+    stays(&mut lab);
+    // It is unhealthy, as all of them are.
+    lab.tables = ForwardingTables::build(&cluster, ME, &|_| false, next_hops(), None);
+    lab.table.configure(lab.tables.configured());
+    stays(&mut lab);
+    assert_eq!(lab.table.stats().removed, 0);
+    // It goes, and its session with it.
+    cluster.groups.get_mut("web").unwrap().backends.clear();
+    lab.install(&cluster);
+    assert_eq!((lab.table.sessions(), lab.table.stats().removed), (0, 1));
     let down = Packet::tcp(backend, local, ACK, 501, 101);
-    assert_eq!(lab.sent(&down.bytes()), down.forwarded(vip, client).bytes());
+    assert_eq!(lab.one(&down.bytes()).0, Verdict::Parked, "it is unknown now");
+}
+
+/// What is left of a session after a forced removal: packets of unknown sessions.
+#[test]
+fn packets_of_a_removed_backend_are_those_of_unknown_sessions() {
+    let mut lab = Lab::new();
+    let (web, dns) = (at(VIP, WEB), at(VIP, DNS));
+    let client = |n: u16| at(CLIENT, 43_100 + n);
+    // Until there is one of each kind at the same backend.
+    let (local, backend) = open(&mut lab, &Packet::tcp(client(0), web, SYN, 100, 0));
+    let datagram = (1..200)
+        .map(|n| Packet::udp(client(n), dns))
+        .find(|packet| open(&mut lab, packet).1 == backend)
+        .expect("one of many goes to this backend");
+    let record = lab.table.session_of(client(0), web);
+    let mut cluster = cluster();
+    cluster.groups.get_mut("web").unwrap().backends.remove(&backend.ip().to_string()).unwrap();
+    lab.install(&cluster);
+    // The client's segments are denied by all, and get what the listener wants.
+    let up = Packet::tcp(client(0), web, ACK, 101, 501);
+    assert_eq!(lab.one(&up.bytes()).0, Verdict::Parked);
+    // A director that has not come that far tells of it. That neither brings it back nor denies it.
+    let question = lab.questions()[0];
+    let told = MissAnswer::Found { id: question.id, record: Box::new(record.clone()) };
+    assert_eq!(lab.answer(told), []);
+    lab.table.created(&record);
+    assert_eq!(lab.core.parked(), 1, "asked again");
+    lab.pass(5);
+    let question = lab.questions()[0];
+    let released = lab.answer(MissAnswer::NoWithAuthority { id: question.id });
+    let reset = Packet {
+        src_mac: MAC_ME,
+        dst_mac: MAC_ROUTER,
+        ttl: 64,
+        id: 0,
+        window: 0,
+        ..Packet::tcp(web, client(0), RST, 501, 0)
+    };
+    assert_eq!(released, [(Verdict::Transmit, reset.bytes())]);
+    // A datagram begins anew elsewhere.
+    let (_, other) = open(&mut lab, &datagram);
+    assert_ne!(other, backend);
+    // What the backend still sends goes nowhere.
+    let down = Packet::tcp(backend, local, ACK, 501, 101).bytes();
+    assert_eq!(lab.one(&down).0, Verdict::Parked);
+    let question = lab.questions()[0];
+    let released = lab.answer(MissAnswer::NoWithAuthority { id: question.id });
+    assert_eq!(released, [(Verdict::Drop(DropReason::ReplyDenied), down)]);
+    // A new connection of the client works at once.
+    let (_, other) = open(&mut lab, &Packet::tcp(client(0), web, SYN, 7_000, 0));
+    assert_ne!(other, backend);
+}
+
+/// Its tables are a moment older than the session table's: the SYN waits for the new ones.
+#[test]
+fn a_syn_for_a_backend_that_was_just_removed_goes_to_another() {
+    let mut lab = Lab::new();
+    let (client, vip) = (at(CLIENT, 43_012), at(VIP, WEB));
+    let syn = Packet::tcp(client, vip, SYN, 100, 0);
+    let first = lab.tables.listener(&(*vip.ip()).into(), WEB, Protocol::Tcp).unwrap();
+    let first = lab.tables.schedule(first, &(*client.ip()).into(), client.port()).unwrap();
+    let name = first.name.to_string();
+    let mut cluster = cluster();
+    cluster.groups.get_mut("web").unwrap().backends.remove(&name).unwrap();
+    let newer = tables_of(&cluster);
+    lab.table.configure(newer.configured());
+    assert_eq!(lab.one(&syn.bytes()).0, Verdict::Parked);
+    assert_eq!(lab.table.sessions(), 0);
+    lab.tables = newer;
+    lab.pass(1);
+    let released = lab.poll();
+    assert_eq!(released.len(), 1);
+    let (local, backend) = verified_endpoints(&released[0].1);
+    assert_ne!(backend.ip().to_string(), name);
+    assert_eq!(released[0], (Verdict::Transmit, syn.forwarded(local, backend).bytes()));
+    // A listener that goes in that moment has nothing to say any more.
+    cluster.listeners.remove("web");
+    let newer = tables_of(&cluster);
+    lab.table.configure(newer.configured());
+    let syn = Packet::tcp(at(CLIENT, 43_013), vip, SYN, 100, 0).bytes();
+    assert_eq!(lab.one(&syn).0, Verdict::Parked);
+    lab.tables = newer;
+    lab.pass(1);
+    assert_eq!(lab.poll(), [(Verdict::Drop(DropReason::NoListener), syn)]);
 }
 
 #[test]

@@ -107,6 +107,7 @@ pub fn cluster() -> ClusterState {
         group(4, "dark", &[Ipv4Addr::new(10, 1, 0, 66)]),
     ]
     .into();
+    let next = NextIds { listener: 8, group: 5, backend: backends + 1, ..NextIds::default() };
     let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
     let specs = [
         listener("web", VIP, WEB, tcp, "web"),
@@ -140,7 +141,7 @@ pub fn cluster() -> ClusterState {
         groups,
         tokens: BTreeMap::new(),
         planned: Vec::new(),
-        next: NextIds::default(),
+        next,
         ca_certificate: String::new(),
         ca_key: String::new(),
         requests: Vec::new(),
@@ -248,6 +249,12 @@ impl Lab {
         self.core.process(&self.tables, self.now_ns, &mut frames, &mut verdicts);
         self.check_counters();
         verdicts.into_iter().zip(frames.iter().map(|frame| frame.packet().to_vec())).collect()
+    }
+
+    /// Goes over to new tables, as the director does.
+    pub fn install(&mut self, cluster: &ClusterState) {
+        self.tables = tables_of(cluster);
+        self.table.configure(self.tables.configured());
     }
 
     pub fn questions(&mut self) -> Vec<MissQuestion> {

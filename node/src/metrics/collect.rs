@@ -206,6 +206,7 @@ fn sessions(forwarder: &Forwarder, to: &mut Scrape) {
         ("half_open_full", stats.half_open_full),
         ("class_full", stats.class_full),
         ("refused", stats.refused),
+        ("removed", stats.removed),
         ("superseded", stats.superseded),
         ("vetoed", stats.vetoed),
         ("adopted", stats.adopted),

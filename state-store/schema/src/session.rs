@@ -298,7 +298,8 @@ pub trait SessionSink: Send + Sync {
     /// removed unless they are locally alive or were never acknowledged.
     fn installed(&self, shard: ShardId, records: &[SessionRecord]);
     /// The record that a packet with this key (either direction) belongs to. `Nobody` promises that
-    /// no session the sink was told of (and not told the end of) has that key.
+    /// no session the sink was told of (and not told the end of) has that key. Sessions whose listener
+    /// or backend was removed from the configuration have ended, whatever was told.
     fn find(&self, key: &FlowKey) -> Known;
 }
 

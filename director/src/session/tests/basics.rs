@@ -209,7 +209,7 @@ fn operators_can_list_and_remove() {
         seen += 1;
     });
     assert_eq!(seen, 4);
-    assert_eq!(table.remove_where(5, |said| said.key == key(2)), 1);
+    assert_eq!(table.remove_where(|session| session.key() == key(2)), 1);
     assert_eq!(found(&table, &key(2)), None);
     assert_eq!(table.stats().sessions, 3);
 }

@@ -3,6 +3,7 @@
 mod basics;
 mod model;
 mod refusing;
+mod removing;
 mod sinking;
 mod stress;
 mod sweeping;

@@ -113,6 +113,15 @@ fn store(shared: &Shared, seed: u64) {
     }
 }
 
+/// Ends sessions without a look at the index, also while they are only half known.
+fn remover(shared: &Shared, seed: u64) {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    while !shared.stop.load(Ordering::Relaxed) {
+        let n = rng.random_range(0..FLOWS);
+        shared.table.remove_where(|session| session.key() == key(n));
+    }
+}
+
 #[test]
 fn a_slot_never_changes_its_session_under_a_worker() {
     let table = Arc::new(SessionTable::new(SLOTS, SLOTS, ME, 1));
@@ -129,6 +138,7 @@ fn a_slot_never_changes_its_session_under_a_worker() {
         let threads: Vec<_> = (1..=3)
             .map(|seed| scope.spawn(move || worker(shared, seed)))
             .chain((11..=12).map(|seed| scope.spawn(move || store(shared, seed))))
+            .chain([scope.spawn(move || remover(shared, 21))])
             .collect();
         let mut sweeper = Sweeper::new(&shared.table);
         let mut out = Vec::new();
@@ -152,7 +162,7 @@ fn a_slot_never_changes_its_session_under_a_worker() {
     assert!(shared.opened.load(Ordering::Relaxed) > 1_000, "slots were reused");
     // Nothing leaked: all sessions can be removed and all slots come back.
     let table = &shared.table;
-    table.remove_where(1, |_| true);
+    table.remove_where(|_| true);
     assert_eq!(table.sessions(), 0);
     assert_eq!(table.unreplicated(), 0);
     assert_eq!(table.stats().half_open, 0);
