@@ -67,6 +67,18 @@ impl Records {
         }
     }
 
+    /// Takes out what a record of the store takes the place of. False: what is here prevails.
+    pub(super) fn replace(&mut self, said: &SessionRecord) -> bool {
+        let key = PackedKey::new(&said.key);
+        let Some(Aside { record: kept, .. }) = self.by_key.get(&key) else { return true };
+        let gone = kept.incarnation;
+        let replaced = gone == said.incarnation || said.prevails_over(kept);
+        if replaced {
+            self.remove(&key, &gone);
+        }
+        replaced
+    }
+
     /// Takes out the records that `goes` names.
     pub(super) fn forget(&mut self, goes: impl Fn(&SessionRecord) -> bool) {
         let gone: Vec<(PackedKey, Incarnation)> = self
@@ -87,9 +99,8 @@ impl Records {
         reply_taken: bool,
     ) {
         let key = PackedKey::new(&record.key);
-        self.remove(&key, &record.incarnation);
-        if self.by_key.contains_key(&key) {
-            return; // a newer one
+        if !self.replace(record) {
+            return;
         }
         if self.by_key.len() >= self.most {
             self.forgotten |= shard.map_or(u64::MAX, bit);

@@ -10,7 +10,7 @@ use ahash::RandomState;
 use holdfast_schema::bucket::ShardId;
 use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{
-    Incarnation, Known, SessionFlags, SessionRecord, SessionSink, SessionUpdate,
+    Incarnation, Known, SessionFlags, SessionRecord, SessionSink, SessionUpdate, prevails,
 };
 
 use super::index::{Busy, Target, Wait};
@@ -92,8 +92,8 @@ impl SessionTable {
     }
 
     /// Puts a session that another director answered a miss with into the table. The slot is valid
-    /// until the caller's next quiescent point. `Exists`: this director knows a newer session under
-    /// that key; `ReplyTaken`: one with a better claim to the reply key; `Removed`: its listener or
+    /// until the caller's next quiescent point. `Exists`: this director knows a session under that key
+    /// that prevails; `ReplyTaken`: one with a better claim to the reply key; `Removed`: its listener or
     /// backend is not there any more.
     pub fn install(&self, record: &SessionRecord, now_ms: u64) -> Result<Slot, OpenError> {
         self.accept(record, now_ms + TIME_BASE_MS, Source::Peer)
@@ -169,14 +169,16 @@ impl SessionTable {
         match self.standing(key, source.wait())? {
             Standing::Nothing => {}
             Standing::Ending => return Ok(None),
-            Standing::Session(holder) if holder.incarnation > said.incarnation => {
-                return Err(OpenError::Exists(holder.slot));
-            }
+            // It came in between, and is to be joined.
+            Standing::Session(holder) if holder.incarnation == said.incarnation => return Ok(None),
             Standing::Session(holder) => {
-                if holder.incarnation < said.incarnation {
-                    let superseded = self.supersede(holder.slot, holder.version, source.wait());
-                    superseded.map_err(|Busy| self.contended())?;
+                let kept = (&holder.incarnation, holder.flags);
+                // The shard's rule: of two twins of one SYN both have to keep the same.
+                if !prevails((&said.incarnation, said.flags), kept) {
+                    return Err(OpenError::Exists(holder.slot));
                 }
+                let superseded = self.supersede(holder.slot, holder.version, source.wait());
+                superseded.map_err(|Busy| self.contended())?;
                 return Ok(None);
             }
         }
@@ -342,7 +344,7 @@ impl SessionSink for SessionTable {
         match self.accept(record, now, Source::Store) {
             Ok(_) | Err(OpenError::Exists(_) | OpenError::Removed) => {
                 if let Some(mut refused) = self.refused.some() {
-                    refused.remove(&PackedKey::new(&record.key), &record.incarnation);
+                    refused.replace(record);
                 }
             }
             Err(error) => {

@@ -91,10 +91,17 @@ impl Model {
             entry.acked |= acked;
             return;
         }
-        if self.sessions.get(&n).is_some_and(|entry| entry.incarnation > said.incarnation) {
-            return;
+        if let Some(entry) = self.sessions.get(&n) {
+            let twins = entry.incarnation.isn == said.incarnation.isn;
+            let prevails = match (said.flags.established(), entry.open()) {
+                (new, kept) if twins && new != kept => new,
+                _ => said.incarnation > entry.incarnation,
+            };
+            if !prevails {
+                return;
+            }
         }
-        // The older one under the key goes first, even if the reply key then refuses the new one.
+        // The one under the key goes first, even if the reply key then refuses the new one.
         self.supersede(n);
         let resting = self.resting.iter().position(|entry| entry.local == local);
         let other = self.holder(local);

@@ -83,6 +83,20 @@ fn what_the_store_expires_or_replaces_is_not_offered_again() {
 }
 
 #[test]
+fn of_two_twins_without_a_place_the_established_one_is_kept() {
+    let (table, handle) = full(8);
+    let (half_open, open) = (record(100, 100, 2, OPENED), record(100, 101, 1, established()));
+    table.created(&half_open);
+    table.created(&open);
+    table.created(&half_open);
+    assert_eq!(table.find(&key(100)).session().unwrap().incarnation, open.incarnation);
+    assert_eq!(table.find(&half_open.reply), Known::Nobody);
+    end(&table, &handle, 0);
+    offer(&table);
+    assert!(found(&table, &open.reply).is_some());
+}
+
+#[test]
 fn a_record_whose_port_is_taken_is_neither_told_nor_denied_until_the_port_is_free() {
     let (table, _handle) = table(8);
     table.tick(10_000);

@@ -73,6 +73,45 @@ fn the_newer_incarnation_wins() {
     assert_eq!((stats.sessions, stats.superseded, stats.unreplicated), (1, 1, 0));
 }
 
+/// A SYN that was repeated at another director: the client and a backend have agreed on one of the two,
+/// and whichever comes later, it stays. The shard decides alike.
+#[test]
+fn of_two_twins_the_established_one_stays() {
+    let closed = established().with(SessionFlags::RESET);
+    let all_flags = [OPENED, established(), closed];
+    let all = |local: u32| {
+        let twins = all_flags
+            .into_iter()
+            .flat_map(move |flags| [1_000, 2_000].map(|stamp| record(1, local, stamp, flags)));
+        twins.flat_map(|said| {
+            let mut other_syn = said.clone();
+            other_syn.incarnation.isn += 1;
+            other_syn.incarnation.counter += 1;
+            [said, other_syn]
+        })
+    };
+    for kept in all(1) {
+        for said in all(2).filter(|said| said.incarnation != kept.incarnation) {
+            let (store, _) = table(8);
+            store.created(&kept);
+            store.created(&said);
+            let (peer, _) = table(8);
+            let slot = peer.install(&kept, 0).unwrap();
+            let installed = peer.install(&said, 0);
+            let (stays, goes) = match said.prevails_over(&kept) {
+                true => (&said, &kept),
+                false => (&kept, &said),
+            };
+            assert_eq!(installed.err(), (stays == &kept).then_some(OpenError::Exists(slot)));
+            for table in [store, peer] {
+                let here = table.find(&key(1)).session().unwrap();
+                assert_eq!(here.incarnation, stays.incarnation, "{said:?} over {kept:?}");
+                assert_eq!((table.sessions(), found(&table, &goes.reply)), (1, None));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_reply_key_goes_to_the_better_claim() {
     let (table, _handle) = table(8);
