@@ -130,6 +130,37 @@ impl Index {
         Ok(shard.remove_entry(hash, |(other, _)| *other == target).is_some())
     }
 
+    /// Makes the key that `old` and `new` share lead to `new`. False if it does not lead to `old`.
+    pub(super) fn replace(
+        &self,
+        slab: &Slab,
+        old: Target,
+        new: Target,
+        wait: Wait,
+    ) -> Result<bool, Busy> {
+        debug_assert_eq!(old.key(slab), new.key(slab));
+        let hash = self.hasher.hash_one(new.key(slab));
+        let lock = &self.map.shards()[self.place(hash)];
+        let mut shard = match wait {
+            Wait::Yes => lock.write(),
+            Wait::No => lock.try_write().ok_or(Busy)?,
+        };
+        let entry = shard.get_mut(hash, |(target, _)| *target == old);
+        Ok(entry.map(|(target, _)| *target = new).is_some())
+    }
+
+    /// Whether two keys have locks of their own.
+    #[cfg(test)]
+    pub(super) fn apart(&self, one: &PackedKey, other: &PackedKey) -> bool {
+        self.place(self.hasher.hash_one(one)) != self.place(self.hasher.hash_one(other))
+    }
+
+    /// Lets others look the shard of a key up, but not change it.
+    #[cfg(test)]
+    pub(super) fn hold_reading(&self, key: &PackedKey) -> impl Sized + '_ {
+        self.map.shards()[self.place(self.hasher.hash_one(key))].read()
+    }
+
     /// Keeps the shard of a key locked.
     #[cfg(test)]
     pub(super) fn hold(&self, key: &PackedKey) -> impl Sized + '_ {

@@ -114,37 +114,18 @@ impl SessionTable {
             self.slab.reclaim(RECLAIM_IN_OPEN);
             self.slab.take()
         });
-        let outcome = match (slot, old) {
-            (None, _) => {
-                count(&self.counts.full);
-                Err(OpenError::Full)
-            }
-            (Some(_), Some(old)) => self.displace(old),
-            (Some(_), None) => Ok(()),
-        };
-        let (Some(slot), Ok(())) = (slot, outcome) else {
+        let Some(slot) = slot else {
             if half_open {
                 self.release_half_open(class);
             }
-            // Nobody has seen it, so it need not wait for anybody.
-            slot.inspect(|slot| self.slab.give(*slot));
-            return Err(outcome.err().unwrap_or(OpenError::Full));
+            count(&self.counts.full);
+            return Err(OpenError::Full);
         };
         let now = now_ms + TIME_BASE_MS;
         let version = self.write_new(slot, &new, (&key, &reply), stamp, now);
-        self.index(slot, version, Wait::No)?;
+        self.index(slot, version, old, Wait::No)?;
         count(&self.counts.opened);
         Ok(slot)
-    }
-
-    /// Takes the client key from the session that is to be replaced.
-    fn displace(&self, old: Slot) -> Result<(), OpenError> {
-        match self.record(old).live() {
-            Some(version) => {
-                self.supersede(old, version, Wait::No).map_err(|Busy| self.contended())
-            }
-            None => Err(self.contended()),
-        }
     }
 
     pub(super) fn contended(&self) -> OpenError {
@@ -223,8 +204,15 @@ impl SessionTable {
         self.counts.sessions.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Makes a published record found by both keys; takes it back if one of them is taken.
-    pub(super) fn index(&self, slot: Slot, version: u64, wait: Wait) -> Result<(), OpenError> {
+    /// Makes a published record found by both keys, by the client's in place of `old`; takes it back if
+    /// one of them is taken.
+    pub(super) fn index(
+        &self,
+        slot: Slot,
+        version: u64,
+        old: Option<Slot>,
+        wait: Wait,
+    ) -> Result<(), OpenError> {
         if let Err(error) = self.check_published(slot, wait) {
             self.free(slot, version, wait);
             return Err(error);
@@ -243,9 +231,12 @@ impl SessionTable {
         if backend.is_err() {
             self.classes.release(class);
         }
-        let outcome = backend.and_then(|()| match link(Side::Client)? {
-            Some(other) => Err(OpenError::Exists(other.slot())),
-            None => Ok(()),
+        let outcome = backend.and_then(|()| match old {
+            Some(old) => self.displace(old, slot, wait),
+            None => match link(Side::Client)? {
+                Some(other) => Err(OpenError::Exists(other.slot())),
+                None => Ok(()),
+            },
         });
         let ended_by_another = match outcome {
             Ok(()) => self.record(slot).live() != Some(version),
@@ -262,6 +253,20 @@ impl SessionTable {
             let _ = self.unlink(slot, side, Wait::Yes);
         }
         outcome.and_then(|()| Err(self.contended()))
+    }
+
+    /// Takes the client key from the session that is replaced: as the last step, and in one, so that a
+    /// new session that fails leaves the old one where the next try finds it, and its stamp.
+    fn displace(&self, old: Slot, new: Slot, wait: Wait) -> Result<(), OpenError> {
+        let Some(version) = self.record(old).live() else { return Err(self.contended()) };
+        let (from, to) = (Target::new(old, Side::Client), Target::new(new, Side::Client));
+        match self.l2.replace(&self.slab, from, to, wait) {
+            Ok(true) => {
+                self.give_way(old, version, wait);
+                Ok(())
+            }
+            Ok(false) | Err(Busy) => Err(self.contended()),
+        }
     }
 
     /// Where a key leads; counts when that cannot be told now.

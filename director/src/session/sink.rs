@@ -288,7 +288,7 @@ impl SessionTable {
         }
         self.put_state(record, bits);
         let version = record.publish();
-        self.index(slot, version, source.wait()).map(|()| slot)
+        self.index(slot, version, None, source.wait()).map(|()| slot)
     }
 
     /// Keeps a session that the store does not have: it is to be proposed (again).

@@ -263,10 +263,16 @@ impl SessionTable {
 
     /// A newer session takes this one's client key. Its port rests if the backend's TIME_WAIT needs it.
     pub(super) fn supersede(&self, slot: Slot, version: u64, wait: Wait) -> Result<(), Busy> {
-        let record = self.record(slot);
-        if !self.unlink(slot, Side::Client, wait)? {
-            return Ok(()); // another thread was first
+        // Otherwise another thread was first.
+        if self.unlink(slot, Side::Client, wait)? {
+            self.give_way(slot, version, wait);
         }
+        Ok(())
+    }
+
+    /// What becomes of a session that has lost its client key to a newer one.
+    pub(super) fn give_way(&self, slot: Slot, version: u64, wait: Wait) {
+        let record = self.record(slot);
         count(&self.counts.superseded);
         let flags = record.flags();
         let limit_ms = flags.idle_limit_ms(high(record.get(word::TIMES)));
@@ -276,7 +282,6 @@ impl SessionTable {
         } else {
             self.free(slot, version, wait);
         }
-        Ok(())
     }
 
     /// Moves freed slots back into use, as far as all workers have been quiescent.

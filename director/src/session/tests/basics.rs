@@ -1,6 +1,6 @@
 //! Opening, looking up, limits, and giving slots and ports back.
 
-use holdfast_schema::session::SessionFlags;
+use holdfast_schema::session::{SessionFlags, SessionSink};
 
 use super::super::key::PackedKey;
 use super::super::{CLASS_PORTS, FlowCache, OpenError, SessionTable, Side};
@@ -120,6 +120,34 @@ fn a_syn_on_a_closing_session_begins_a_newer_one() {
     assert!(table.session(new).incarnation() > table.session(old).incarnation());
     assert_eq!(found(&table, &reply(1)), None, "a reset leaves no TIME_WAIT");
     assert_eq!(table.stats().sessions, 1);
+}
+
+/// The old one comes from a director whose clock is ahead. If the new one were older than it, the store
+/// would turn it away.
+#[test]
+fn a_session_that_fails_to_replace_another_is_newer_at_the_next_try() {
+    let (table, _handle) = table(64);
+    let reset = established().with(SessionFlags::RESET);
+    let said = record(1, 1, 5_000, reset);
+    table.created(&said);
+    let (old, _) = found(&table, &key(1)).unwrap();
+    let packed = |key| PackedKey::new(&key);
+    let local = (2..60).find(|n| table.l2.apart(&packed(key(1)), &packed(reply(*n)))).unwrap();
+    let again = || NewSession { replaces: Some(old), ..new_session(1, local, OPENED) };
+    for changing in [reply(local), key(1)] {
+        // The keys can be looked up, but not be given away.
+        let held = table.l2.hold_reading(&packed(changing));
+        assert_eq!(table.open(again(), 10), Err(OpenError::Contended));
+        drop(held);
+        assert_eq!(found(&table, &key(1)), Some((old, Side::Client)));
+        assert_eq!(found(&table, &reply(local)), None);
+        assert_eq!((table.sessions(), table.stats().half_open), (1, 0));
+    }
+    let new = table.open(again(), 10).unwrap();
+    assert_eq!(found(&table, &key(1)), Some((new, Side::Client)));
+    assert_eq!(found(&table, &reply(1)), None);
+    assert!(table.session(new).incarnation() > said.incarnation);
+    assert_eq!((table.sessions(), table.stats().superseded), (1, 1));
 }
 
 #[test]

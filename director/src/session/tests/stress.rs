@@ -38,6 +38,7 @@ struct Shared {
     stamps: AtomicU64,
     hits: AtomicU64,
     opened: AtomicU64,
+    replaced: AtomicU64,
 }
 
 fn worker(shared: &Shared, seed: u64) {
@@ -52,6 +53,13 @@ fn worker(shared: &Shared, seed: u64) {
         let mut out = vec![None; keys.len()];
         cache.lookup_batch(table, &keys, &mut out);
         let mut held = Vec::new();
+        let new = |n: u32, local: u32, replaces| {
+            let stamp = shared.stamps.fetch_add(1, Ordering::Relaxed);
+            let (backend, isn_delta) = (backend_of(n, stamp), stamp as u32);
+            let local = n + FLOWS * local;
+            let new = new_session(n, local, established());
+            table.open(NewSession { stamp, backend, isn_delta, replaces, ..new }, 1)
+        };
         for (n, found) in flows.iter().zip(out) {
             if let Some((slot, _)) = found {
                 held.push((slot, *n, check(table, slot, *n)));
@@ -59,19 +67,17 @@ fn worker(shared: &Shared, seed: u64) {
             } else if let Lookup::Found(slot, side) = table.lookup(&key(*n)) {
                 held.push((slot, *n, check(table, slot, *n)));
                 cache.insert(&key(*n), slot, side);
-            } else {
-                let stamp = shared.stamps.fetch_add(1, Ordering::Relaxed);
-                let local = *n + FLOWS * rng.random_range(0..4);
-                let new = NewSession {
-                    stamp,
-                    backend: backend_of(*n, stamp),
-                    isn_delta: stamp as u32,
-                    ..new_session(*n, local, established())
-                };
-                if let Ok(slot) = table.open(new, 1) {
-                    held.push((slot, *n, check(table, slot, *n)));
-                    shared.opened.fetch_add(1, Ordering::Relaxed);
+                if rng.random_ratio(1, 3)
+                    && let Ok(newer) = new(*n, rng.random_range(0..4), Some(slot))
+                {
+                    let newer = (newer, *n, check(table, newer, *n));
+                    assert!(newer.2 > check(table, slot, *n));
+                    held.push(newer);
+                    shared.replaced.fetch_add(1, Ordering::Relaxed);
                 }
+            } else if let Ok(slot) = new(*n, rng.random_range(0..4), None) {
+                held.push((slot, *n, check(table, slot, *n)));
+                shared.opened.fetch_add(1, Ordering::Relaxed);
             }
             if let Some((slot, n, _)) = held.last()
                 && rng.random_ratio(1, 3)
@@ -131,6 +137,7 @@ fn a_slot_never_changes_its_session_under_a_worker() {
         stamps: AtomicU64::new(1),
         hits: AtomicU64::new(0),
         opened: AtomicU64::new(0),
+        replaced: AtomicU64::new(0),
     };
     let forwarding = fixture::tables(&fixture::cluster(&[1]), ME.0);
     std::thread::scope(|scope| {
@@ -146,6 +153,7 @@ fn a_slot_never_changes_its_session_under_a_worker() {
         let enough = || {
             let counts = [&shared.hits, &shared.opened];
             counts.iter().all(|count| count.load(Ordering::Relaxed) > 20_000)
+                && shared.replaced.load(Ordering::Relaxed) > 100
         };
         while !enough() && begun.elapsed() < Duration::from_secs(30) {
             if threads.iter().any(|thread| thread.is_finished()) {
@@ -160,6 +168,7 @@ fn a_slot_never_changes_its_session_under_a_worker() {
     });
     assert!(shared.hits.load(Ordering::Relaxed) > 1_000, "the cache was used");
     assert!(shared.opened.load(Ordering::Relaxed) > 1_000, "slots were reused");
+    assert!(shared.replaced.load(Ordering::Relaxed) > 100, "keys went from one to the next");
     // Nothing leaked: all sessions can be removed and all slots come back.
     let table = &shared.table;
     table.remove_where(|_| true);
