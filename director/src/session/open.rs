@@ -98,6 +98,7 @@ impl SessionTable {
         if let Some(old) = old {
             if self.record(old).live().is_none() {
                 // Its entry is about to go.
+                self.finish_free(old, Wait::No);
                 return Err(self.contended());
             }
             if new.replaces != Some(old) {

@@ -97,7 +97,8 @@ pub(super) mod state {
     pub const ADOPTED: u64 = 1 << 23;
     /// Freed.
     pub const DEAD: u64 = 1 << 24;
-    /// Freed by a worker that might not wait for the index: the sweep removes what still leads here.
+    /// Freed by a worker that might not wait for the index: something still leads here, and whoever
+    /// meets that removes it.
     pub const LINKED: u64 = 1 << 25;
 }
 

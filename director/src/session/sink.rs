@@ -43,7 +43,7 @@ struct Holder {
 enum Standing {
     Nothing,
     /// A session that is being freed; its entry is about to go.
-    Ending,
+    Ending(Slot),
     Session(Holder),
 }
 
@@ -80,7 +80,7 @@ impl SessionTable {
 
     fn standing(&self, key: &PackedKey, wait: Wait) -> Result<Standing, OpenError> {
         let found = self.with(key, wait, |record, target| match record.live() {
-            None => Standing::Ending,
+            None => Standing::Ending(target.slot()),
             Some(version) => Standing::Session(Holder {
                 slot: target.slot(),
                 version,
@@ -168,7 +168,10 @@ impl SessionTable {
         }
         match self.standing(key, source.wait())? {
             Standing::Nothing => {}
-            Standing::Ending => return Ok(None),
+            Standing::Ending(slot) => {
+                self.finish_free(slot, source.wait());
+                return Ok(None);
+            }
             // It came in between, and is to be joined.
             Standing::Session(holder) if holder.incarnation == said.incarnation => return Ok(None),
             Standing::Session(holder) => {
@@ -184,7 +187,10 @@ impl SessionTable {
         }
         match self.standing(reply, source.wait())? {
             Standing::Nothing => {}
-            Standing::Ending => return Ok(None),
+            Standing::Ending(slot) => {
+                self.finish_free(slot, source.wait());
+                return Ok(None);
+            }
             Standing::Session(holder) if !has_better_claim(said, &holder) => {
                 return Err(OpenError::ReplyTaken);
             }

@@ -167,7 +167,7 @@ impl Step<'_> {
     fn visit(&mut self, slot: Slot, pass: &mut PassCounts) {
         let record = self.table.record(slot);
         let Some(version) = record.live() else {
-            return self.table.finish_free(slot);
+            return self.table.finish_free(slot, Wait::Yes);
         };
         let bits = record.get(word::STATE);
         let flags = SessionFlags((bits & state::FLAGS) as u16);

@@ -142,14 +142,15 @@ impl SessionTable {
             Ok(Some(target)) => Some(target),
             Err(Busy) => None,
         };
-        // An entry whose session is just being freed is about to go: next batch it is gone.
-        match target.filter(|target| self.matches(target.slot(), target.side(), &key)) {
-            Some(target) => Lookup::Found(target.slot(), target.side()),
-            None => {
-                count(&self.counts.contended);
-                Lookup::Contended
+        if let Some(target) = target {
+            if self.matches(target.slot(), target.side(), &key) {
+                return Lookup::Found(target.slot(), target.side());
             }
+            // An entry whose session is just being freed is about to go: next batch it is gone.
+            self.finish_free(target.slot(), Wait::No);
         }
+        count(&self.counts.contended);
+        Lookup::Contended
     }
 
     /// The session in a slot. Always safe to call; only meaningful for a slot the calling thread
@@ -219,8 +220,8 @@ impl SessionTable {
     }
 
     /// Ends the session that `version` names: its keys lead nowhere, its local port is free, its slot
-    /// waits for quiescence. (If the caller may not wait for the index, the sweep finishes that.)
-    /// False if another thread was first.
+    /// waits for quiescence. (If the caller may not wait for the index, whoever meets the session next
+    /// finishes that, at the latest the sweep.) False if another thread was first.
     pub(super) fn free(&self, slot: Slot, version: u64, wait: Wait) -> bool {
         let record = self.record(slot);
         if !record.end(version) {
@@ -229,26 +230,35 @@ impl SessionTable {
         self.change(record, |bits| bits | state::DEAD);
         self.counts.sessions.fetch_sub(1, Ordering::Relaxed);
         count(&self.counts.freed);
+        self.unlink_and_retire(slot, wait);
+        true
+    }
+
+    /// Finishes what `free` had to leave undone, if that is so: whoever meets it first, and for good if
+    /// it may wait.
+    pub(super) fn finish_free(&self, slot: Slot, wait: Wait) {
+        let record = self.record(slot);
+        let cell = &record.0[word::STATE];
+        let left = |bits: u64| bits & state::LINKED != 0;
+        if record.live().is_some()
+            || !left(cell.load(Ordering::Relaxed))
+            || !left(cell.fetch_and(!state::LINKED, Ordering::AcqRel))
+        {
+            return;
+        }
+        self.unlink_and_retire(slot, wait);
+    }
+
+    /// Removes the entries of a session that was ended, and its slot waits for quiescence. Only one
+    /// thread at a time is here: who ended it, and then who took back `LINKED`.
+    fn unlink_and_retire(&self, slot: Slot, wait: Wait) {
         let client = self.unlink(slot, Side::Client, wait);
         let backend = self.unlink(slot, Side::Backend, wait);
         if client.and(backend).is_ok() {
             self.slab.retire(slot);
         } else {
             count(&self.counts.contended);
-            self.change(record, |bits| bits | state::LINKED);
-        }
-        true
-    }
-
-    /// Finishes what `free` had to leave undone. Only the sweep calls this.
-    pub(super) fn finish_free(&self, slot: Slot) {
-        let record = self.record(slot);
-        if record.live().is_none() && record.get(word::STATE) & state::LINKED != 0 {
-            self.change(record, |bits| bits & !state::LINKED);
-            for side in [Side::Client, Side::Backend] {
-                let _ = self.unlink(slot, side, Wait::Yes);
-            }
-            self.slab.retire(slot);
+            self.change(self.record(slot), |bits| bits | state::LINKED);
         }
     }
 

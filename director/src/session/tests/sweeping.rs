@@ -429,13 +429,50 @@ fn what_a_worker_could_not_unlink_the_sweep_does() {
     assert!(table.free(slot, version, Wait::No));
     drop(held);
     assert_eq!(table.sessions(), 0);
-    // The key still leads to what is no session any more: not found, and not to be given away either.
-    assert_eq!(table.lookup(&reply(1)), Lookup::Contended);
+    // The key still leads to what is no session any more, and is not to be given away either.
     assert_eq!(table.open(new_session(2, 1, OPENED), 0), Err(OpenError::ReplyTaken));
     bench.pass(1, CALM);
     assert_eq!(table.lookup(&reply(1)), Lookup::Absent);
     assert_eq!(table.class_used(&reply(1)), 0);
     assert!(table.open(new_session(2, 1, OPENED), 0).is_ok());
+}
+
+/// Nor need others wait for the sweep.
+#[test]
+fn what_a_worker_could_not_unlink_the_next_one_who_meets_it_does() {
+    let freed = |held: FlowKey| {
+        let bench = Bench::new();
+        let slot = bench.open(1, established(), 0);
+        let held = bench.table.l2.hold(&PackedKey::new(&held));
+        let version = bench.table.record(slot).live().unwrap();
+        assert!(bench.table.free(slot, version, Wait::No));
+        drop(held);
+        bench
+    };
+    for held in [key(1), reply(1)] {
+        // The store, whose record has the same keys.
+        let table = freed(held).table;
+        let said = record(1, 1, 5_000, established());
+        table.created(&said);
+        assert_eq!(table.find(&held).session().unwrap().incarnation, said.incarnation);
+        assert_eq!((table.stats().refused, table.class_used(&reply(1))), (0, 1));
+        // A worker: next batch it is gone.
+        let table = freed(held).table;
+        let busy = table.l2.hold_reading(&PackedKey::new(&held));
+        assert_eq!(table.lookup(&held), Lookup::Contended, "it may not wait either");
+        drop(busy);
+        assert_eq!(table.lookup(&held), Lookup::Contended);
+        assert_eq!(table.lookup(&held), Lookup::Absent);
+        assert_eq!(table.class_used(&reply(1)), 0);
+        // Its slot comes back once.
+        let mut bench = freed(held);
+        bench.table.lookup(&held);
+        bench.pass(1, CALM);
+        bench.pass(1, CALM);
+        assert_eq!(bench.table.slab.reclaim(8), 0);
+        let slots = [2, 3].map(|n| bench.open(n, established(), 0));
+        assert_ne!(slots[0], slots[1]);
+    }
 }
 
 #[test]
