@@ -10,7 +10,7 @@ mod table;
 mod tombs;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::{BTreeSet, HashSet};
 

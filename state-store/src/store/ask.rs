@@ -50,9 +50,9 @@ impl Tally {
     fn take(&mut self, from: DirectorId, answer: Response) {
         match answer {
             Response::Found(record) => {
-                // Not the first to arrive counts, but the newest identity.
-                let newer = self.best.as_ref().is_none_or(|b| b.incarnation < record.incarnation);
-                if newer {
+                // Not the first to arrive counts, but the newest identity; of twins, the one that client
+                // and backend have agreed on.
+                if self.best.as_ref().is_none_or(|best| record.prevails_over(best)) {
                     self.best = Some(*record);
                 }
             }
@@ -189,4 +189,35 @@ impl Store {
 pub(super) async fn confirm(groups: &Groups, group: u16) -> bool {
     let (reply, confirmed) = oneshot::channel();
     groups.handle.say(Input::Confirm(group, reply)) && confirmed.await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_schema::session::SessionFlags;
+
+    use super::*;
+    use crate::shard::tests::record;
+
+    #[test]
+    fn the_newest_opening_counts_and_of_twins_the_established_one() {
+        let agreed = record(1, 5, 0);
+        let mut twin = record(1, 6, 0);
+        twin.flags = SessionFlags::CLIENT_OPENED;
+        let mut reopened = record(1, 7, 0);
+        reopened.incarnation.isn += 1;
+        reopened.flags = SessionFlags::CLIENT_OPENED;
+        let pick = |records: &[&SessionRecord]| {
+            let mut tally = Tally::default();
+            for (n, one) in records.iter().enumerate() {
+                tally.take(DirectorId(n as u32), Response::Found(Box::new((*one).clone())));
+            }
+            tally.best.map(|best| best.incarnation)
+        };
+        for answers in [[&agreed, &twin], [&twin, &agreed]] {
+            assert_eq!(pick(&answers), Some(agreed.incarnation));
+        }
+        for answers in [[&agreed, &reopened], [&reopened, &agreed]] {
+            assert_eq!(pick(&answers), Some(reopened.incarnation));
+        }
+    }
 }
