@@ -72,6 +72,8 @@ counters! {
     synced_writes,
     /// Log writes that took longer than 200 ms.
     slow_writes,
+    /// Times the groups' work had to wait because too many writes were outstanding.
+    write_queue_full,
     /// Raft messages dropped because generation, group or replica did not match.
     messages_mismatched,
     /// Raft messages dropped because a queue of this director was full.

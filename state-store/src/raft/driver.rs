@@ -18,7 +18,7 @@ use raft::eraftpb::Message;
 use tokio::sync::oneshot;
 
 use super::TICK;
-use super::checkpoint::Checkpointer;
+use super::disk::Disk;
 use super::group::Group;
 use super::machine::Machine;
 use super::outbox::Outbox;
@@ -57,8 +57,8 @@ pub enum Input {
     Confirm(u16, oneshot::Sender<()>),
     /// Commit a no-op; the answer is its index. Dropping the sender is a no.
     Barrier(u16, oneshot::Sender<u64>),
-    /// Checkpoints have been written.
-    Checkpointed,
+    /// The storage thread has reports.
+    Written,
     /// The members have changed.
     Members(Arc<Routes>),
     /// A sink has been attached.
@@ -204,7 +204,9 @@ pub struct Driver<M: Machine> {
     pub(super) started: Instant,
     pub(super) ticks: u64,
     inputs: Receiver<Input>,
-    pub(super) checkpointer: Checkpointer,
+    pub(super) disk: Disk,
+    /// The answer that the disk owed when it was last looked at, and how often it was the same.
+    pub(super) disk_looks: (Option<u64>, u32),
 }
 
 /// A running driver.
@@ -258,9 +260,9 @@ impl<M: Machine> Driver<M> {
         (handle, inputs): (Handle, Receiver<Input>),
     ) -> std::io::Result<Running> {
         let states: Vec<_> = groups.iter().map(|g| g.state().clone()).collect();
-        let checkpointer =
-            Checkpointer::start(config.name, config.db.clone(), handle.inputs.clone())?;
         let name = config.name;
+        let (db, metrics) = (config.db.clone(), config.metrics.clone());
+        let disk = Disk::start(name, db, metrics, handle.inputs.clone())?;
         let mut driver = Driver {
             config,
             groups,
@@ -274,7 +276,8 @@ impl<M: Machine> Driver<M> {
             started: Instant::now(),
             ticks: 0,
             inputs,
-            checkpointer,
+            disk,
+            disk_looks: (None, 0),
         };
         let shown = states.clone();
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
@@ -321,9 +324,6 @@ impl<M: Machine> Driver<M> {
                 self.feed_at = None;
                 self.take_feed();
             }
-            while let Some(report) = self.checkpointer.next_report() {
-                self.checkpointed(report)?;
-            }
             self.propose_pending(now);
             self.begin_reads(now);
             self.work()?;
@@ -364,8 +364,8 @@ impl<M: Machine> Driver<M> {
                 }
             }
             Input::Barrier(group, reply) => self.barrier(group, reply),
-            // Every round looks for the reports.
-            Input::Checkpointed => {}
+            // Every round looks for them.
+            Input::Written => {}
             Input::Members(routes) => {
                 self.routes = routes;
                 self.follow_forms()?;
@@ -442,11 +442,11 @@ impl<M: Machine> Driver<M> {
     fn tick(&mut self, now: Instant) -> Result<(), String> {
         self.ticks += 1;
         for group in self.groups.iter_mut().filter(|g| !g.halted()) {
-            group.raw.tick();
+            group.tick();
             group.reads.expire(now);
         }
         if self.ticks.is_multiple_of(2) {
-            self.lead(now);
+            self.lead(now)?;
         }
         self.catch_up(now);
         if let Some(feed) = &self.feed {
@@ -455,8 +455,12 @@ impl<M: Machine> Driver<M> {
                 self.feed_at = Some(now);
             }
         }
+        if !self.ticks.is_multiple_of(20) {
+            return Ok(());
+        }
+        self.watch_disk();
         // News of the members may have found the queue full.
-        if self.ticks.is_multiple_of(20) { self.follow_forms() } else { Ok(()) }
+        self.follow_forms()
     }
 
     /// Milliseconds since this driver started.

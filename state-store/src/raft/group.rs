@@ -6,12 +6,14 @@ use std::time::Instant;
 
 use protobuf::Message as _;
 use raft::eraftpb::{
-    ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, SnapshotMetadata,
+    ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType, SnapshotMetadata,
 };
 use raft::{RawNode, StateRole};
 use rocksdb::WriteBatch;
 use tokio::sync::oneshot;
 
+use super::disk::Disk;
+use super::inflight::Inflight;
 use super::log::{Log, read_meta};
 use super::machine::{Machine, Records};
 use super::reads::Reads;
@@ -23,6 +25,9 @@ use crate::codec::wire::Address;
 use crate::metrics::{Metrics, count};
 use crate::storage::{self, Database, Tag};
 use crate::store::error::StoreError;
+
+/// Bytes of entries that may wait until the storage thread can take them.
+const UNSTABLE_BYTES: usize = 32 << 20;
 
 /// Which replica of which generation of a group this is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,6 +113,7 @@ pub struct Group<M> {
     /// Batches of changes that wait to be proposed; this replica leads.
     pub(super) pending: VecDeque<Vec<u8>>,
     pub(super) reads: Reads,
+    pub(super) inflight: Inflight,
     /// No-ops that somebody waits for, by index: term and who waits.
     pub(super) barriers: BTreeMap<u64, (u64, oneshot::Sender<u64>)>,
     /// When entries were proposed here, by last index.
@@ -163,6 +169,7 @@ impl<M: Machine> Group<M> {
             db: db.clone(),
             pending: VecDeque::new(),
             reads: Reads::default(),
+            inflight: Inflight::default(),
             barriers: BTreeMap::new(),
             proposed: VecDeque::new(),
             sending: HashMap::new(),
@@ -211,9 +218,74 @@ impl<M: Machine> Group<M> {
         Address { group, generation, from: replica, to }
     }
 
+    /// Whether no other voter has to agree with this one.
+    pub(super) fn alone(&self) -> bool {
+        let (conf, me) = (self.raw.store().conf(), self.place.replica);
+        conf.voters == [me] && conf.voters_outgoing.iter().all(|voter| *voter == me)
+    }
+
+    /// Others vote only when they are asked, and they are asked when the disk holds everything that
+    /// was decided. raft-rs lets a lone voter win at once: it has to wait before it campaigns.
+    pub(super) fn may_campaign(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        !self.alone() || (self.inflight.is_empty() && log.persisted == log.last_index())
+    }
+
+    /// The time goes on.
+    pub(super) fn tick(&mut self) {
+        if self.leads() || self.may_campaign() {
+            self.raw.tick();
+        }
+    }
+
+    /// Messages that need not wait for the disk: a leader's, and those that speak of nothing but the
+    /// term, once the disk holds it.
+    pub(super) fn take_urgent(&mut self) -> Vec<Message> {
+        let (leads, hard) = (self.leads(), self.raw.store().hard());
+        let decided = (hard.term, hard.vote);
+        let raft = &mut self.raw.raft;
+        if raft.msgs.is_empty()
+            || !self.inflight.vote_is_safe()
+            || (raft.term, raft.vote) != decided
+        {
+            return Vec::new();
+        }
+        let all = std::mem::take(&mut raft.msgs);
+        if leads {
+            return all;
+        }
+        let (urgent, bound) = all.into_iter().partition(|m| {
+            use MessageType::{MsgHeartbeatResponse, MsgReadIndex};
+            matches!(m.get_msg_type(), MsgHeartbeatResponse | MsgReadIndex)
+        });
+        raft.msgs = bound;
+        urgent
+    }
+
+    /// Whether a message may be taken now. What is not, its sender repeats.
+    fn takes(&self, message: &Message) -> bool {
+        use MessageType::{
+            MsgAppend, MsgRequestPreVoteResponse, MsgRequestVoteResponse, MsgTimeoutNow,
+        };
+        match message.get_msg_type() {
+            MsgTimeoutNow | MsgRequestVoteResponse | MsgRequestPreVoteResponse => {
+                self.leads() || self.may_campaign()
+            }
+            // While the disk is behind, entries gather in memory.
+            MsgAppend if !message.entries.is_empty() => {
+                let room = self.raw.raft.raft_log.unstable.entries_size < UNSTABLE_BYTES;
+                if !room {
+                    count(&self.metrics.messages_dropped);
+                }
+                room
+            }
+            _ => true,
+        }
+    }
+
     /// Takes a message of a peer's replica.
     pub(super) fn step(&mut self, message: Message) {
-        if self.halted {
+        if self.halted || !self.takes(&message) {
             return;
         }
         if let Err(e) = self.raw.step(message) {
@@ -234,7 +306,7 @@ impl<M: Machine> Group<M> {
     }
 
     /// Applies committed entries.
-    pub(super) fn apply(&mut self, entries: Vec<Entry>, now: Instant) {
+    pub(super) fn apply(&mut self, entries: Vec<Entry>, now: Instant, disk: &mut Disk) {
         for entry in entries {
             if self.halted {
                 return;
@@ -249,7 +321,7 @@ impl<M: Machine> Group<M> {
                 EntryType::EntryConfChangeV2 => {
                     let mut cc = ConfChangeV2::default();
                     match cc.merge_from_bytes(&entry.data) {
-                        Ok(()) => self.reconfigure(index, &cc),
+                        Ok(()) => self.reconfigure(index, &cc, disk),
                         Err(e) => Err(e.to_string()),
                     }
                 }
@@ -275,7 +347,12 @@ impl<M: Machine> Group<M> {
         self.reads.applied(self.raw.store().applied(), &self.state);
     }
 
-    fn reconfigure(&mut self, index: u64, change: &ConfChangeV2) -> Result<(), String> {
+    fn reconfigure(
+        &mut self,
+        index: u64,
+        change: &ConfChangeV2,
+        disk: &mut Disk,
+    ) -> Result<(), String> {
         // After a restart, this replica knows the configuration of its checkpoint only. That the
         // change is committed has to be on the disk before it counts: raft-rs then refuses to
         // campaign until it has applied it again.
@@ -283,7 +360,7 @@ impl<M: Machine> Group<M> {
         let log = self.raw.mut_store();
         log.set_commit(index);
         log.put_hard(&mut batch);
-        self.db.write(batch, true).map_err(|e| e.to_string())?;
+        disk.write_through(batch)?;
         let conf = self.raw.apply_conf_change(change).map_err(|e| e.to_string())?;
         tracing::info!(
             group = self.place.name(),
@@ -333,7 +410,6 @@ impl<M: Machine> Group<M> {
         let meta = self.raw.store().meta(self.place.generation, self.place.replica);
         let meta = meta.map_err(|e| e.to_string())?;
         batch.put(storage::key(group, Tag::Meta, &[]), codec::encode(&meta));
-        // Not term and vote: this batch is written by another thread, perhaps after newer ones.
         self.raw.mut_store().checkpoint_begun();
         Ok(())
     }
@@ -347,8 +423,13 @@ impl<M: Machine> Group<M> {
             })
     }
 
-    /// Shows the numbers to everybody else, and notices a change of leader.
-    pub(super) fn publish(&self) {
+    /// Notices a change of leader, and shows the numbers to everybody else.
+    pub(super) fn show(&mut self) {
+        self.notice_leader();
+        self.publish();
+    }
+
+    fn publish(&self) {
         let raft = &self.raw.raft;
         self.state.publish(Progress {
             leader: raft.leader_id,
@@ -360,7 +441,7 @@ impl<M: Machine> Group<M> {
         });
     }
 
-    pub(super) fn notice_leader(&mut self) {
+    fn notice_leader(&mut self) {
         let now = self.raw.raft.leader_id;
         if now != self.leader {
             self.leader = now;

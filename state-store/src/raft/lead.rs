@@ -9,9 +9,9 @@ use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Message};
 use rocksdb::WriteBatch;
 use tokio::sync::oneshot;
 
-use super::checkpoint::{Job, Report};
+use super::disk::{Job, Part};
 use super::driver::{Driver, Input};
-use super::group::{Group, Sending};
+use super::group::{Group, Place, Sending};
 use super::log::Prepared;
 use super::machine::Machine;
 use crate::codec;
@@ -31,6 +31,8 @@ const JOINT_PATIENCE: Duration = Duration::from_secs(1);
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(120);
 /// A snapshot that nobody wanted for so long is thrown away.
 const SNAPSHOT_KEPT: Duration = Duration::from_secs(10);
+/// Leadership is given away when the disk owes the same answer at so many looks, a second apart.
+const DISK_PATIENCE: u32 = 5;
 /// Log is kept for slow followers and snapshots in flight, back to this many checkpoints at most.
 const CHECKPOINTS_KEPT: usize = 4;
 
@@ -150,7 +152,7 @@ impl<M: Machine> Driver<M> {
     }
 
     /// The duties of leaders, and of a lone voter that has to become one.
-    pub(super) fn lead(&mut self, now: Instant) {
+    pub(super) fn lead(&mut self, now: Instant) -> Result<(), String> {
         let now_ms = self.now_ms(now);
         for at in 0..self.groups.len() {
             let group = &mut self.groups[at];
@@ -171,16 +173,17 @@ impl<M: Machine> Driver<M> {
                 let addresses: Vec<Address> = lost.iter().map(|to| group.address(*to)).collect();
                 addresses.into_iter().for_each(|a| self.snapshot_sent(a, false));
             } else {
-                let conf = group.raw.store().conf();
-                let alone = conf.voters == [group.place.replica] && conf.voters_outgoing.is_empty();
-                if alone && group.raw.raft.state == StateRole::Follower {
+                if group.alone()
+                    && group.raw.raft.state == StateRole::Follower
+                    && group.may_campaign()
+                {
                     // Nobody to wait for. raft-rs refuses while a change is not applied yet.
                     if let Err(e) = group.raw.campaign() {
                         tracing::debug!(group = group.place.name(), %e, "no campaign");
                     }
                 }
             }
-            self.checkpoint(at);
+            self.checkpoint(at)?;
             let group = &mut self.groups[at];
             let unwanted = group
                 .raw
@@ -192,33 +195,34 @@ impl<M: Machine> Driver<M> {
                 group.raw.mut_store().prepared = None;
             }
         }
+        Ok(())
     }
 
     /// Begins a checkpoint where the log has grown enough.
-    fn checkpoint(&mut self, at: usize) {
+    fn checkpoint(&mut self, at: usize) -> Result<(), String> {
         let group = &mut self.groups[at];
         let due = group.raw.store().bytes_since_checkpoint() > self.config.limits.log_bytes;
         if !due || group.checkpointing {
-            return;
+            return Ok(());
         }
         let mut batch = WriteBatch::default();
         if let Err(why) = group.put_checkpoint(&mut batch) {
             group.halt(&why);
-            return;
+            return Ok(());
         }
         let index = group.raw.store().applied();
-        let (number, generation) = (group.place.group, group.place.generation);
+        let Place { group: number, generation, .. } = group.place;
         group.checkpointing = true;
-        if !self.checkpointer.submit(Job { group: number, generation, index, batch }) {
-            // Its changes are only in that batch, so it cannot be thrown away: write it here.
-            // (The queue holds more jobs than there are groups, so this does not happen.)
-            self.groups[at].halt("the queue of checkpoints overflowed");
-        }
+        let parts = vec![Part::Checkpoint { group: number, generation, index }];
+        self.disk.submit(Job { batch, sync: false, parts })
     }
 
-    pub(super) fn checkpointed(&mut self, report: Report) -> Result<(), String> {
-        let Report { group: number, generation, index, result } = report;
-        let db = self.config.db.clone();
+    pub(super) fn checkpointed(
+        &mut self,
+        number: u16,
+        generation: u32,
+        index: u64,
+    ) -> Result<(), String> {
         let metrics = self.config.metrics.clone();
         let Some(group) = self.group(number).filter(|g| g.place.generation == generation) else {
             return Ok(());
@@ -228,19 +232,23 @@ impl<M: Machine> Driver<M> {
         if group.checkpoints.len() > CHECKPOINTS_KEPT {
             group.checkpoints.pop_front();
         }
-        result.inspect_err(|why| group.halt(why))?;
         count(&metrics.checkpoints);
         let keep_from = keep_from(group, index);
         let mut batch = WriteBatch::default();
         group.raw.mut_store().truncate(&mut batch, keep_from).map_err(|e| e.to_string())?;
-        db.write(batch, false).map_err(|e| e.to_string())
+        match batch.is_empty() {
+            true => Ok(()),
+            false => self.disk.submit(Job { batch, ..Job::default() }),
+        }
     }
 
     /// Makes the snapshot that a follower needs, as of what is applied now.
     pub(super) fn prepare_snapshot(&mut self, at: usize) {
         let group = &mut self.groups[at];
         let Some(to) = group.raw.store().take_wanted() else { return };
-        if group.halted() || !group.leads() {
+        // Whoever needed it may have been removed since.
+        let known = group.raw.raft.prs().get(to).is_some();
+        if group.halted() || !group.leads() || !known {
             return;
         }
         let log = group.raw.store();
@@ -307,17 +315,34 @@ impl<M: Machine> Driver<M> {
         }
     }
 
+    /// A leader that cannot write commits only what the others have, and applies nothing: while that
+    /// is short, nobody should notice. A disk that is lost must not keep its groups.
+    pub(super) fn watch_disk(&mut self) {
+        let awaited = self.disk.awaited();
+        let (before, looks) = self.disk_looks;
+        // Looks are counted, not time: when the whole process stood still, it was not the disk.
+        let looks = if awaited.is_some() && awaited == before { looks + 1 } else { 0 };
+        self.disk_looks = (awaited, looks);
+        if looks >= DISK_PATIENCE {
+            let driver = self.config.name;
+            tracing::warn!(driver, looks, "the disk does not answer: others shall lead");
+            self.resign();
+        }
+    }
+
     /// Writes what would otherwise have to be read from the log again, and ends.
     pub(super) fn finish(&mut self) -> Result<(), String> {
         self.work()?;
-        self.checkpointer.wait_idle();
+        self.disk.wait_idle()?;
+        // What was only waiting for the disk.
+        self.work()?;
         let mut batch = WriteBatch::default();
         for group in self.groups.iter_mut().filter(|g| !g.halted()) {
             group.put_checkpoint(&mut batch)?;
             group.reads.fail_all();
             group.barriers.clear();
         }
-        self.config.db.write(batch, true).map_err(|e| e.to_string())
+        self.disk.write_through(batch)
     }
 }
 

@@ -1,7 +1,6 @@
 //! A replica's log and Raft state: RocksDB behind, the tail of the log in memory.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 
 use bytes::Bytes;
 use protobuf::Message as _;
@@ -9,13 +8,11 @@ use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error as RaftError, GetEntriesContext, RaftState, Storage, StorageError};
 use rocksdb::WriteBatch;
 
+use super::tail::{Tail, size};
 use crate::codec;
 use crate::codec::disk::GroupMeta;
 use crate::storage::{self, Database, Tag};
 use crate::store::error::StoreError;
-
-/// Bytes of the tail that are kept in memory; older entries are read from the disk.
-const TAIL_BYTES: usize = 2 << 20;
 
 /// A snapshot that is ready to be sent.
 #[derive(Clone)]
@@ -43,17 +40,12 @@ pub struct Log {
     applied: u64,
     truncated: (u64, u64),
     last: (u64, u64),
-    tail: VecDeque<Entry>,
-    tail_bytes: usize,
+    tail: Tail,
     /// Bytes of entries behind the last checkpoint.
     bytes_since_checkpoint: u64,
     pub(super) prepared: Option<Prepared>,
     /// A peer needs a snapshot, and there is none that serves.
     wanted: Cell<Option<u64>>,
-}
-
-fn size(entry: &Entry) -> usize {
-    entry.data.len() + entry.context.len() + 64
 }
 
 fn raft_error(e: StoreError) -> RaftError {
@@ -89,8 +81,7 @@ impl Log {
             applied: meta.applied,
             truncated,
             last: truncated,
-            tail: VecDeque::new(),
-            tail_bytes: 0,
+            tail: Tail::behind(truncated.0),
             bytes_since_checkpoint: 0,
             prepared: None,
             wanted: Cell::new(None),
@@ -105,6 +96,7 @@ impl Log {
                 )));
             }
             log.push(entry);
+            log.tail.stored(log.last.0);
         }
         if log.last.0 < meta.applied {
             return Err(db.corrupt(format!(
@@ -119,19 +111,20 @@ impl Log {
 
     fn push(&mut self, entry: Entry) {
         self.last = (entry.index, entry.term);
-        self.tail_bytes += size(&entry);
         if entry.index > self.applied {
             self.bytes_since_checkpoint += size(&entry) as u64;
         }
-        self.tail.push_back(entry);
-        while self.tail_bytes > TAIL_BYTES && self.tail.len() > 1 {
-            let Some(old) = self.tail.pop_front() else { break };
-            self.tail_bytes -= size(&old);
-        }
+        self.tail.push(entry);
     }
 
-    /// Appends entries, replacing conflicting ones.
-    pub fn append(&mut self, batch: &mut WriteBatch, entries: &[Entry]) -> Result<(), StoreError> {
+    /// Appends entries, replacing conflicting ones. They can be read at once; `number` names the
+    /// write for [`Log::written`].
+    pub fn append(
+        &mut self,
+        batch: &mut WriteBatch,
+        entries: &[Entry],
+        number: u64,
+    ) -> Result<(), StoreError> {
         let Some(first) = entries.first() else { return Ok(()) };
         if first.index <= self.last.0 {
             self.cut_from(batch, first.index);
@@ -141,28 +134,34 @@ impl Log {
             batch.put(storage::key(self.group, Tag::Entry, &entry.index.to_be_bytes()), bytes);
             self.push(entry.clone());
         }
+        self.tail.appended(number);
         Ok(())
+    }
+
+    /// All writes up to this number are done.
+    pub fn written(&mut self, number: u64) {
+        self.tail.written(number);
     }
 
     fn cut_from(&mut self, batch: &mut WriteBatch, index: u64) {
         for gone in index..=self.last.0 {
             batch.delete(storage::key(self.group, Tag::Entry, &gone.to_be_bytes()));
         }
-        while self.tail.back().is_some_and(|e| e.index >= index) {
-            if let Some(gone) = self.tail.pop_back() {
-                self.tail_bytes -= size(&gone);
-            }
-        }
+        self.tail.cut_from(index);
         // The term of the new last entry is not needed: entries follow in the same batch.
         self.last = (index - 1, 0);
     }
 
     /// Notes term, vote and commit; tells whether term or vote changed.
-    pub fn set_hard(&mut self, batch: &mut WriteBatch, hard: &HardState) -> bool {
+    pub fn set_hard(&mut self, hard: &HardState) -> bool {
         let vital = hard.term != self.hard.term || hard.vote != self.hard.vote;
-        self.hard = hard.clone();
-        self.put_hard(batch);
+        self.hard = HardState { commit: self.hard.commit.max(hard.commit), ..hard.clone() };
         vital
+    }
+
+    /// Term, vote and commit as last decided.
+    pub fn hard(&self) -> &HardState {
+        &self.hard
     }
 
     /// Notes the commit index only.
@@ -185,8 +184,7 @@ impl Log {
         );
         self.truncated = (meta.index, meta.term);
         self.last = self.truncated;
-        self.tail.clear();
-        self.tail_bytes = 0;
+        self.tail = Tail::behind(meta.index);
         self.bytes_since_checkpoint = 0;
         self.applied = meta.index;
         self.conf = meta.get_conf_state().clone();
@@ -213,11 +211,7 @@ impl Log {
             storage::key(self.group, Tag::Entry, &(index + 1).to_be_bytes()),
         );
         self.truncated = (index, term);
-        while self.tail.front().is_some_and(|e| e.index <= index) {
-            if let Some(gone) = self.tail.pop_front() {
-                self.tail_bytes -= size(&gone);
-            }
-        }
+        self.tail.forget_to(index);
         if self.prepared.as_ref().is_some_and(|p| p.index < index) {
             self.prepared = None;
         }
@@ -280,7 +274,7 @@ impl Log {
         if index == self.last.0 && self.last.1 != 0 {
             return Ok(self.last.1);
         }
-        if let Some(entry) = self.in_tail(index) {
+        if let Some(entry) = self.tail.get(index) {
             return Ok(entry.term);
         }
         match self.db.get(&storage::key(self.group, Tag::Entry, &index.to_be_bytes()))? {
@@ -289,14 +283,9 @@ impl Log {
         }
     }
 
-    fn in_tail(&self, index: u64) -> Option<&Entry> {
-        let first = self.tail.front()?.index;
-        self.tail.get(usize::try_from(index.checked_sub(first)?).ok()?)
-    }
-
     fn read(&self, low: u64, high: u64, max: u64) -> Result<Vec<Entry>, StoreError> {
         let (mut out, mut bytes) = (Vec::new(), 0);
-        let tail_first = self.tail.front().map_or(high, |e| e.index);
+        let tail_first = self.tail.first().unwrap_or(high);
         if low < tail_first {
             let from = storage::key(self.group, Tag::Entry, &low.to_be_bytes());
             let to = storage::key(self.group, Tag::Entry, &tail_first.min(high).to_be_bytes());
@@ -310,7 +299,7 @@ impl Log {
             }
         }
         for index in low.max(tail_first)..high {
-            let Some(entry) = self.in_tail(index) else { break };
+            let Some(entry) = self.tail.get(index) else { break };
             bytes += size(entry) as u64;
             if bytes > max && !out.is_empty() {
                 break;
@@ -393,6 +382,7 @@ impl Storage for Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::tail;
 
     fn open() -> (tempfile::TempDir, Database, Log) {
         let dir = tempfile::tempdir().unwrap();
@@ -414,8 +404,9 @@ mod tests {
 
     fn append(db: &Database, log: &mut Log, entries: &[Entry]) {
         let mut batch = WriteBatch::default();
-        log.append(&mut batch, entries).unwrap();
+        log.append(&mut batch, entries, 1).unwrap();
         db.write(batch, false).unwrap();
+        log.written(1);
     }
 
     fn indexes(log: &Log, low: u64, high: u64) -> Vec<(u64, u64)> {
@@ -438,9 +429,9 @@ mod tests {
     #[test]
     fn old_entries_are_read_from_disk_and_truncation_forgets_them() {
         let (_dir, db, mut log) = open();
-        let entries: Vec<Entry> = (2..12).map(|i| entry(i, 1, TAIL_BYTES / 4)).collect();
+        let entries: Vec<Entry> = (2..12).map(|i| entry(i, 1, tail::BYTES / 4)).collect();
         append(&db, &mut log, &entries);
-        assert!(log.tail.len() < 6, "the tail is bounded");
+        assert!(log.tail.first() > Some(6), "the tail is bounded");
         assert_eq!(indexes(&log, 2, 12).len(), 10);
         assert_eq!(log.term(2).unwrap(), 1);
         log.set_applied(11);

@@ -1,12 +1,14 @@
 //! Groups of replicas on raft-rs, and the threads that drive them.
 //!
 //! One driver thread serves all session groups, another one the control group: they are plain
-//! threads, so that neither a busy tokio runtime nor a stalled disk of the one delays the other.
+//! threads, so that a busy tokio runtime delays neither. Each has a storage thread, which writes what
+//! its driver decides: a stalled disk delays what waits for it, but no tick and no heartbeat.
 //! Heartbeats between directors are elsewhere altogether ([`crate::peer`]).
 
-mod checkpoint;
+mod disk;
 mod driver;
 mod group;
+mod inflight;
 mod lead;
 mod log;
 mod logger;
@@ -16,6 +18,9 @@ mod reads;
 mod ready;
 mod reform;
 mod status;
+mod tail;
+#[cfg(test)]
+mod tests;
 
 pub use driver::{Driver, DriverConfig, Feed, Handle, Input, Routes, Running};
 pub use group::{Group, Place, bootstrap, found_empty, stored_place};

@@ -1,27 +1,55 @@
-//! One round of raft-rs' work over all groups: send, write in one batch, apply.
+//! One round of raft-rs' work over all groups: send, have it written in one batch, apply.
+//!
+//! raft-rs' asynchronous interface is used: the driver does not wait for its disk. A leader's
+//! messages leave at once, a follower's when the disk holds what they speak of; raft-rs counts an
+//! entry of its own, and hands out committed ones, only after [`raft::RawNode::on_persist_ready`].
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use raft::Ready;
 use raft::eraftpb::{Message, MessageType};
 use rocksdb::WriteBatch;
 
+use super::disk::{Job, Part};
 use super::driver::Driver;
 use super::machine::Machine;
 use crate::metrics::count;
 
-/// A write that takes longer delays heartbeats of groups.
-const SLOW: Duration = Duration::from_millis(200);
+/// What a group has decided, on its way.
+struct News {
+    at: usize,
+    ready: Ready,
+    /// Whether it has to be written.
+    unwritten: bool,
+    /// Whether term or vote changed.
+    vital: bool,
+}
 
 impl<M: Machine> Driver<M> {
-    /// Works until no group has anything left to do. An error of the disk ends the driver.
+    /// Works until no group has anything left to do but wait for the disk. An error of the disk ends
+    /// the driver.
     pub(super) fn work(&mut self) -> Result<(), String> {
         // Bounded, so that ticks and inputs get their turn under a flood of entries.
         for _ in 0..16 {
-            let busy: Vec<usize> = (0..self.groups.len())
-                .filter(|i| !self.groups[*i].halted() && self.groups[*i].raw.has_ready())
-                .collect();
+            self.take_reports()?;
+            let mut busy = Vec::new();
+            for at in 0..self.groups.len() {
+                if self.groups[at].halted() {
+                    continue;
+                }
+                self.prepare_snapshot(at);
+                let urgent = self.groups[at].take_urgent();
+                self.send(at, urgent);
+                if self.groups[at].raw.has_ready() {
+                    busy.push(at);
+                }
+            }
             if busy.is_empty() {
+                break;
+            }
+            if self.disk.full() {
+                count(&self.config.metrics.write_queue_full);
+                busy.iter().for_each(|at| self.groups[*at].show());
                 break;
             }
             self.round(&busy)?;
@@ -30,89 +58,130 @@ impl<M: Machine> Driver<M> {
         Ok(())
     }
 
-    fn round(&mut self, busy: &[usize]) -> Result<(), String> {
-        let (mut batch, mut sync) = (WriteBatch::default(), false);
-        let mut readies: Vec<(usize, Ready)> = Vec::with_capacity(busy.len());
-        for &at in busy {
-            let mut ready = self.groups[at].raw.ready();
-            // A leader's appends leave before its own write: the followers write meanwhile.
-            self.send(at, ready.take_messages());
-            if self.write(at, &mut ready, &mut batch, &mut sync) {
-                readies.push((at, ready));
+    /// Takes what the storage thread has done.
+    fn take_reports(&mut self) -> Result<(), String> {
+        while let Some(part) = self.disk.next_written()? {
+            match part {
+                Part::Ready { group, generation, number } => {
+                    let at = self.groups.iter().position(|g| {
+                        (g.place.group, g.place.generation) == (group, generation) && !g.halted()
+                    });
+                    if let Some(at) = at {
+                        self.groups[at].inflight.written(number);
+                        self.settle(at);
+                    }
+                }
+                Part::Checkpoint { group, generation, index } => {
+                    self.checkpointed(group, generation, index)?;
+                }
             }
-        }
-        if !batch.is_empty() {
-            let begun = Instant::now();
-            self.config.db.write(batch, sync).map_err(|e| e.to_string())?;
-            let took = begun.elapsed();
-            if sync {
-                count(&self.config.metrics.synced_writes);
-            }
-            if took > SLOW {
-                count(&self.config.metrics.slow_writes);
-                let took_ms = took.as_millis() as u64;
-                tracing::warn!(driver = self.config.name, took_ms, sync, "the disk is slow");
-            }
-        }
-        let now = Instant::now();
-        for (at, mut ready) in readies {
-            self.send(at, ready.take_persisted_messages());
-            let group = &mut self.groups[at];
-            for read in ready.take_read_states() {
-                group.reads.confirmed(&read.request_ctx, read.index);
-            }
-            group.apply(ready.take_committed_entries(), now);
-            if group.halted() {
-                continue;
-            }
-            let mut light = group.raw.advance_append(ready);
-            if let Some(commit) = light.commit_index() {
-                group.raw.mut_store().set_commit(commit);
-            }
-            self.send(at, light.take_messages());
-            let group = &mut self.groups[at];
-            group.apply(light.take_committed_entries(), now);
-            if !group.halted() {
-                group.raw.advance_apply_to(group.raw.store().applied());
-            }
-            group.notice_leader();
-            group.publish();
-            self.prepare_snapshot(at);
         }
         Ok(())
     }
 
-    /// Puts a group's news into the batch; false: the group had to stop.
-    fn write(
-        &mut self,
-        at: usize,
-        ready: &mut Ready,
-        batch: &mut WriteBatch,
-        sync: &mut bool,
-    ) -> bool {
-        if !ready.snapshot().is_empty() {
-            // An older checkpoint that is still being written must not overtake the snapshot.
-            self.checkpointer.wait_idle();
-        }
+    /// Lets go of what waited for writes that are done.
+    fn settle(&mut self, at: usize) {
         let group = &mut self.groups[at];
-        if !ready.snapshot().is_empty() {
-            let snapshot = ready.snapshot().clone();
-            if let Err(why) = group.install(batch, &snapshot) {
-                group.halt(&format!("a snapshot cannot be installed: {why}"));
-                return false;
+        if let Some((number, messages)) = group.inflight.take_done() {
+            group.raw.mut_store().written(number);
+            group.raw.on_persist_ready(number);
+            self.send(at, messages);
+        }
+    }
+
+    fn round(&mut self, busy: &[usize]) -> Result<(), String> {
+        let mut job = Job::default();
+        let mut all: Vec<News> = Vec::with_capacity(busy.len());
+        for &at in busy {
+            let ready = self.groups[at].raw.ready();
+            let mut news = News { at, ready, unwritten: false, vital: false };
+            let taken = match news.ready.snapshot().is_empty() {
+                true => self.write(&mut news, &mut job),
+                false => self.install(&mut news),
+            };
+            match taken {
+                Ok(()) => all.push(news),
+                Err(why) => self.groups[at].halt(&why),
             }
-            *sync = true;
         }
-        if let Err(why) = group.raw.mut_store().append(batch, ready.entries()) {
-            group.halt(&why.to_string());
-            return false;
+        if !job.batch.is_empty() {
+            self.disk.submit(job)?;
         }
-        *sync |= self.config.sync_entries && ready.must_sync();
+        let now = Instant::now();
+        all.into_iter().for_each(|news| self.take_news(news, now));
+        Ok(())
+    }
+
+    /// Puts a group's news into the job.
+    fn write(&mut self, news: &mut News, job: &mut Job) -> Result<(), String> {
+        let group = &mut self.groups[news.at];
+        let (ready, place) = (&news.ready, group.place);
+        let log = group.raw.mut_store();
+        let entries = ready.entries();
+        log.append(&mut job.batch, entries, ready.number()).map_err(|e| e.to_string())?;
+        news.unwritten = !entries.is_empty();
+        job.sync |= self.config.sync_entries && ready.must_sync();
         if let Some(hard) = ready.hs() {
+            news.vital = log.set_hard(hard);
             // Votes and terms are always written through: a vote forgotten could be given twice.
-            *sync |= group.raw.mut_store().set_hard(batch, hard);
+            job.sync |= news.vital;
+            news.unwritten |= news.vital;
         }
-        true
+        // A commit index alone is not worth a write: it is learned again. But no entry is on the disk
+        // without what was committed when it came: a leader proposes to leave a joint configuration
+        // only when entering it is committed, and whoever holds the one must know the other after a
+        // crash, or it might campaign among the old voters alone.
+        if news.unwritten {
+            log.put_hard(&mut job.batch);
+            let (group, generation, number) = (place.group, place.generation, ready.number());
+            job.parts.push(Part::Ready { group, generation, number });
+        }
+        Ok(())
+    }
+
+    /// Takes a snapshot, and waits until the disk has it: raft-rs' log has a gap until then.
+    fn install(&mut self, news: &mut News) -> Result<(), String> {
+        let (group, ready) = (&mut self.groups[news.at], &news.ready);
+        let mut batch = WriteBatch::default();
+        group
+            .install(&mut batch, ready.snapshot())
+            .map_err(|why| format!("a snapshot cannot be installed: {why}"))?;
+        let log = group.raw.mut_store();
+        log.append(&mut batch, ready.entries(), ready.number()).map_err(|e| e.to_string())?;
+        if let Some(hard) = ready.hs() {
+            log.set_hard(hard);
+        }
+        log.put_hard(&mut batch);
+        self.disk.write_through(batch)?;
+        group.inflight.written(ready.number());
+        Ok(())
+    }
+
+    fn take_news(&mut self, news: News, now: Instant) {
+        let News { at, mut ready, unwritten, vital } = news;
+        let group = &mut self.groups[at];
+        let reads = ready.take_read_states();
+        let committed = ready.take_committed_entries();
+        // One of the two is empty.
+        let (mut free, mut bound) = (ready.take_messages(), ready.take_persisted_messages());
+        let number = ready.number();
+        group.raw.advance_append_async(ready);
+        // A lone voter is a leader before its vote is written: nobody may hear of it yet.
+        if vital || !group.inflight.vote_is_safe() {
+            bound.append(&mut free);
+        }
+        group.inflight.add(number, unwritten, vital, bound);
+        self.send(at, free);
+        self.settle(at);
+        let group = &mut self.groups[at];
+        for read in reads {
+            group.reads.confirmed(&read.request_ctx, read.index);
+        }
+        group.apply(committed, now, &mut self.disk);
+        if !group.halted() {
+            group.raw.advance_apply_to(group.raw.store().applied());
+        }
+        group.show();
     }
 
     fn send(&mut self, at: usize, messages: Vec<Message>) {

@@ -12,8 +12,8 @@ impl<M: Machine> Driver<M> {
             if generation <= self.groups[at].place.generation {
                 continue;
             }
-            // A checkpoint of the old generation must not be written over the new one.
-            self.checkpointer.wait_idle();
+            // What the old generation has decided must not be written over the new one.
+            self.disk.wait_idle()?;
             let group = self.groups.remove(at);
             let renewed = renew(group, generation, first).map_err(|e| e.to_string())?;
             self.groups.insert(at, renewed);

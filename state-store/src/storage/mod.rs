@@ -1,6 +1,8 @@
 //! The disk: two RocksDB databases, one for the control group and this director's identity (always
 //! written through), one for the session groups.
 
+#[cfg(test)]
+pub mod gate;
 pub mod identity;
 
 use std::path::{Path, PathBuf};
@@ -47,6 +49,9 @@ pub fn end(group: u16, tag: Tag) -> Vec<u8> {
 pub struct Database {
     db: Arc<DB>,
     path: Arc<PathBuf>,
+    /// What becomes of writes.
+    #[cfg(test)]
+    pub gate: gate::Gated,
 }
 
 impl Database {
@@ -69,7 +74,12 @@ impl Database {
                 storage_error(path, text)
             }
         })?;
-        Ok(Database { db: Arc::new(db), path: Arc::new(path.to_owned()) })
+        Ok(Database {
+            db: Arc::new(db),
+            path: Arc::new(path.to_owned()),
+            #[cfg(test)]
+            gate: gate::Gated::default(),
+        })
     }
 
     /// Deletes a database that is not open.
@@ -91,6 +101,8 @@ impl Database {
 
     /// Writes a batch as a whole; with `sync`, it is on the disk when this returns.
     pub fn write(&self, batch: WriteBatch, sync: bool) -> Result<(), StoreError> {
+        #[cfg(test)]
+        self.gate.pass().map_err(|e| self.error(e))?;
         let mut options = WriteOptions::default();
         options.set_sync(sync);
         self.db.write_opt(batch, &options).map_err(|e| self.error(e))
