@@ -15,6 +15,8 @@ BUILD := $(CARGO) build --release --locked --workspace --bins
 # make demo
 SEED ?= 1
 REPORT ?= target/demo-report.json
+# What the report says was built.
+COMMIT = $(shell git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || echo unknown)
 # make lab-up, make lab-down
 DIRECTORS ?= 3
 BACKENDS ?= 3
@@ -46,7 +48,7 @@ build: packages ## Build all binaries
 .PHONY: demo
 demo: build ## Raise the lab, run the cluster through its faults on real traffic, print what survived
 	@mkdir -p $(dir $(abspath $(REPORT)))
-	$(SUDO) $(BIN)/holdfast-chaos demo --bin-dir $(BIN) --seed $(SEED) --report $(abspath $(REPORT))
+	$(SUDO) $(BIN)/holdfast-chaos demo --bin-dir $(BIN) --seed $(SEED) --commit $(COMMIT) --report $(abspath $(REPORT))
 
 .PHONY: lab-up
 lab-up: build ## Raise the lab and leave it standing (DIRECTORS, BACKENDS, CLIENTS, LAB=lab.json)

@@ -162,6 +162,9 @@ pub struct Demo {
     /// Positive control: listeners with replicate-after = "never"; connections have to be lost
     #[arg(long, value_enum)]
     pub control: Option<Control>,
+    /// The commit that was built; the report repeats it
+    #[arg(long)]
+    pub commit: Option<String>,
     /// Keep logs and configurations of the run in this folder
     #[arg(long)]
     pub keep_logs: Option<PathBuf>,

@@ -92,7 +92,7 @@ pub fn judge(records: &[Record], facts: &[Facts], terms: &Terms) -> Report {
     let first_ms = facts.first().map_or(u64::MAX, |first| first.begin_ms);
     let (verdict, reason) = verdict(&before(records, first_ms, terms), &steps);
     let took_ms = terms.taken_ms.saturating_sub(terms.began_ms);
-    Report { verdict, reason, seed: terms.seed, took_ms, steps }
+    Report { verdict, reason, seed: terms.seed, took_ms, steps, ..Report::default() }
 }
 
 /// What happened before the first step, where nothing has an excuse.

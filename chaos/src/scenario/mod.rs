@@ -1,12 +1,15 @@
 //! The scenario: a lab, traffic, steps one after another, a verdict.
 
 pub mod clients;
+pub mod environment;
 pub mod inject;
 pub mod judge;
 pub mod progress;
 pub mod releases;
 pub mod report;
 pub mod run;
+pub mod sampler;
+pub mod series;
 pub mod steps;
 pub mod summary;
 pub mod table;
@@ -28,8 +31,8 @@ use crate::files;
 use crate::interrupt::{Outcome, guarded};
 use crate::lab::{self, Plan, describe, down};
 use progress::Progress;
-use report::{Report, Verdict};
-use run::{Run, Settings};
+use report::{Environment, Report, Timeline, Verdict};
+use run::{Ended, Run, Settings};
 use steps::StepName;
 
 /// Raises a lab, runs the scenario, says what survived, cleans up.
@@ -52,6 +55,7 @@ pub async fn demo(demo: Demo) -> Result<ExitCode> {
     let steps = if demo.steps.is_empty() { StepName::ALL.to_vec() } else { demo.steps.clone() };
     steps::check(&steps, plan.directors.len())?;
     let planned = plan.clone();
+    let environment = environment::now(&plan, demo.commit.as_deref());
     let work = async move {
         crate::ready_for_a_lab().await?;
         Ok(whole_run(planned, settings, steps, began_ms).await)
@@ -71,6 +75,10 @@ pub async fn demo(demo: Demo) -> Result<ExitCode> {
         }
         Outcome::Interrupted(code) => (None, code),
     };
+    let report = report.map(|report| {
+        let load_after = environment::load();
+        Report { environment: Environment { load_after, ..environment }, ..report }
+    });
     if code != 0 && code < 128 || demo.keep_logs.is_some() {
         crate::keep_logs(&plan.dir(), demo.keep_logs.as_deref(), &plan.run);
     }
@@ -110,7 +118,7 @@ fn nothing_known(demo: &Demo, error: &anyhow::Error, began_ms: u64) -> Report {
         reason: format!("the run broke off: {error:#}"),
         seed: demo.seed,
         took_ms: now_ms() - began_ms,
-        steps: Vec::new(),
+        ..Report::default()
     }
 }
 
@@ -130,19 +138,19 @@ async fn whole_run(
     ));
     lab::raise(&plan, &|text| progress.say(text)).await?;
     let mut run = Run::begin(plan, settings, progress, began_ms).await?;
-    let mut broken = None;
+    let mut broken = run.calm().await.err();
     for step in steps {
-        if let Err(error) = run.step(step).await {
+        if broken.is_none()
+            && let Err(error) = run.step(step).await
+        {
             broken = Some(error.context(format!("in {}", step.name())));
-            break;
         }
     }
     if broken.is_none() {
         broken = run.wind_down().await.err();
     }
     run.read_releases_to_the_end().await;
-    let (records, facts, terms) = run.end().await?;
-    let mut report = judge::judge(&records, &facts, &terms);
+    let mut report = judged(run.end().await?);
     if let Some(error) = broken {
         // What was lost before stays lost; else nothing is known.
         if report.verdict == Verdict::Pass {
@@ -151,6 +159,14 @@ async fn whole_run(
         report.reason = format!("the run broke off: {error:#}; {}", report.reason);
     }
     Ok(report)
+}
+
+fn judged(ended: Ended) -> Report {
+    let Ended { records, facts, terms, calm, lanes, busy } = ended;
+    let series = series::timeline(&records, &facts, &terms, &calm);
+    let timeline = Timeline { directors: lanes, busy, ..series };
+    let stalls = series::stalls(&records, &facts, &terms, &calm);
+    Report { timeline, stalls, ..judge::judge(&records, &facts, &terms) }
 }
 
 /// The scenario's traffic against a standing lab, without faults.

@@ -1,11 +1,18 @@
 //! The report of a run: what programs read.
 
+mod environment;
+mod stalls;
+mod timeline;
+
+pub use environment::Environment;
 use serde::{Deserialize, Serialize};
+pub use stalls::{Distribution, Phase, StallPhases, StepStalls};
+pub use timeline::{Alive, Busy, Change, Fault, Lane, Said, StallSeries, Timeline};
 
 use super::steps::StepName;
 
 /// What a run says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// Nothing was lost, moved or damaged, and every step really happened.
@@ -13,6 +20,7 @@ pub enum Verdict {
     /// Something was.
     Fail,
     /// The run proves nothing.
+    #[default]
     Unknown,
 }
 
@@ -28,7 +36,7 @@ impl Verdict {
 }
 
 /// The report.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     /// The verdict.
     pub verdict: Verdict,
@@ -38,8 +46,17 @@ pub struct Report {
     pub seed: u64,
     /// How long the whole took (ms), from the first namespace to the last judgement.
     pub took_ms: u64,
+    /// Where and how it was run.
+    #[serde(default)]
+    pub environment: Environment,
     /// The steps, in order.
     pub steps: Vec<StepReport>,
+    /// What went on at which time.
+    #[serde(default)]
+    pub timeline: Timeline,
+    /// How long connections stalled: without faults, and around each step.
+    #[serde(default)]
+    pub stalls: StallPhases,
 }
 
 /// What became of the connections in a step.

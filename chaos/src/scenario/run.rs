@@ -12,6 +12,9 @@ use super::inject::{self, Effect};
 use super::judge::{Facts, MARGIN_MS, Terms, judge_step};
 use super::progress::Progress;
 use super::releases::{Reading, Releases, Since};
+use super::report::{Busy, Lane};
+use super::sampler::Sampler;
+use super::series::Calm;
 use super::steps::StepName;
 use crate::admin::sum_of;
 use crate::clock::now_ms;
@@ -28,6 +31,8 @@ const COHORTS: [(Cohort, u32); 4] =
     [(Cohort::Echo, 160), (Cohort::Drip, 60), (Cohort::Idle, 60), (Cohort::Udp, 60)];
 const DOWNLOADS: u32 = 20;
 const YOUNG_PER_SECOND: u32 = 20;
+/// How long the traffic is watched before anything is done to the cluster (ms).
+const CALM_MS: u64 = 10_000;
 /// Traffic comes up over this time (ms).
 const RAMP_MS: u64 = 2_000;
 /// How long it may take until all of it is there.
@@ -67,6 +72,24 @@ pub struct Run {
     releases: Releases,
     /// Releases before the first step.
     releases_before: u64,
+    sampler: Sampler,
+    calm: Calm,
+}
+
+/// What is left of a run.
+pub struct Ended {
+    /// Everything that is remembered of the connections.
+    pub records: Vec<Record>,
+    /// What was measured of the steps.
+    pub facts: Vec<Facts>,
+    /// How it was made.
+    pub terms: Terms,
+    /// The phase before the first step.
+    pub calm: Calm,
+    /// What the directors said of themselves.
+    pub lanes: Vec<Lane>,
+    /// How busy the machine was.
+    pub busy: Busy,
 }
 
 impl Run {
@@ -80,6 +103,8 @@ impl Run {
         let description = describe::describe(&plan).await?;
         let clients = Clients::start(&description.clients, &plan.dir())?;
         let monitor = Monitor::start(&plan.router()).await?;
+        let mut sampler = Sampler::start(began_ms);
+        sampler.follow(&plan);
         let mut run = Run {
             plan,
             progress,
@@ -93,6 +118,8 @@ impl Run {
             facts: Vec::new(),
             releases: Releases::default(),
             releases_before: 0,
+            sampler,
+            calm: Calm::default(),
         };
         // What guards did while the lab was raised is no part of the run.
         let reading = run.read_releases("begin").await;
@@ -109,6 +136,7 @@ impl Run {
     async fn open_traffic(&mut self) -> Result<()> {
         let total: u32 = COHORTS.iter().map(|(_, count)| count).sum();
         let opened_ms = now_ms();
+        self.calm = Calm { opened_ms, up_ms: opened_ms, until_ms: opened_ms };
         self.progress.say(&format!(
             "opening {total} connections, {DOWNLOADS} downloads for each step, \
              {YOUNG_PER_SECOND} young connections a second"
@@ -121,6 +149,8 @@ impl Run {
         loop {
             let look = self.clients.look(0, 0).await?;
             if look.open >= u64::from(total) {
+                self.calm.up_ms = now_ms();
+                self.calm.until_ms = self.calm.up_ms;
                 return Ok(());
             }
             if look.lost > 0 || now_ms() > deadline {
@@ -131,6 +161,15 @@ impl Run {
         }
     }
 
+    /// Watches the traffic before anything is done: what it looks like without faults.
+    pub async fn calm(&mut self) -> Result<()> {
+        let text = format!("watching the traffic for {} s without faults", CALM_MS / 1000);
+        self.progress.say(&text);
+        self.watch_for(CALM_MS).await?;
+        self.calm.until_ms = now_ms();
+        Ok(())
+    }
+
     /// One step from its preparation to its judgement.
     pub async fn step(&mut self, step: StepName) -> Result<()> {
         let target = inject::choose(self, step)?;
@@ -138,6 +177,7 @@ impl Run {
         self.progress.say(&format!("{name}: {} is next", target.name()));
         if self.settings.inject {
             inject::prepare(self, step, target).await?;
+            self.sampler.follow(&self.plan);
         }
         let file = backends::bulk_file(&self.plan);
         self.clients.open(Cohort::Bulk, DOWNLOADS, 500, Some(&file)).await?;
@@ -275,11 +315,13 @@ impl Run {
         self.clients.records().await
     }
 
-    /// Ends the run: everything that is remembered, and the facts of the steps.
-    pub async fn end(mut self) -> Result<(Vec<Record>, Vec<Facts>, Terms)> {
+    /// Ends the run.
+    pub async fn end(mut self) -> Result<Ended> {
         let (taken_ms, records) = self.clients.records().await?;
         self.progress.end();
-        Ok((records, std::mem::take(&mut self.facts), self.terms(taken_ms)))
+        let (terms, calm) = (self.terms(taken_ms), self.calm);
+        let (lanes, busy) = self.sampler.seen();
+        Ok(Ended { records, facts: self.facts, terms, calm, lanes, busy })
     }
 
     fn terms(&self, taken_ms: u64) -> Terms {

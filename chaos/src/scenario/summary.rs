@@ -109,7 +109,8 @@ mod tests {
             stall_ms,
             losses: Vec::new(),
         };
-        Report { verdict, reason: "so".into(), seed, took_ms: 1, steps: vec![step] }
+        let reason = "so".into();
+        Report { verdict, reason, seed, took_ms: 1, steps: vec![step], ..Report::default() }
     }
 
     #[test]

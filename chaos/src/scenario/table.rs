@@ -166,6 +166,7 @@ mod tests {
                 stall_ms: stalls,
                 losses: Vec::new(),
             }],
+            ..Report::default()
         };
         let text = render(&report);
         assert!(text.contains("7 ms (< 100)"), "{text}");

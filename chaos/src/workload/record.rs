@@ -235,15 +235,17 @@ impl Record {
         }
     }
 
+    /// Its stalls, in order; one that goes on has come when the record was taken, at `now`.
+    pub fn waits(&self, now: u64) -> impl Iterator<Item = Stall> + '_ {
+        let waits = (self.ended.is_none() && now > self.due_ms)
+            .then_some(Stall { due_ms: self.due_ms, came_ms: now });
+        self.stalls.iter().copied().chain(waits)
+    }
+
     /// The longest excess over the expected gap of which any part lies between `from` and `until`;
     /// `now` is when the record was taken, for progress that is overdue.
     pub fn worst_stall_ms(&self, from: u64, until: u64, now: u64) -> u64 {
-        let waits = (self.ended.is_none() && now > self.due_ms)
-            .then_some(Stall { due_ms: self.due_ms, came_ms: now });
-        self.stalls
-            .iter()
-            .copied()
-            .chain(waits)
+        self.waits(now)
             .filter(|s| s.came_ms >= from && s.due_ms <= until)
             .map(|s| s.came_ms - s.due_ms)
             .max()

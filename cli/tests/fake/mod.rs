@@ -322,6 +322,7 @@ pub fn status() -> Status {
             unsettled: vec!["d2 is draining".into(), "shard-1 has no leader".into()],
         }),
         not_ready: vec![],
+        tables: None,
         xdp_mode: "skb".into(),
         warnings: vec!["huge pages are not available".into()],
     }

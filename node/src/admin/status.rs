@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use holdfast_schema::admin::{
-    BackendStatus, ClusterStatus, NodeStatus, PlannedStatus, RaftGroupStatus, Status,
+    BackendStatus, ClusterStatus, NodeStatus, PlannedStatus, RaftGroupStatus, Status, TablesStatus,
 };
 use holdfast_schema::cluster::{ClusterState, DirectorId};
 use holdfast_state_store::Phase;
@@ -57,6 +57,12 @@ fn of(node: &Node) -> Status {
         phase: phase.to_owned(),
         cluster: node.cluster().map(|cluster| cluster_status(node, &cluster)),
         not_ready,
+        tables: node.forwarder.get().map(|forwarder| {
+            let tables = forwarder.tables();
+            let (revision, health_version) = (tables.revision, tables.health_version);
+            // As many bits as in the metrics, where a number is a double.
+            TablesStatus { revision, health_version, hash: tables.hash & 0xffff_ffff_ffff }
+        }),
         xdp_mode: mode.map_or_else(|| "none".to_owned(), |(mode, _)| mode.to_owned()),
         warnings,
     }

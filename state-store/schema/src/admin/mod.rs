@@ -177,10 +177,25 @@ pub struct Status {
     pub cluster: Option<ClusterStatus>,
     /// What keeps this director from being ready; empty: ready.
     pub not_ready: Vec<String>,
+    /// The tables that it forwards by, once it has some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables: Option<TablesStatus>,
     /// How the XDP program is attached: `native`, `skb`.
     pub xdp_mode: String,
     /// What deserves attention but keeps nobody from working.
     pub warnings: Vec<String>,
+}
+
+/// The tables that a director forwards by. Those of the same revision and health version have the same
+/// hash on every director.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct TablesStatus {
+    /// Configuration revision they were made from.
+    pub revision: u64,
+    /// Health version they were made from.
+    pub health_version: u64,
+    /// Their hash (48 bits).
+    pub hash: u64,
 }
 
 /// The cluster as one director sees it.
