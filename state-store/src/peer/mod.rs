@@ -108,7 +108,7 @@ impl From<&PeerInfo> for Committed {
 }
 
 /// Which of the standing connections to a peer.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Lane {
     /// Small and urgent: misses, calls.
     Control,

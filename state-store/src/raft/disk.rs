@@ -1,61 +1,78 @@
-//! The thread that writes what a driver has decided, so that a slow disk delays no heartbeat.
+//! What a driver has decided and wants to have written, without waiting for it.
 //!
 //! Everything under the keys of a driver's groups goes through it, first in, first out: the order on
-//! the disk is the order of decision, and what a crash loses is the end of it. Its reports wait in a
-//! channel of their own, which never fills up: there are as many as the driver has jobs outstanding.
+//! the disk is the order of decision, and what a crash loses is the end of it.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
-use rocksdb::WriteBatch;
-
-use super::driver::Input;
-use crate::metrics::{Metrics, count};
-use crate::storage::Database;
+use crate::storage::Batch;
 
 /// Most jobs outstanding before new work has to wait.
-const JOBS: usize = 1024;
+pub const JOBS: usize = 1024;
 /// Most bytes outstanding before new work has to wait.
 const BYTES: usize = 64 << 20;
-/// Most jobs that share one fsync.
-const JOBS_PER_SYNC: usize = 64;
-/// A write that takes longer is worth a warning.
-const SLOW: Duration = Duration::from_millis(200);
 
 /// What a job is about, for its report.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Part {
     /// The news of a group: raft-rs' ready of this number.
-    Ready { group: u16, generation: u32, number: u64 },
+    Ready {
+        /// The group.
+        group: u16,
+        /// Its generation.
+        generation: u32,
+        /// raft-rs' number.
+        number: u64,
+    },
     /// A checkpoint of a group up to this entry.
-    Checkpoint { group: u16, generation: u32, index: u64 },
+    Checkpoint {
+        /// The group.
+        group: u16,
+        /// Its generation.
+        generation: u32,
+        /// The last entry in it.
+        index: u64,
+    },
 }
 
 /// Something to be written as a whole.
 #[derive(Default)]
 pub struct Job {
     /// What to write.
-    pub batch: WriteBatch,
+    pub batch: Batch,
     /// Whether it has to be on the disk, not only with the kernel, when it is reported.
     pub sync: bool,
     /// What it is about.
     pub parts: Vec<Part>,
 }
 
-struct Report {
-    parts: Vec<Part>,
-    bytes: usize,
-    result: Result<(), String>,
+/// What became of a job.
+pub struct Report {
+    /// What it was about.
+    pub parts: Vec<Part>,
+    /// How large it was.
+    pub bytes: usize,
+    /// What the disk said. After an error every report is one.
+    pub result: Result<(), String>,
 }
 
-/// A driver's handle of its storage thread.
+/// The writer has ended without having been told to.
+#[derive(Debug)]
+pub struct Ended;
+
+/// Who writes a driver's jobs, in their order, and reports each of them, in their order.
+pub trait Writer: Send {
+    /// Takes a job.
+    fn submit(&mut self, job: Job) -> Result<(), Ended>;
+    /// The next report, if it is there.
+    fn report(&mut self) -> Result<Option<Report>, Ended>;
+    /// Waits for the next report. (Only while a job is outstanding.)
+    fn wait(&mut self) -> Result<Report, Ended>;
+}
+
+/// A driver's handle of its writer.
 pub struct Disk {
-    jobs: Option<Sender<Job>>,
-    reports: Receiver<Report>,
+    writer: Box<dyn Writer>,
     /// Parts that have been written and not been taken.
     written: VecDeque<Part>,
     outstanding: usize,
@@ -63,44 +80,20 @@ pub struct Disk {
     done: u64,
     bytes: usize,
     failed: Option<String>,
-    told: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Disk {
-    /// Starts the thread; `driver` is woken when there are reports.
-    pub fn start(
-        name: &'static str,
-        db: Database,
-        metrics: Arc<Metrics>,
-        driver: SyncSender<Input>,
-    ) -> std::io::Result<Disk> {
-        let (jobs, queue) = channel();
-        let (to_driver, reports) = channel();
-        let told = Arc::new(AtomicBool::new(false));
-        let writer = Writer { name, db, metrics, driver, reports: to_driver, told: told.clone() };
-        let thread = std::thread::Builder::new()
-            .name(format!("{name}-disk"))
-            .spawn(move || writer.write_all(&queue))?;
-        Ok(Disk {
-            jobs: Some(jobs),
-            reports,
-            written: VecDeque::new(),
-            outstanding: 0,
-            done: 0,
-            bytes: 0,
-            failed: None,
-            told,
-            thread: Some(thread),
-        })
+    /// Has jobs written by this writer.
+    pub fn new(writer: Box<dyn Writer>) -> Disk {
+        let written = VecDeque::new();
+        Disk { writer, written, outstanding: 0, done: 0, bytes: 0, failed: None }
     }
 
-    /// Queues a job. An error: the disk, or the thread, has failed, and nothing is written any more.
+    /// Queues a job. An error: the disk, or its writer, has failed, and nothing is written any more.
     pub fn submit(&mut self, job: Job) -> Result<(), String> {
         self.outstanding += 1;
-        self.bytes += job.batch.size_in_bytes();
-        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
-        if sent { Ok(()) } else { Err(self.gone()) }
+        self.bytes += job.batch.bytes();
+        self.writer.submit(job).map_err(|e| self.ended(e))
     }
 
     /// Whether so much waits that new work has to wait as well.
@@ -115,14 +108,11 @@ impl Disk {
 
     /// The next part that has been written, if one has.
     pub fn next_written(&mut self) -> Result<Option<Part>, String> {
-        // What is reported after this wakes the driver again. (A plain store could pass the look at
-        // the reports, and a report in between would wake nobody.)
-        self.told.swap(false, Ordering::AcqRel);
         while self.written.is_empty() {
-            match self.reports.try_recv() {
-                Ok(report) => self.note(report),
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => return Err(self.gone()),
+            match self.writer.report() {
+                Ok(Some(report)) => self.note(report),
+                Ok(None) => break,
+                Err(e) => return Err(self.ended(e)),
             }
         }
         match &self.failed {
@@ -134,16 +124,16 @@ impl Disk {
     /// Waits until everything queued has been written. Reports are kept.
     pub fn wait_idle(&mut self) -> Result<(), String> {
         while self.outstanding > 0 {
-            match self.reports.recv() {
+            match self.writer.wait() {
                 Ok(report) => self.note(report),
-                Err(_) => return Err(self.gone()),
+                Err(e) => return Err(self.ended(e)),
             }
         }
         self.failed.clone().map_or(Ok(()), Err)
     }
 
     /// Writes this behind everything else, through to the disk, and waits for it.
-    pub fn write_through(&mut self, batch: WriteBatch) -> Result<(), String> {
+    pub fn write_through(&mut self, batch: Batch) -> Result<(), String> {
         self.submit(Job { batch, sync: true, parts: Vec::new() })?;
         self.wait_idle()
     }
@@ -160,172 +150,7 @@ impl Disk {
         }
     }
 
-    fn gone(&self) -> String {
+    fn ended(&self, _: Ended) -> String {
         self.failed.clone().unwrap_or_else(|| "the storage thread has ended".to_owned())
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread has ended the driver already.
-            let _ = thread.join();
-        }
-    }
-}
-
-struct Writer {
-    name: &'static str,
-    db: Database,
-    metrics: Arc<Metrics>,
-    driver: SyncSender<Input>,
-    reports: Sender<Report>,
-    told: Arc<AtomicBool>,
-}
-
-impl Writer {
-    fn write_all(&self, queue: &Receiver<Job>) {
-        let mut failed = None;
-        while let Ok(first) = queue.recv() {
-            let mut run = vec![first];
-            while run.len() < JOBS_PER_SYNC
-                && let Ok(next) = queue.try_recv()
-            {
-                run.push(next);
-            }
-            self.write_run(run, &mut failed);
-        }
-    }
-
-    /// Writes jobs that were found waiting; if one of them has to be synced, they are all reported
-    /// after the last, whose fsync is everybody's (RocksDB syncs all of its log).
-    fn write_run(&self, run: Vec<Job>, failed: &mut Option<String>) {
-        let sync = run.iter().any(|job| job.sync);
-        let last = run.len() - 1;
-        let mut done = Vec::new();
-        for (at, job) in run.into_iter().enumerate() {
-            let bytes = job.batch.size_in_bytes();
-            // After an error nothing more is written: the disk keeps a beginning of what was decided.
-            if failed.is_none() {
-                *failed = self.write(job.batch, sync && at == last).err();
-            }
-            done.push(Report { parts: job.parts, bytes, result: Ok(()) });
-            if !sync || at == last {
-                for mut report in done.drain(..) {
-                    report.result = failed.clone().map_or(Ok(()), Err);
-                    // Without a driver there is nobody left to care.
-                    let _ = self.reports.send(report);
-                }
-                self.wake();
-            }
-        }
-    }
-
-    fn write(&self, batch: WriteBatch, sync: bool) -> Result<(), String> {
-        let begun = Instant::now();
-        self.db.write(batch, sync).map_err(|e| e.to_string())?;
-        let took = begun.elapsed();
-        if sync {
-            count(&self.metrics.synced_writes);
-        }
-        if took > SLOW {
-            count(&self.metrics.slow_writes);
-            let took_ms = took.as_millis() as u64;
-            tracing::warn!(driver = self.name, took_ms, sync, "the disk is slow");
-        }
-        Ok(())
-    }
-
-    fn wake(&self) {
-        if !self.told.swap(true, Ordering::AcqRel) {
-            // A driver whose queue is full is awake, and looks for reports in every round.
-            let _ = self.driver.try_send(Input::Written);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::mpsc::sync_channel;
-
-    use super::*;
-    use crate::storage::gate::Gate;
-
-    fn job(key: &[u8], sync: bool, number: u64) -> Job {
-        let mut batch = WriteBatch::default();
-        batch.put(key, b"value");
-        Job { batch, sync, parts: vec![Part::Ready { group: 1, generation: 1, number }] }
-    }
-
-    fn start(driver: SyncSender<Input>) -> (tempfile::TempDir, Database, Arc<Metrics>, Disk) {
-        let dir = tempfile::tempdir().unwrap();
-        let db = Database::open(dir.path()).unwrap();
-        let metrics = Arc::new(Metrics::default());
-        let disk = Disk::start("test", db.clone(), metrics.clone(), driver).unwrap();
-        (dir, db, metrics, disk)
-    }
-
-    #[test]
-    fn reports_do_not_wait_for_a_driver_that_waits() {
-        let (driver, _queue) = sync_channel(1);
-        driver.send(Input::Attached).unwrap();
-        let (_dir, _db, _metrics, mut disk) = start(driver);
-        for number in 1..100 {
-            disk.submit(job(b"k", false, number)).unwrap();
-        }
-        disk.wait_idle().unwrap();
-        for want in 1..100 {
-            let part = disk.next_written().unwrap().unwrap();
-            assert!(matches!(part, Part::Ready { number, .. } if number == want));
-        }
-        assert_eq!(disk.next_written().unwrap(), None);
-    }
-
-    #[test]
-    fn jobs_that_wait_share_one_sync() {
-        let (driver, queue) = sync_channel(16);
-        let (_dir, db, metrics, mut disk) = start(driver);
-        db.gate.set(Gate::Stalled);
-        for number in 1..=50 {
-            disk.submit(job(b"k", true, number)).unwrap();
-        }
-        assert_eq!(disk.next_written().unwrap(), None, "not before it is written");
-        db.gate.set(Gate::Open);
-        disk.wait_idle().unwrap();
-        let syncs = metrics.synced_writes.load(Ordering::Relaxed);
-        assert!(syncs <= 2, "the first, and the others together: {syncs}");
-        assert!(matches!(queue.try_recv(), Ok(Input::Written)), "the driver is woken");
-    }
-
-    #[test]
-    fn nothing_is_written_after_an_error() {
-        let (driver, _queue) = sync_channel(16);
-        let (_dir, db, _metrics, mut disk) = start(driver);
-        db.gate.set(Gate::Broken);
-        disk.submit(job(b"one", false, 1)).unwrap();
-        disk.wait_idle().unwrap_err();
-        db.gate.set(Gate::Open);
-        disk.submit(job(b"two", true, 2)).unwrap();
-        disk.wait_idle().unwrap_err();
-        disk.next_written().unwrap_err();
-        assert_eq!((db.get(b"one").unwrap(), db.get(b"two").unwrap()), (None, None));
-    }
-
-    #[test]
-    fn what_is_outstanding_has_a_limit() {
-        let (driver, _queue) = sync_channel(16);
-        let (_dir, db, _metrics, mut disk) = start(driver);
-        db.gate.set(Gate::Stalled);
-        let mut number = 0;
-        while !disk.full() {
-            number += 1;
-            disk.submit(job(b"k", false, number)).unwrap();
-        }
-        assert_eq!(number as usize, JOBS);
-        assert_eq!(disk.awaited(), Some(0));
-        db.gate.set(Gate::Open);
-        disk.wait_idle().unwrap();
-        assert!(!disk.full() && disk.awaited().is_none());
     }
 }

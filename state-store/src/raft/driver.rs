@@ -1,17 +1,14 @@
-//! The thread that drives a set of groups: inputs and ticks in, messages and writes out.
+//! What drives a set of groups: inputs and the time in, messages and writes out.
+//!
+//! It has no thread, no clock, no queue and no randomness of its own. In a daemon a thread feeds it
+//! ([`super::shell`]); a simulation steps it by hand.
 
-use std::collections::{HashMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_schema::cluster::DirectorId;
-use holdfast_schema::session::SessionChange;
-use parking_lot::Mutex;
 use protobuf::Message as _;
 use raft::SnapshotStatus;
 use raft::eraftpb::Message;
@@ -19,25 +16,27 @@ use tokio::sync::oneshot;
 
 use super::TICK;
 use super::disk::Disk;
+use super::feed::Feed;
 use super::group::Group;
 use super::machine::Machine;
 use super::outbox::Outbox;
 use super::status::GroupState;
 use crate::codec::wire::{Address, RaftEnvelope};
 use crate::metrics::{Metrics, count};
-use crate::storage::Database;
-use crate::store::error::Busy;
+use crate::peer::Lane;
 use crate::store::types::Limits;
-use crate::transport::Transport;
 
-/// Inputs that may wait for a driver.
-const INPUTS: usize = 16_384;
-/// Bytes of peers' messages that may wait for a driver.
-const INPUT_BYTES: usize = 256 << 20;
-/// Inputs taken before the groups get to work.
-const INPUTS_PER_ROUND: usize = 256;
 /// How long changes are gathered before they travel.
 const GATHER: Duration = Duration::from_millis(2);
+
+/// Where a driver's messages go.
+pub trait Peers: Send + Sync {
+    /// Sends a message, best effort, in order per lane.
+    fn send(&self, to: DirectorId, lane: Lane, message: Bytes);
+    /// Sends a snapshot from the replica of this address: header and image. What became of it comes
+    /// back as [`Input::SnapshotSent`], always: raft-rs would leave the follower paused for ever.
+    fn send_snapshot(&self, to: DirectorId, address: Address, header: Bytes, image: Bytes);
+}
 
 /// What is said to a driver.
 pub enum Input {
@@ -69,18 +68,6 @@ pub enum Input {
     Stop,
 }
 
-impl Input {
-    /// Bytes of what a peer sent.
-    fn weight(&self) -> usize {
-        match self {
-            Input::Raft(_, messages) => messages.iter().map(|m| m.message.len()).sum(),
-            Input::Snapshot(_, _, _, image) => image.len(),
-            Input::Forwarded(_, batch) => batch.len(),
-            _ => 0,
-        }
-    }
-}
-
 /// Where replicas live.
 pub type Routes = HashMap<u64, DirectorId>;
 
@@ -89,250 +76,91 @@ pub type Routes = HashMap<u64, DirectorId>;
 pub struct DriverConfig {
     /// Name of its thread.
     pub name: &'static str,
-    /// Its database.
-    pub db: Database,
     /// Whether entries are written through before they count.
     pub sync_entries: bool,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Limits.
     pub limits: Limits,
-    /// The runtime that sends snapshots.
-    pub runtime: tokio::runtime::Handle,
+    /// Where its randomness begins. Another one at each start.
+    pub seed: u64,
 }
 
-/// Changes that wait to be proposed, per shard. Shared by everybody who proposes and the driver.
-pub struct Feed {
-    shards: Vec<Mutex<VecDeque<SessionChange>>>,
-    limit: usize,
-    told: AtomicBool,
-}
-
-impl Feed {
-    /// Empty queues.
-    pub fn new(shards: u16, limits: &Limits) -> Feed {
-        let shards = (0..shards).map(|_| Mutex::default()).collect();
-        Feed { shards, limit: limits.proposals_per_shard, told: AtomicBool::new(false) }
-    }
-
-    /// Queues changes, all or none; `Ok(true)`: the driver has to be told.
-    pub fn push(&self, shard: u16, changes: Vec<SessionChange>) -> Result<bool, Busy> {
-        let queue = self.shards.get(usize::from(shard)).ok_or(Busy)?;
-        let mut queue = queue.lock();
-        if queue.len() + changes.len() > self.limit {
-            return Err(Busy);
-        }
-        queue.extend(changes);
-        Ok(!self.told.swap(true, Ordering::AcqRel))
-    }
-
-    /// Changes that wait.
-    pub fn waiting(&self) -> usize {
-        self.shards.iter().map(|q| q.lock().len()).sum()
-    }
-
-    pub(super) fn heard(&self) {
-        self.told.store(false, Ordering::Release);
-    }
-
-    pub(super) fn take(&self, shard: u16, most: usize) -> Vec<SessionChange> {
-        let Some(queue) = self.shards.get(usize::from(shard)) else { return Vec::new() };
-        let mut queue = queue.lock();
-        let n = queue.len().min(most);
-        queue.drain(..n).collect()
-    }
-}
-
-/// The inputs of a driver.
-#[derive(Clone)]
-pub struct Handle {
-    inputs: SyncSender<Input>,
-    metrics: Arc<Metrics>,
-    gone: Arc<AtomicBool>,
-    bytes: Arc<AtomicUsize>,
-}
-
-impl Handle {
-    /// Says something; false (and counted) when the driver is behind or gone.
-    pub fn say(&self, input: Input) -> bool {
-        let weight = input.weight();
-        if weight > 0 && self.bytes.fetch_add(weight, Ordering::Relaxed) > INPUT_BYTES {
-            self.bytes.fetch_sub(weight, Ordering::Relaxed);
-            count(&self.metrics.messages_dropped);
-            return false;
-        }
-        let said = self.try_say(input);
-        if !said {
-            self.bytes.fetch_sub(weight, Ordering::Relaxed);
-        }
-        said
-    }
-
-    fn try_say(&self, input: Input) -> bool {
-        match self.inputs.try_send(input) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_)) => {
-                count(&self.metrics.messages_dropped);
-                false
-            }
-            Err(TrySendError::Disconnected(_)) => {
-                self.gone.store(true, Ordering::Relaxed);
-                false
-            }
-        }
-    }
-
-    /// Whether the driver has ended.
-    pub fn gone(&self) -> bool {
-        self.gone.load(Ordering::Relaxed)
-    }
-}
-
-/// Drives a set of groups.
+/// Drives a set of groups. Times are counted from any moment, the same for all calls.
 pub struct Driver<M: Machine> {
     pub(super) config: DriverConfig,
     pub(super) groups: Vec<Group<M>>,
     pub(super) outbox: Outbox,
-    pub(super) transport: Arc<dyn Transport>,
+    pub(super) peers: Arc<dyn Peers>,
     pub(super) routes: Arc<Routes>,
     /// Replicas that the members list does not name yet, by who sent for them.
     pub(super) learned: Routes,
     pub(super) feed: Option<Arc<Feed>>,
-    pub(super) handle: Handle,
     /// When the feed is looked at next.
-    pub(super) feed_at: Option<Instant>,
-    pub(super) started: Instant,
+    pub(super) feed_at: Option<Duration>,
+    next_tick: Duration,
     pub(super) ticks: u64,
-    inputs: Receiver<Input>,
     pub(super) disk: Disk,
     /// The answer that the disk owed when it was last looked at, and how often it was the same.
     pub(super) disk_looks: (Option<u64>, u32),
 }
 
-/// A running driver.
-pub struct Running {
-    /// Its inputs.
-    pub handle: Handle,
-    /// What it shows, in the order of its groups.
-    pub states: Vec<Arc<GroupState>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Running {
-    /// Ends the driver and waits for it.
-    pub fn stop(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            // A full queue is no reason to be forgotten: wait for room.
-            let _ = self.handle.inputs.send(Input::Stop);
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
 impl<M: Machine> Driver<M> {
-    /// The inputs of a driver to come, so that its machines can hold them.
-    pub fn inputs(metrics: &Arc<Metrics>) -> (Handle, Receiver<Input>) {
-        let (inputs, queue) = sync_channel(INPUTS);
-        (
-            Handle {
-                inputs,
-                metrics: metrics.clone(),
-                gone: Arc::default(),
-                bytes: Arc::default(),
-            },
-            queue,
-        )
-    }
-
-    /// Starts a driver.
-    pub fn start(
+    /// A driver that begins now.
+    pub fn new(
         config: DriverConfig,
         groups: Vec<Group<M>>,
-        transport: Arc<dyn Transport>,
+        disk: Disk,
+        peers: Arc<dyn Peers>,
         routes: Routes,
         feed: Option<Arc<Feed>>,
-        (handle, inputs): (Handle, Receiver<Input>),
-    ) -> std::io::Result<Running> {
-        let states: Vec<_> = groups.iter().map(|g| g.state().clone()).collect();
-        let name = config.name;
-        let (db, metrics) = (config.db.clone(), config.metrics.clone());
-        let disk = Disk::start(name, db, metrics, handle.inputs.clone())?;
-        let mut driver = Driver {
+        now: Duration,
+    ) -> Driver<M> {
+        Driver {
             config,
             groups,
-            outbox: Outbox::new(transport.clone()),
-            transport,
+            outbox: Outbox::new(peers.clone()),
+            peers,
             routes: Arc::new(routes),
             learned: Routes::new(),
             feed,
-            handle: handle.clone(),
             feed_at: None,
-            started: Instant::now(),
+            next_tick: now + TICK,
             ticks: 0,
-            inputs,
             disk,
             disk_looks: (None, 0),
-        };
-        let shown = states.clone();
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            // raft-rs panics on what must never happen; then these replicas stop, visibly.
-            let end = catch_unwind(AssertUnwindSafe(|| driver.run()));
-            let why = match end {
-                Ok(Ok(())) => return,
-                Ok(Err(why)) => why,
-                Err(panic) => panic_text(panic.as_ref()),
-            };
-            tracing::error!(driver = name, why, "driver of Raft groups ends");
-            shown.iter().for_each(|s| s.halt(&why));
-        })?;
-        Ok(Running { handle, states, thread: Some(thread) })
-    }
-
-    fn run(&mut self) -> Result<(), String> {
-        let mut next_tick = Instant::now() + TICK;
-        loop {
-            let now = Instant::now();
-            let until = self.feed_at.map_or(next_tick, |at| at.min(next_tick));
-            match self.inputs.recv_timeout(until.saturating_duration_since(now)) {
-                Ok(input) => {
-                    if !self.take(input)? {
-                        return self.finish();
-                    }
-                    for _ in 0..INPUTS_PER_ROUND {
-                        let Ok(input) = self.inputs.try_recv() else { break };
-                        if !self.take(input)? {
-                            return self.finish();
-                        }
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return self.finish(),
-            }
-            let now = Instant::now();
-            if now >= next_tick {
-                // After a stall one tick is enough: several at once would look like a dead leader.
-                next_tick = (next_tick + TICK).max(now + TICK / 2);
-                self.tick(now)?;
-            }
-            if self.feed_at.is_some_and(|at| at <= now) {
-                self.feed_at = None;
-                self.take_feed();
-            }
-            self.propose_pending(now);
-            self.begin_reads(now);
-            self.work()?;
         }
     }
 
-    /// Takes one input; false: it is time to end.
-    fn take(&mut self, input: Input) -> Result<bool, String> {
-        self.handle.bytes.fetch_sub(input.weight(), Ordering::Relaxed);
+    /// What it shows, in the order of its groups.
+    pub fn states(&self) -> Vec<Arc<GroupState>> {
+        self.groups.iter().map(|g| g.state().clone()).collect()
+    }
+
+    /// When it wants to be polled next, at the latest.
+    pub fn next(&self) -> Duration {
+        self.feed_at.map_or(self.next_tick, |at| at.min(self.next_tick))
+    }
+
+    /// Does what inputs and the time ask for. To be called after inputs, and at [`Driver::next`]. An
+    /// error ends the driver: its replicas are to be halted with it.
+    pub fn poll(&mut self, now: Duration) -> Result<(), String> {
+        if now >= self.next_tick {
+            // After a stall one tick is enough: several at once would look like a dead leader.
+            self.next_tick = (self.next_tick + TICK).max(now + TICK / 2);
+            self.tick(now)?;
+        }
+        if self.feed_at.is_some_and(|at| at <= now) {
+            self.feed_at = None;
+            self.take_feed();
+        }
+        self.propose_pending(now);
+        self.begin_reads(now);
+        self.work(now)
+    }
+
+    /// Takes one input; false: it is time to [`Driver::finish`].
+    pub fn take(&mut self, input: Input, now: Duration) -> Result<bool, String> {
         match input {
             Input::Raft(from, messages) => {
                 messages.into_iter().for_each(|m| self.take_message(from, m));
@@ -345,7 +173,7 @@ impl<M: Machine> Driver<M> {
                 let answer = match self.group(group) {
                     None => Err(0),
                     Some(g) if !g.leads() => Err(g.raw.raft.leader_id),
-                    Some(g) => match g.propose(data, Instant::now()) {
+                    Some(g) => match g.propose(data, now) {
                         true => Ok(()),
                         false => Err(g.place.replica),
                     },
@@ -355,7 +183,7 @@ impl<M: Machine> Driver<M> {
             }
             Input::Forwarded(shard, batch) => self.take_forwarded(shard, batch),
             Input::Fed => {
-                let at = Instant::now() + GATHER;
+                let at = now + GATHER;
                 self.feed_at = Some(self.feed_at.map_or(at, |old| old.min(at)));
             }
             Input::Confirm(group, reply) => {
@@ -363,8 +191,8 @@ impl<M: Machine> Driver<M> {
                     g.reads.ask(reply);
                 }
             }
-            Input::Barrier(group, reply) => self.barrier(group, reply),
-            // Every round looks for them.
+            Input::Barrier(group, reply) => self.barrier(group, reply, now),
+            // Every poll looks for them.
             Input::Written => {}
             Input::Members(routes) => {
                 self.routes = routes;
@@ -439,7 +267,7 @@ impl<M: Machine> Driver<M> {
         }
     }
 
-    fn tick(&mut self, now: Instant) -> Result<(), String> {
+    fn tick(&mut self, now: Duration) -> Result<(), String> {
         self.ticks += 1;
         for group in self.groups.iter_mut().filter(|g| !g.halted()) {
             group.tick();
@@ -462,17 +290,4 @@ impl<M: Machine> Driver<M> {
         // News of the members may have found the queue full.
         self.follow_forms()
     }
-
-    /// Milliseconds since this driver started.
-    pub(super) fn now_ms(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.started).as_millis() as u64
-    }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied());
-    format!("internal error: {}", text.unwrap_or("panic"))
 }

@@ -1,29 +1,29 @@
 //! One replica of one group: raft-rs' node, its log, its state machine, and who waits for what.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use protobuf::Message as _;
 use raft::eraftpb::{
     ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType, SnapshotMetadata,
 };
 use raft::{RawNode, StateRole};
-use rocksdb::WriteBatch;
 use tokio::sync::oneshot;
 
 use super::disk::Disk;
+use super::driver::DriverConfig;
 use super::inflight::Inflight;
 use super::log::{Log, read_meta};
 use super::machine::{Machine, Records};
 use super::reads::Reads;
 use super::status::{GroupState, Progress};
-use super::{CAUGHT_UP_ENTRIES, config, logger};
+use super::{CAUGHT_UP_ENTRIES, ELECTION_TICKS, config, logger};
 use crate::codec;
 use crate::codec::disk::GroupMeta;
 use crate::codec::wire::Address;
 use crate::metrics::{Metrics, count};
-use crate::storage::{self, Database, Tag};
+use crate::storage::{self, Batch, Database, Tag};
 use crate::store::error::StoreError;
 
 /// Bytes of entries that may wait until the storage thread can take them.
@@ -48,6 +48,14 @@ impl Place {
             shard => format!("shard-{shard}"),
         }
     }
+}
+
+/// A number that depends on both and on nothing else, and looks random (splitmix64).
+fn mix(seed: u64, salt: u64) -> u64 {
+    let mut z = seed.wrapping_add(salt.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 /// Which replica the disk holds for this group, if any.
@@ -77,7 +85,7 @@ fn write_start(
     conf: &ConfState,
     records: &Records,
 ) -> Result<(), StoreError> {
-    let mut batch = WriteBatch::default();
+    let mut batch = Batch::default();
     storage::wipe_group(&mut batch, place.group);
     let meta = GroupMeta {
         generation: place.generation,
@@ -91,15 +99,15 @@ fn write_start(
     let hard = hard.write_to_bytes().map_err(|e| db.corrupt(e))?;
     batch.put(storage::key(place.group, Tag::HardState, &[]), hard);
     for (key, value) in records {
-        batch.put(storage::key(place.group, Tag::Record, key), value);
+        batch.put(storage::key(place.group, Tag::Record, key), value.as_slice());
     }
-    db.write(batch, true)
+    db.write(&batch, true)
 }
 
 /// A snapshot on its way to a peer.
 pub(super) struct Sending {
     pub index: u64,
-    pub since: Instant,
+    pub since: Duration,
 }
 
 /// A replica and its machine. Lives on its driver's thread.
@@ -109,6 +117,7 @@ pub struct Group<M> {
     pub(super) machine: M,
     pub(super) state: Arc<GroupState>,
     pub(super) metrics: Arc<Metrics>,
+    seed: u64,
     pub(super) db: Database,
     /// Batches of changes that wait to be proposed; this replica leads.
     pub(super) pending: VecDeque<Vec<u8>>,
@@ -117,13 +126,13 @@ pub struct Group<M> {
     /// No-ops that somebody waits for, by index: term and who waits.
     pub(super) barriers: BTreeMap<u64, (u64, oneshot::Sender<u64>)>,
     /// When entries were proposed here, by last index.
-    pub(super) proposed: VecDeque<(u64, Instant)>,
-    pub(super) sending: HashMap<u64, Sending>,
+    pub(super) proposed: VecDeque<(u64, Duration)>,
+    pub(super) sending: BTreeMap<u64, Sending>,
     pub(super) checkpointing: bool,
     /// The last entries of the latest checkpoints.
     pub(super) checkpoints: VecDeque<u64>,
     pub(super) leader: u64,
-    pub(super) joint_since: Option<Instant>,
+    pub(super) joint_since: Option<Duration>,
     halted: bool,
 }
 
@@ -132,7 +141,7 @@ impl<M: Machine> Group<M> {
     pub fn open(
         db: &Database,
         place: Place,
-        metrics: Arc<Metrics>,
+        config: &DriverConfig,
         load: impl FnOnce(Records) -> Result<M, String>,
     ) -> Result<Group<M>, StoreError> {
         let prefix = storage::key(place.group, Tag::Record, &[]);
@@ -141,14 +150,14 @@ impl<M: Machine> Group<M> {
             .map(|row| row.map(|(k, v)| (k[prefix.len()..].to_vec(), v)))
             .collect::<Result<_, _>>()?;
         let machine = load(records).map_err(|e| db.corrupt(format!("{}: {e}", place.name())))?;
-        Self::open_with(db, place, metrics, Arc::default(), machine)
+        Self::open_with(db, place, config, Arc::default(), machine)
     }
 
     /// Opens a replica whose machine is there already.
     pub(super) fn open_with(
         db: &Database,
         place: Place,
-        metrics: Arc<Metrics>,
+        driver: &DriverConfig,
         state: Arc<GroupState>,
         machine: M,
     ) -> Result<Group<M>, StoreError> {
@@ -160,19 +169,22 @@ impl<M: Machine> Group<M> {
             .map_err(|e| db.corrupt(format!("{}: {e}", place.name())))?;
         state.set_conf(raw.store().conf().clone());
         state.set_replica(place.replica);
+        let seed =
+            mix(mix(mix(driver.seed, place.group.into()), place.replica), place.generation.into());
         let group = Group {
             place,
             raw,
             machine,
             state,
-            metrics,
+            metrics: driver.metrics.clone(),
+            seed,
             db: db.clone(),
             pending: VecDeque::new(),
-            reads: Reads::default(),
+            reads: Reads::after(seed),
             inflight: Inflight::default(),
             barriers: BTreeMap::new(),
             proposed: VecDeque::new(),
-            sending: HashMap::new(),
+            sending: BTreeMap::new(),
             checkpointing: false,
             checkpoints: VecDeque::new(),
             leader: 0,
@@ -234,6 +246,9 @@ impl<M: Machine> Group<M> {
     /// The time goes on.
     pub(super) fn tick(&mut self) {
         if self.leads() || self.may_campaign() {
+            // raft-rs draws its election timeout from the thread's generator; this one overrides it.
+            let spread = mix(self.seed, self.raw.raft.term) as usize % ELECTION_TICKS;
+            self.raw.raft.set_randomized_election_timeout(ELECTION_TICKS + spread);
             self.raw.tick();
         }
     }
@@ -294,7 +309,7 @@ impl<M: Machine> Group<M> {
     }
 
     /// Proposes an entry; false: this replica does not lead or is full.
-    pub(super) fn propose(&mut self, data: Vec<u8>, now: Instant) -> bool {
+    pub(super) fn propose(&mut self, data: Vec<u8>, now: Duration) -> bool {
         if self.halted || !self.leads() {
             return false;
         }
@@ -306,7 +321,7 @@ impl<M: Machine> Group<M> {
     }
 
     /// Applies committed entries.
-    pub(super) fn apply(&mut self, entries: Vec<Entry>, now: Instant, disk: &mut Disk) {
+    pub(super) fn apply(&mut self, entries: Vec<Entry>, now: Duration, disk: &mut Disk) {
         for entry in entries {
             if self.halted {
                 return;
@@ -339,7 +354,7 @@ impl<M: Machine> Group<M> {
                 let _ = waiter.send(index);
             }
             while let Some((_, at)) = self.proposed.front().filter(|(i, _)| *i <= index) {
-                let us = now.saturating_duration_since(*at).as_micros();
+                let us = now.saturating_sub(*at).as_micros();
                 self.metrics.commit_latency.observe_us(us as u64);
                 self.proposed.pop_front();
             }
@@ -356,7 +371,7 @@ impl<M: Machine> Group<M> {
         // After a restart, this replica knows the configuration of its checkpoint only. That the
         // change is committed has to be on the disk before it counts: raft-rs then refuses to
         // campaign until it has applied it again.
-        let mut batch = WriteBatch::default();
+        let mut batch = Batch::default();
         let log = self.raw.mut_store();
         log.set_commit(index);
         log.put_hard(&mut batch);
@@ -377,7 +392,7 @@ impl<M: Machine> Group<M> {
     /// Takes a snapshot's content and starts over behind it.
     pub(super) fn install(
         &mut self,
-        batch: &mut WriteBatch,
+        batch: &mut Batch,
         snapshot: &raft::eraftpb::Snapshot,
     ) -> Result<(), String> {
         let image: codec::disk::MachineImage =
@@ -393,7 +408,7 @@ impl<M: Machine> Group<M> {
     }
 
     /// Puts what changed in the machine, and where it stands, into a batch.
-    pub(super) fn put_checkpoint(&mut self, batch: &mut WriteBatch) -> Result<(), String> {
+    pub(super) fn put_checkpoint(&mut self, batch: &mut Batch) -> Result<(), String> {
         let group = self.place.group;
         let dirty = self.machine.take_dirty();
         if dirty.replaced {

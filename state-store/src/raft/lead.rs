@@ -1,16 +1,15 @@
 //! What a driver does besides raft-rs' own work: proposals, membership, checkpoints, snapshots.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use protobuf::Message as _;
 use raft::StateRole;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Message};
-use rocksdb::WriteBatch;
 use tokio::sync::oneshot;
 
 use super::disk::{Job, Part};
-use super::driver::{Driver, Input};
+use super::driver::Driver;
 use super::group::{Group, Place, Sending};
 use super::log::Prepared;
 use super::machine::Machine;
@@ -20,6 +19,7 @@ use crate::codec::wire::{Address, ChangeBatch, Forward, SnapshotHeader};
 use crate::membership::{self, Conf, Role, Step};
 use crate::metrics::count;
 use crate::peer::Lane;
+use crate::storage::Batch;
 
 /// Bytes of batches in one entry.
 const ENTRY_BYTES: usize = 512 << 10;
@@ -67,7 +67,7 @@ impl<M: Machine> Driver<M> {
                 }
                 let batch = codec::encode(&ChangeBatch { changes });
                 let forward = codec::encode(&Forward { shard, batch });
-                self.transport.send(director, Lane::Log, Bytes::from(forward));
+                self.peers.send(director, Lane::Log, Bytes::from(forward));
             }
         }
     }
@@ -83,8 +83,8 @@ impl<M: Machine> Driver<M> {
     }
 
     /// Puts waiting batches into entries.
-    pub(super) fn propose_pending(&mut self, now: Instant) {
-        let now_ms = self.now_ms(now);
+    pub(super) fn propose_pending(&mut self, now: Duration) {
+        let now_ms = now.as_millis() as u64;
         for group in self.groups.iter_mut().filter(|g| !g.halted()) {
             if !group.leads() {
                 if !group.pending.is_empty() {
@@ -118,9 +118,8 @@ impl<M: Machine> Driver<M> {
     }
 
     /// Commits a no-op and answers with its index.
-    pub(super) fn barrier(&mut self, number: u16, reply: oneshot::Sender<u64>) {
-        let now = Instant::now();
-        let now_ms = self.now_ms(now);
+    pub(super) fn barrier(&mut self, number: u16, reply: oneshot::Sender<u64>, now: Duration) {
+        let now_ms = now.as_millis() as u64;
         let Some(group) = self.group(number).filter(|g| g.leads()) else { return };
         let entry = group.machine.wrap(now_ms, Vec::new());
         if group.propose(entry, now) {
@@ -130,7 +129,7 @@ impl<M: Machine> Driver<M> {
     }
 
     /// Begins one ReadIndex round per group for everybody who asked meanwhile.
-    pub(super) fn begin_reads(&mut self, now: Instant) {
+    pub(super) fn begin_reads(&mut self, now: Duration) {
         for group in self.groups.iter_mut().filter(|g| !g.halted() && g.reads.gathering()) {
             if group.leads() && group.raw.raft.commit_to_current_term() {
                 let name = group.reads.begin(group.place.replica, false, now);
@@ -142,7 +141,7 @@ impl<M: Machine> Driver<M> {
     }
 
     /// Replicas that have not caught up since their start ask their leader how far it is.
-    pub(super) fn catch_up(&mut self, now: Instant) {
+    pub(super) fn catch_up(&mut self, now: Duration) {
         for group in self.groups.iter_mut().filter(|g| !g.halted() && !g.state.caught_up()) {
             if group.raw.raft.leader_id != 0 && !group.reads.catching_up() {
                 let name = group.reads.begin(group.place.replica, true, now);
@@ -152,8 +151,8 @@ impl<M: Machine> Driver<M> {
     }
 
     /// The duties of leaders, and of a lone voter that has to become one.
-    pub(super) fn lead(&mut self, now: Instant) -> Result<(), String> {
-        let now_ms = self.now_ms(now);
+    pub(super) fn lead(&mut self, now: Duration) -> Result<(), String> {
+        let now_ms = now.as_millis() as u64;
         for at in 0..self.groups.len() {
             let group = &mut self.groups[at];
             if group.halted() {
@@ -167,7 +166,7 @@ impl<M: Machine> Driver<M> {
                 let lost: Vec<u64> = group
                     .sending
                     .iter()
-                    .filter(|(_, s)| now.saturating_duration_since(s.since) > SNAPSHOT_PATIENCE)
+                    .filter(|(_, s)| now.saturating_sub(s.since) > SNAPSHOT_PATIENCE)
                     .map(|(to, _)| *to)
                     .collect();
                 let addresses: Vec<Address> = lost.iter().map(|to| group.address(*to)).collect();
@@ -190,7 +189,7 @@ impl<M: Machine> Driver<M> {
                 .store()
                 .prepared
                 .as_ref()
-                .is_some_and(|p| now.saturating_duration_since(p.made) > SNAPSHOT_KEPT);
+                .is_some_and(|p| now.saturating_sub(p.made) > SNAPSHOT_KEPT);
             if unwanted && group.sending.is_empty() {
                 group.raw.mut_store().prepared = None;
             }
@@ -205,7 +204,7 @@ impl<M: Machine> Driver<M> {
         if !due || group.checkpointing {
             return Ok(());
         }
-        let mut batch = WriteBatch::default();
+        let mut batch = Batch::default();
         if let Err(why) = group.put_checkpoint(&mut batch) {
             group.halt(&why);
             return Ok(());
@@ -234,7 +233,7 @@ impl<M: Machine> Driver<M> {
         }
         count(&metrics.checkpoints);
         let keep_from = keep_from(group, index);
-        let mut batch = WriteBatch::default();
+        let mut batch = Batch::default();
         group.raw.mut_store().truncate(&mut batch, keep_from).map_err(|e| e.to_string())?;
         match batch.is_empty() {
             true => Ok(()),
@@ -243,7 +242,7 @@ impl<M: Machine> Driver<M> {
     }
 
     /// Makes the snapshot that a follower needs, as of what is applied now.
-    pub(super) fn prepare_snapshot(&mut self, at: usize) {
+    pub(super) fn prepare_snapshot(&mut self, at: usize, now: Duration) {
         let group = &mut self.groups[at];
         let Some(to) = group.raw.store().take_wanted() else { return };
         // Whoever needed it may have been removed since.
@@ -259,19 +258,17 @@ impl<M: Machine> Driver<M> {
         };
         let records = group.machine.image();
         let image = Bytes::from(codec::encode(&MachineImage { records }));
-        group.raw.mut_store().prepared =
-            Some(Prepared { index, term, conf, image, made: Instant::now() });
+        group.raw.mut_store().prepared = Some(Prepared { index, term, conf, image, made: now });
         group.raw.raft.send_append(to);
     }
 
-    pub(super) fn send_snapshot(&mut self, at: usize, mut message: Message) {
+    pub(super) fn send_snapshot(&mut self, at: usize, mut message: Message, now: Duration) {
         let to = message.to;
         let director = self.director_of(at, to);
         let group = &mut self.groups[at];
         let address = group.address(to);
         let index = message.get_snapshot().get_metadata().index;
         let prepared = group.raw.store().prepared.clone().filter(|p| p.index == index);
-        let report = self.handle.clone();
         let (Some(prepared), Some(director)) = (prepared, director) else {
             group.raw.report_snapshot(to, raft::SnapshotStatus::Failure);
             return;
@@ -280,22 +277,9 @@ impl<M: Machine> Driver<M> {
         let Ok(bytes) = message.write_to_bytes() else { return };
         let length = prepared.image.len() as u64;
         let header = codec::encode(&SnapshotHeader { address, message: bytes, length });
-        group.sending.insert(to, Sending { index, since: Instant::now() });
+        group.sending.insert(to, Sending { index, since: now });
         tracing::info!(group = group.place.name(), %director, index, bytes = length, "sending snapshot");
-        let sent = self.transport.send_snapshot(director, Bytes::from(header), prepared.image);
-        self.config.runtime.spawn(async move {
-            let result = sent.await;
-            if let Err(why) = &result {
-                tracing::warn!(%director, why, "snapshot not sent");
-            }
-            // Always reported: raft-rs would leave the follower paused for ever.
-            while !report.say(Input::SnapshotSent(address, result.is_ok())) {
-                if report.gone() {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        });
+        self.peers.send_snapshot(director, address, Bytes::from(header), prepared.image);
     }
 
     /// Gives leadership away where a live voter can take it.
@@ -331,12 +315,12 @@ impl<M: Machine> Driver<M> {
     }
 
     /// Writes what would otherwise have to be read from the log again, and ends.
-    pub(super) fn finish(&mut self) -> Result<(), String> {
-        self.work()?;
+    pub fn finish(&mut self, now: Duration) -> Result<(), String> {
+        self.work(now)?;
         self.disk.wait_idle()?;
         // What was only waiting for the disk.
-        self.work()?;
-        let mut batch = WriteBatch::default();
+        self.work(now)?;
+        let mut batch = Batch::default();
         for group in self.groups.iter_mut().filter(|g| !g.halted()) {
             group.put_checkpoint(&mut batch)?;
             group.reads.fail_all();
@@ -367,7 +351,7 @@ fn keep_from<M: Machine>(group: &Group<M>, index: u64) -> u64 {
 }
 
 /// Takes the next step towards the voters that the members should make up.
-fn manage_members<M: Machine>(group: &mut Group<M>, now: Instant) {
+fn manage_members<M: Machine>(group: &mut Group<M>, now: Duration) {
     let raft = &group.raw.raft;
     if raft.has_pending_conf() || raft.lead_transferee.is_some() || !raft.commit_to_current_term() {
         return;
@@ -389,7 +373,7 @@ fn manage_members<M: Machine>(group: &mut Group<M>, now: Instant) {
         Some(Step::Transfer(to)) => group.raw.transfer_leader(to),
         Some(Step::Leave) => {
             let since = *group.joint_since.get_or_insert(now);
-            if now.saturating_duration_since(since) > JOINT_PATIENCE {
+            if now.saturating_sub(since) > JOINT_PATIENCE {
                 group.joint_since = None;
                 propose_change(group, &ConfChangeV2::default());
             }

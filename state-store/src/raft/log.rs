@@ -6,12 +6,11 @@ use bytes::Bytes;
 use protobuf::Message as _;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error as RaftError, GetEntriesContext, RaftState, Storage, StorageError};
-use rocksdb::WriteBatch;
 
 use super::tail::{Tail, size};
 use crate::codec;
 use crate::codec::disk::GroupMeta;
-use crate::storage::{self, Database, Tag};
+use crate::storage::{self, Batch, Database, Tag};
 use crate::store::error::StoreError;
 
 /// A snapshot that is ready to be sent.
@@ -26,7 +25,7 @@ pub struct Prepared {
     /// A [`crate::codec::disk::MachineImage`] frame.
     pub image: Bytes,
     /// When it was made.
-    pub made: std::time::Instant,
+    pub made: std::time::Duration,
 }
 
 /// The log of one replica.
@@ -121,7 +120,7 @@ impl Log {
     /// write for [`Log::written`].
     pub fn append(
         &mut self,
-        batch: &mut WriteBatch,
+        batch: &mut Batch,
         entries: &[Entry],
         number: u64,
     ) -> Result<(), StoreError> {
@@ -143,7 +142,7 @@ impl Log {
         self.tail.written(number);
     }
 
-    fn cut_from(&mut self, batch: &mut WriteBatch, index: u64) {
+    fn cut_from(&mut self, batch: &mut Batch, index: u64) {
         for gone in index..=self.last.0 {
             batch.delete(storage::key(self.group, Tag::Entry, &gone.to_be_bytes()));
         }
@@ -170,13 +169,13 @@ impl Log {
     }
 
     /// Puts term, vote and commit into a batch.
-    pub fn put_hard(&self, batch: &mut WriteBatch) {
+    pub fn put_hard(&self, batch: &mut Batch) {
         let bytes = self.hard.write_to_bytes().unwrap_or_default();
         batch.put(storage::key(self.group, Tag::HardState, &[]), bytes);
     }
 
     /// Starts over behind a snapshot.
-    pub fn restart_at(&mut self, batch: &mut WriteBatch, snapshot: &Snapshot) {
+    pub fn restart_at(&mut self, batch: &mut Batch, snapshot: &Snapshot) {
         let meta = snapshot.get_metadata();
         batch.delete_range(
             storage::key(self.group, Tag::Entry, &[]),
@@ -194,14 +193,14 @@ impl Log {
         self.put_hard(batch);
     }
 
-    fn put_truncated(&self, batch: &mut WriteBatch) {
+    fn put_truncated(&self, batch: &mut Batch) {
         let mut bytes = self.truncated.0.to_be_bytes().to_vec();
         bytes.extend_from_slice(&self.truncated.1.to_be_bytes());
         batch.put(storage::key(self.group, Tag::Truncated, &[]), bytes);
     }
 
     /// Forgets entries up to `index` (which a checkpoint must cover).
-    pub fn truncate(&mut self, batch: &mut WriteBatch, index: u64) -> Result<(), StoreError> {
+    pub fn truncate(&mut self, batch: &mut Batch, index: u64) -> Result<(), StoreError> {
         if index <= self.truncated.0 {
             return Ok(());
         }
@@ -403,9 +402,9 @@ mod tests {
     }
 
     fn append(db: &Database, log: &mut Log, entries: &[Entry]) {
-        let mut batch = WriteBatch::default();
+        let mut batch = Batch::default();
         log.append(&mut batch, entries, 1).unwrap();
-        db.write(batch, false).unwrap();
+        db.write(&batch, false).unwrap();
         log.written(1);
     }
 
@@ -435,9 +434,9 @@ mod tests {
         assert_eq!(indexes(&log, 2, 12).len(), 10);
         assert_eq!(log.term(2).unwrap(), 1);
         log.set_applied(11);
-        let mut batch = WriteBatch::default();
+        let mut batch = Batch::default();
         log.truncate(&mut batch, 8).unwrap();
-        db.write(batch, false).unwrap();
+        db.write(&batch, false).unwrap();
         assert_eq!(log.first_index().unwrap(), 9);
         assert!(matches!(log.term(7), Err(RaftError::Store(StorageError::Compacted))));
         assert_eq!(log.term(8).unwrap(), 1);
@@ -457,7 +456,7 @@ mod tests {
             term: 1,
             conf,
             image: Bytes::new(),
-            made: std::time::Instant::now(),
+            made: std::time::Duration::ZERO,
         });
         assert_eq!(log.snapshot(0, 9).unwrap().get_metadata().index, 5);
         assert!(log.snapshot(0, 8).is_err(), "it was made before replica 8 was added");

@@ -1,12 +1,15 @@
 //! Groups of replicas on raft-rs, and the threads that drive them.
 //!
-//! One driver thread serves all session groups, another one the control group: they are plain
-//! threads, so that a busy tokio runtime delays neither. Each has a storage thread, which writes what
-//! its driver decides: a stalled disk delays what waits for it, but no tick and no heartbeat.
+//! One driver serves all session groups, another one the control group. A driver is a core that is
+//! stepped ([`Driver::take`], [`Driver::poll`]); its thread ([`start`]) is a thin shell around it, a
+//! plain thread, so that a busy tokio runtime does not delay it. Each has a storage thread, which
+//! writes what its driver decides: a stalled disk delays what waits for it, but no tick and no
+//! heartbeat.
 //! Heartbeats between directors are elsewhere altogether ([`crate::peer`]).
 
 mod disk;
 mod driver;
+mod feed;
 mod group;
 mod inflight;
 mod lead;
@@ -17,13 +20,18 @@ mod outbox;
 mod reads;
 mod ready;
 mod reform;
+mod shell;
 mod status;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod writer;
 
-pub use driver::{Driver, DriverConfig, Feed, Handle, Input, Routes, Running};
+pub use disk::{Disk, Ended, Job, Part, Report, Writer};
+pub use driver::{Driver, DriverConfig, Input, Peers, Routes};
+pub use feed::Feed;
 pub use group::{Group, Place, bootstrap, found_empty, stored_place};
+pub use shell::{Handle, Running, Surroundings, inputs, start};
 pub use status::{GroupState, Progress};
 
 use std::time::Duration;

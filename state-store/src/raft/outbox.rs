@@ -1,6 +1,6 @@
 //! Messages on their way out: those of all groups to one peer travel together.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,10 +8,10 @@ use holdfast_schema::cluster::DirectorId;
 use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
 
+use super::driver::Peers;
 use crate::codec;
 use crate::codec::wire::{Address, RaftBatch, RaftEnvelope};
 use crate::peer::Lane;
-use crate::transport::Transport;
 
 /// Bytes of messages after which a batch is sent without waiting for more.
 const BATCH_BYTES: usize = 1 << 20;
@@ -24,14 +24,14 @@ struct Waiting {
 
 /// Collects messages until they are flushed.
 pub struct Outbox {
-    transport: Arc<dyn Transport>,
-    waiting: HashMap<(DirectorId, Lane), Waiting>,
+    peers: Arc<dyn Peers>,
+    waiting: BTreeMap<(DirectorId, Lane), Waiting>,
 }
 
 impl Outbox {
     /// An empty outbox.
-    pub fn new(transport: Arc<dyn Transport>) -> Outbox {
-        Outbox { transport, waiting: HashMap::new() }
+    pub fn new(peers: Arc<dyn Peers>) -> Outbox {
+        Outbox { peers, waiting: BTreeMap::new() }
     }
 
     /// Adds a message. (Snapshots go another way.)
@@ -47,15 +47,15 @@ impl Outbox {
         waiting.batch.messages.push(RaftEnvelope { address, message: bytes });
         if waiting.bytes > BATCH_BYTES {
             let full = std::mem::take(waiting);
-            self.transport.send(to, lane, Bytes::from(codec::encode(&full.batch)));
+            self.peers.send(to, lane, Bytes::from(codec::encode(&full.batch)));
         }
     }
 
     /// Sends what waits.
     pub fn flush(&mut self) {
-        for ((to, lane), waiting) in self.waiting.drain() {
+        for ((to, lane), waiting) in std::mem::take(&mut self.waiting) {
             if !waiting.batch.messages.is_empty() {
-                self.transport.send(to, lane, Bytes::from(codec::encode(&waiting.batch)));
+                self.peers.send(to, lane, Bytes::from(codec::encode(&waiting.batch)));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! ReadIndex: a leader's proof that it still leads, and a follower's that it has caught up.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -20,23 +20,16 @@ pub struct Reads {
 
 struct Round {
     number: u64,
-    since: Instant,
+    since: Duration,
     /// The index it was confirmed at.
     index: Option<u64>,
     waiters: Vec<oneshot::Sender<()>>,
     catches_up: bool,
 }
 
-impl Default for Reads {
-    /// Numbers begin anywhere: an answer to this replica's previous life must not confirm a round of
-    /// this one.
-    fn default() -> Reads {
-        Reads::after(rand::random())
-    }
-}
-
 impl Reads {
-    /// Rounds with the numbers that follow this one.
+    /// Rounds with the numbers that follow this one. Anywhere: an answer to this replica's previous
+    /// life must not confirm a round of this one.
     pub fn after(last: u64) -> Reads {
         Reads { last, gathering: Vec::new(), rounds: Vec::new() }
     }
@@ -57,7 +50,7 @@ impl Reads {
     }
 
     /// Begins a round for everybody who asked; the bytes name it in the whole group.
-    pub fn begin(&mut self, replica: u64, catches_up: bool, now: Instant) -> Vec<u8> {
+    pub fn begin(&mut self, replica: u64, catches_up: bool, now: Duration) -> Vec<u8> {
         self.last = self.last.wrapping_add(1);
         let waiters = std::mem::take(&mut self.gathering);
         let number = self.last;
@@ -95,8 +88,8 @@ impl Reads {
     }
 
     /// Gives up rounds that nobody answered.
-    pub fn expire(&mut self, now: Instant) {
-        self.rounds.retain(|r| now.saturating_duration_since(r.since) < PATIENCE);
+    pub fn expire(&mut self, now: Duration) {
+        self.rounds.retain(|r| now.saturating_sub(r.since) < PATIENCE);
     }
 
     /// Everybody gets a no.
@@ -112,10 +105,10 @@ mod tests {
 
     #[test]
     fn an_answer_to_the_previous_life_confirms_nothing() {
-        let (state, now) = (GroupState::default(), Instant::now());
-        let mut before = Reads::default();
+        let (state, now) = (GroupState::default(), Duration::ZERO);
+        let mut before = Reads::after(1 << 40);
         let late = before.begin(1, true, now);
-        let mut reads = Reads::default();
+        let mut reads = Reads::after(2 << 40);
         let own = reads.begin(1, true, now);
         assert_ne!(late, own);
         reads.confirmed(&late, 5);
@@ -129,6 +122,6 @@ mod tests {
     #[test]
     fn numbers_begin_again_at_the_end() {
         let mut reads = Reads::after(u64::MAX);
-        assert_eq!(reads.begin(1, false, Instant::now())[8..], [0; 8]);
+        assert_eq!(reads.begin(1, false, Duration::ZERO)[8..], [0; 8]);
     }
 }

@@ -4,16 +4,16 @@
 //! messages leave at once, a follower's when the disk holds what they speak of; raft-rs counts an
 //! entry of its own, and hands out committed ones, only after [`raft::RawNode::on_persist_ready`].
 
-use std::time::Instant;
+use std::time::Duration;
 
 use raft::Ready;
 use raft::eraftpb::{Message, MessageType};
-use rocksdb::WriteBatch;
 
 use super::disk::{Job, Part};
 use super::driver::Driver;
 use super::machine::Machine;
 use crate::metrics::count;
+use crate::storage::Batch;
 
 /// What a group has decided, on its way.
 struct News {
@@ -28,18 +28,18 @@ struct News {
 impl<M: Machine> Driver<M> {
     /// Works until no group has anything left to do but wait for the disk. An error of the disk ends
     /// the driver.
-    pub(super) fn work(&mut self) -> Result<(), String> {
+    pub(super) fn work(&mut self, now: Duration) -> Result<(), String> {
         // Bounded, so that ticks and inputs get their turn under a flood of entries.
         for _ in 0..16 {
-            self.take_reports()?;
+            self.take_reports(now)?;
             let mut busy = Vec::new();
             for at in 0..self.groups.len() {
                 if self.groups[at].halted() {
                     continue;
                 }
-                self.prepare_snapshot(at);
+                self.prepare_snapshot(at, now);
                 let urgent = self.groups[at].take_urgent();
-                self.send(at, urgent);
+                self.send(at, urgent, now);
                 if self.groups[at].raw.has_ready() {
                     busy.push(at);
                 }
@@ -52,14 +52,14 @@ impl<M: Machine> Driver<M> {
                 busy.iter().for_each(|at| self.groups[*at].show());
                 break;
             }
-            self.round(&busy)?;
+            self.round(&busy, now)?;
         }
         self.outbox.flush();
         Ok(())
     }
 
     /// Takes what the storage thread has done.
-    fn take_reports(&mut self) -> Result<(), String> {
+    fn take_reports(&mut self, now: Duration) -> Result<(), String> {
         while let Some(part) = self.disk.next_written()? {
             match part {
                 Part::Ready { group, generation, number } => {
@@ -68,7 +68,7 @@ impl<M: Machine> Driver<M> {
                     });
                     if let Some(at) = at {
                         self.groups[at].inflight.written(number);
-                        self.settle(at);
+                        self.settle(at, now);
                     }
                 }
                 Part::Checkpoint { group, generation, index } => {
@@ -80,16 +80,16 @@ impl<M: Machine> Driver<M> {
     }
 
     /// Lets go of what waited for writes that are done.
-    fn settle(&mut self, at: usize) {
+    fn settle(&mut self, at: usize, now: Duration) {
         let group = &mut self.groups[at];
         if let Some((number, messages)) = group.inflight.take_done() {
             group.raw.mut_store().written(number);
             group.raw.on_persist_ready(number);
-            self.send(at, messages);
+            self.send(at, messages, now);
         }
     }
 
-    fn round(&mut self, busy: &[usize]) -> Result<(), String> {
+    fn round(&mut self, busy: &[usize], now: Duration) -> Result<(), String> {
         let mut job = Job::default();
         let mut all: Vec<News> = Vec::with_capacity(busy.len());
         for &at in busy {
@@ -107,7 +107,6 @@ impl<M: Machine> Driver<M> {
         if !job.batch.is_empty() {
             self.disk.submit(job)?;
         }
-        let now = Instant::now();
         all.into_iter().for_each(|news| self.take_news(news, now));
         Ok(())
     }
@@ -142,7 +141,7 @@ impl<M: Machine> Driver<M> {
     /// Takes a snapshot, and waits until the disk has it: raft-rs' log has a gap until then.
     fn install(&mut self, news: &mut News) -> Result<(), String> {
         let (group, ready) = (&mut self.groups[news.at], &news.ready);
-        let mut batch = WriteBatch::default();
+        let mut batch = Batch::default();
         group
             .install(&mut batch, ready.snapshot())
             .map_err(|why| format!("a snapshot cannot be installed: {why}"))?;
@@ -157,7 +156,7 @@ impl<M: Machine> Driver<M> {
         Ok(())
     }
 
-    fn take_news(&mut self, news: News, now: Instant) {
+    fn take_news(&mut self, news: News, now: Duration) {
         let News { at, mut ready, unwritten, vital } = news;
         let group = &mut self.groups[at];
         let reads = ready.take_read_states();
@@ -171,8 +170,8 @@ impl<M: Machine> Driver<M> {
             bound.append(&mut free);
         }
         group.inflight.add(number, unwritten, vital, bound);
-        self.send(at, free);
-        self.settle(at);
+        self.send(at, free, now);
+        self.settle(at, now);
         let group = &mut self.groups[at];
         for read in reads {
             group.reads.confirmed(&read.request_ctx, read.index);
@@ -184,10 +183,10 @@ impl<M: Machine> Driver<M> {
         group.show();
     }
 
-    fn send(&mut self, at: usize, messages: Vec<Message>) {
+    fn send(&mut self, at: usize, messages: Vec<Message>, now: Duration) {
         for message in messages {
             if message.get_msg_type() == MessageType::MsgSnapshot {
-                self.send_snapshot(at, message);
+                self.send_snapshot(at, message, now);
                 continue;
             }
             let to = message.to;

@@ -1,6 +1,6 @@
 //! A group that lost its majority begins anew, with a new generation (DESIGN section 5).
 
-use super::driver::Driver;
+use super::driver::{Driver, DriverConfig};
 use super::group::{Group, Place, bootstrap, found_empty};
 use super::machine::Machine;
 
@@ -15,7 +15,8 @@ impl<M: Machine> Driver<M> {
             // What the old generation has decided must not be written over the new one.
             self.disk.wait_idle()?;
             let group = self.groups.remove(at);
-            let renewed = renew(group, generation, first).map_err(|e| e.to_string())?;
+            let renewed =
+                renew(group, generation, first, &self.config).map_err(|e| e.to_string())?;
             self.groups.insert(at, renewed);
         }
         Ok(())
@@ -26,9 +27,10 @@ fn renew<M: Machine>(
     group: Group<M>,
     generation: u32,
     first: u64,
+    config: &DriverConfig,
 ) -> Result<Group<M>, crate::StoreError> {
     let place = Place { generation, ..group.place };
-    let (db, metrics, state) = (group.db.clone(), group.metrics.clone(), group.state.clone());
+    let (db, state) = (group.db.clone(), group.state.clone());
     let mut machine = group.into_machine();
     tracing::warn!(group = place.name(), generation, first, "the group is formed anew");
     if first == place.replica {
@@ -40,5 +42,5 @@ fn renew<M: Machine>(
         found_empty(&db, place)?;
     }
     state.set_caught_up(false);
-    Group::open_with(&db, place, metrics, state, machine)
+    Group::open_with(&db, place, config, state, machine)
 }

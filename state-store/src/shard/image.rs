@@ -56,6 +56,8 @@ impl Shard {
             .into_iter()
             .map(|key| (session_key(&key), self.table.get(&key).map(codec::encode)))
             .collect();
+        // The order of a hash map differs from run to run.
+        records.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let seconds = std::mem::take(&mut self.dirty_tombs).into_iter();
         records
             .extend(seconds.map(|s| (tombs_key(s), self.tombs.second(s).map(|t| tombs_record(t)))));

@@ -4,9 +4,7 @@
 //! have lost what was not written through. The kernel's boot id, compared with the one noted at the
 //! last start, tells the two apart; a clean mark written at a proper end excuses a new boot id.
 
-use rocksdb::WriteBatch;
-
-use super::Database;
+use super::{Batch, Database};
 use crate::codec;
 use crate::codec::disk::Identity;
 use crate::store::error::StoreError;
@@ -36,9 +34,9 @@ pub fn read(db: &Database) -> Result<Option<Identity>, StoreError> {
 
 /// Writes the identity through to the disk.
 pub fn write(db: &Database, identity: &Identity) -> Result<(), StoreError> {
-    let mut batch = WriteBatch::default();
+    let mut batch = Batch::default();
     batch.put(KEY, codec::encode(identity));
-    db.write(batch, true)
+    db.write(&batch, true)
 }
 
 /// Judges the last end and notes the start that begins now.

@@ -1,16 +1,17 @@
-//! The disk: two RocksDB databases, one for the control group and this director's identity (always
+//! The disk: two databases (RocksDB), one for the control group and this director's identity (always
 //! written through), one for the session groups.
 
+mod batch;
 #[cfg(test)]
 pub mod gate;
 pub mod identity;
+mod rocks;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use rocksdb::{DB, DBCompressionType, Direction, IteratorMode, Options, WriteBatch, WriteOptions};
-
 use crate::store::error::StoreError;
+pub use batch::{Batch, Step};
 
 /// A group's kinds of record. The group's number comes first in every key, then one of these.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,86 +45,75 @@ pub fn end(group: u16, tag: Tag) -> Vec<u8> {
     key
 }
 
-/// A RocksDB database.
+/// Records by key, in order, or why they cannot be read.
+pub type Rows<'a> = Box<dyn Iterator<Item = Result<(Vec<u8>, Vec<u8>), StoreError>> + 'a>;
+
+/// What keeps a database's records.
+pub trait Backend: Send + Sync {
+    /// Where it keeps them, for people.
+    fn place(&self) -> String;
+    /// Reads one record.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    /// Writes a batch as a whole; with `sync`, it and everything before it is on the disk when this
+    /// returns.
+    fn write(&self, batch: &Batch, sync: bool) -> Result<(), StoreError>;
+    /// The records from `from` up to (not including) `to`, in order.
+    fn range(&self, from: &[u8], to: &[u8]) -> Rows<'_>;
+}
+
+/// A database. Clones are the same one.
 #[derive(Clone)]
 pub struct Database {
-    db: Arc<DB>,
-    path: Arc<PathBuf>,
+    backend: Arc<dyn Backend>,
     /// What becomes of writes.
     #[cfg(test)]
     pub gate: gate::Gated,
 }
 
 impl Database {
-    /// Opens or creates a database. Only one process can have it open.
+    /// Opens or creates a database on the disk. Only one process can have it open.
     pub fn open(path: &Path) -> Result<Database, StoreError> {
-        let mut options = Options::default();
-        options.create_if_missing(true);
-        options.set_compression_type(DBCompressionType::Lz4);
-        options.set_write_buffer_size(64 << 20);
-        options.set_max_write_buffer_number(3);
-        options.set_max_background_jobs(2);
-        options.set_max_total_wal_size(256 << 20);
-        options.set_keep_log_file_num(2);
-        options.set_max_open_files(256);
-        let db = DB::open(&options, path).map_err(|e| {
-            let text = e.to_string();
-            if text.contains("lock") || text.contains("LOCK") {
-                StoreError::Locked(path.to_owned())
-            } else {
-                storage_error(path, text)
-            }
-        })?;
-        Ok(Database {
-            db: Arc::new(db),
-            path: Arc::new(path.to_owned()),
+        Ok(Database::over(Arc::new(rocks::Rocks::open(path)?)))
+    }
+
+    /// A database whose records are kept there.
+    pub fn over(backend: Arc<dyn Backend>) -> Database {
+        Database {
+            backend,
             #[cfg(test)]
             gate: gate::Gated::default(),
-        })
+        }
     }
 
     /// Deletes a database that is not open.
     pub fn destroy(path: &Path) -> Result<(), StoreError> {
         match std::fs::remove_dir_all(path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(storage_error(path, e)),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(storage_error(path.display(), e))
+            }
             _ => Ok(()),
         }
     }
 
     fn error(&self, cause: impl std::fmt::Display) -> StoreError {
-        storage_error(&self.path, cause)
+        storage_error(self.backend.place(), cause)
     }
 
     /// Reads one record.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.db.get(key).map_err(|e| self.error(e))
+        self.backend.get(key)
     }
 
     /// Writes a batch as a whole; with `sync`, it is on the disk when this returns.
-    pub fn write(&self, batch: WriteBatch, sync: bool) -> Result<(), StoreError> {
+    pub fn write(&self, batch: &Batch, sync: bool) -> Result<(), StoreError> {
         #[cfg(test)]
         self.gate.pass().map_err(|e| self.error(e))?;
-        let mut options = WriteOptions::default();
-        options.set_sync(sync);
-        self.db.write_opt(batch, &options).map_err(|e| self.error(e))
-    }
-
-    /// Everything written so far is on the disk when this returns.
-    pub fn sync(&self) -> Result<(), StoreError> {
-        self.db.flush_wal(true).map_err(|e| self.error(e))
+        self.backend.write(batch, sync)
     }
 
     /// The records from `from` up to (not including) `to`, in order.
-    pub fn range(
-        &self,
-        from: &[u8],
-        to: &[u8],
-    ) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), StoreError>> + '_ {
-        let mut options = rocksdb::ReadOptions::default();
-        options.set_iterate_upper_bound(to.to_vec());
-        self.db
-            .iterator_opt(IteratorMode::From(from, Direction::Forward), options)
-            .map(|row| row.map(|(k, v)| (k.into_vec(), v.into_vec())).map_err(|e| self.error(e)))
+    pub fn range(&self, from: &[u8], to: &[u8]) -> Rows<'_> {
+        self.backend.range(from, to)
     }
 
     /// An error about this database.
@@ -133,15 +123,15 @@ impl Database {
 }
 
 /// Deletes everything of a group.
-pub fn wipe_group(batch: &mut WriteBatch, group: u16) {
+pub fn wipe_group(batch: &mut Batch, group: u16) {
     let from = group.to_be_bytes().to_vec();
     let mut to = from.clone();
     to.push(u8::MAX);
     batch.delete_range(from, to);
 }
 
-fn storage_error(path: &Path, cause: impl std::fmt::Display) -> StoreError {
-    StoreError::Storage { place: path.display().to_string(), cause: cause.to_string() }
+fn storage_error(place: impl std::fmt::Display, cause: impl std::fmt::Display) -> StoreError {
+    StoreError::Storage { place: place.to_string(), cause: cause.to_string() }
 }
 
 #[cfg(test)]
@@ -161,19 +151,19 @@ mod tests {
     fn groups_do_not_see_each_other() {
         let dir = tempfile::tempdir().unwrap();
         let db = Database::open(dir.path()).unwrap();
-        let mut batch = WriteBatch::default();
+        let mut batch = Batch::default();
         for group in [1, 2] {
             for index in 1..4u64 {
-                batch.put(key(group, Tag::Entry, &index.to_be_bytes()), [group as u8]);
+                batch.put(key(group, Tag::Entry, &index.to_be_bytes()), vec![group as u8]);
             }
-            batch.put(key(group, Tag::HardState, &[]), b"h");
+            batch.put(key(group, Tag::HardState, &[]), *b"h");
         }
-        db.write(batch, false).unwrap();
+        db.write(&batch, false).unwrap();
         let rows = |group| db.range(&key(group, Tag::Entry, &[]), &end(group, Tag::Entry)).count();
         assert_eq!((rows(1), rows(2)), (3, 3));
-        let mut batch = WriteBatch::default();
+        let mut batch = Batch::default();
         wipe_group(&mut batch, 1);
-        db.write(batch, true).unwrap();
+        db.write(&batch, true).unwrap();
         assert_eq!((rows(1), rows(2)), (0, 3));
         assert_eq!(db.get(&key(1, Tag::HardState, &[])).unwrap(), None);
     }

@@ -17,7 +17,7 @@ use crate::codec::wire::Address;
 use crate::metrics::Metrics;
 use crate::peer::PeerInfo;
 use crate::pki::{ClusterId, DirectorKey, Fingerprint};
-use crate::raft::{self, Driver, DriverConfig, Feed, GroupState, Place, Routes, Running};
+use crate::raft::{self, DriverConfig, Feed, GroupState, Place, Routes, Running, Surroundings};
 use crate::storage::{Database, identity};
 use crate::transport::Transport;
 
@@ -95,14 +95,13 @@ pub struct Parts {
 }
 
 impl Parts {
-    fn driver(&self, name: &'static str, db: Database, sync_entries: bool) -> DriverConfig {
+    fn driver(&self, name: &'static str, sync_entries: bool) -> DriverConfig {
         DriverConfig {
             name,
-            db,
             sync_entries,
             metrics: self.metrics.clone(),
             limits: self.config.limits,
-            runtime: tokio::runtime::Handle::current(),
+            seed: rand::random(),
         }
     }
 }
@@ -134,13 +133,14 @@ impl Member {
             let published = published.clone();
             move |records| ControlMachine::load(records, published)
         };
-        let group = raft::Group::open(&control_db, place, parts.metrics.clone(), load)?;
+        let config = parts.driver("hf-control", true);
+        let group = raft::Group::open(&control_db, place, &config, load)?;
         let shards = identity.generations.len() as u16;
-        let config = parts.driver("hf-control", control_db.clone(), true);
-        let inputs = Driver::<ControlMachine>::inputs(&parts.metrics);
+        let inputs = raft::inputs(&parts.metrics);
         let routes = control_routes(&published);
-        let running = Driver::start(config, vec![group], transport.clone(), routes, None, inputs)
-            .map_err(thread_error)?;
+        let around = surroundings(&control_db, &transport);
+        let running =
+            raft::start(config, vec![group], around, routes, None, inputs).map_err(thread_error)?;
         Ok(Member {
             me,
             incarnation: identity.incarnation,
@@ -176,21 +176,21 @@ impl Member {
             feed: self.feed.clone(),
             metrics: self.parts.metrics.clone(),
         };
+        let config = self.parts.driver("hf-sessions", self.parts.config.fsync == Fsync::Always);
         let mut groups = Vec::new();
         for (shard, generation) in generations.iter().enumerate() {
             let group = shard as u16;
             let place = self.place(&db, group, *generation, replica)?;
             let context = context.clone();
             let load = move |records| ShardMachine::load(group, records, context);
-            groups.push(raft::Group::open(&db, place, self.parts.metrics.clone(), load)?);
+            groups.push(raft::Group::open(&db, place, &config, load)?);
         }
-        let sync = self.parts.config.fsync == Fsync::Always;
-        let config = self.parts.driver("hf-sessions", db, sync);
-        let inputs = Driver::<ShardMachine>::inputs(&self.parts.metrics);
+        let inputs = raft::inputs(&self.parts.metrics);
         let routes = session_routes(&self.parts.published);
         let feed = Some(self.feed.clone());
-        let running = Driver::start(config, groups, self.transport.clone(), routes, feed, inputs)
-            .map_err(thread_error)?;
+        let around = surroundings(&db, &self.transport);
+        let running =
+            raft::start(config, groups, around, routes, feed, inputs).map_err(thread_error)?;
         let groups = Groups::new(running);
         // A sink that was attached while the groups were being opened.
         groups.handle.say(raft::Input::Attached);
@@ -396,6 +396,11 @@ impl Member {
         }
         self.transport.close().await;
     }
+}
+
+fn surroundings(db: &Database, transport: &Arc<dyn Transport>) -> Surroundings {
+    let runtime = tokio::runtime::Handle::current();
+    Surroundings { db: db.clone(), transport: transport.clone(), runtime }
 }
 
 fn thread_error(e: std::io::Error) -> StoreError {

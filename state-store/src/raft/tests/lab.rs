@@ -20,8 +20,8 @@ use crate::membership::MemberView;
 use crate::metrics::Metrics;
 use crate::peer::{Lane, PeerInfo, PeerLiveness};
 use crate::raft::machine::{Dirty, Machine, Records};
-use crate::raft::{Driver, DriverConfig, Group, Handle, Input, Place, Routes, Running};
-use crate::raft::{bootstrap, found_empty, stored_place};
+use crate::raft::{DriverConfig, Group, Handle, Input, Place, Routes, Running, Surroundings};
+use crate::raft::{bootstrap, found_empty, inputs, start, stored_place};
 use crate::storage::Database;
 use crate::storage::gate::Gate;
 use crate::store::types::Limits;
@@ -177,6 +177,16 @@ impl Transport for End {
     }
 }
 
+pub fn config(metrics: Arc<Metrics>) -> DriverConfig {
+    DriverConfig {
+        name: "test",
+        sync_entries: false,
+        metrics,
+        limits: Limits { log_bytes: 20_000, ..Limits::default() },
+        seed: rand::random(),
+    }
+}
+
 pub struct Node {
     pub replica: u64,
     pub db: Database,
@@ -258,21 +268,16 @@ impl Lab {
             };
             machine.install(records).map(|()| machine)
         };
-        let group = Group::open(&db, place, metrics.clone(), load).unwrap();
-        let config = DriverConfig {
-            name: "test",
-            db: db.clone(),
-            sync_entries: false,
-            metrics: metrics.clone(),
-            limits: Limits { log_bytes: 20_000, ..Limits::default() },
-            runtime: self.runtime.handle().clone(),
-        };
+        let config = config(metrics.clone());
+        let group = Group::open(&db, place, &config, load).unwrap();
         let me = DirectorId(replica as u32);
         let transport = Arc::new(End { me, net: Arc::downgrade(&self.net) });
         let routes: Routes =
             (1..=self.dirs.len() as u64).map(|r| (r, DirectorId(r as u32))).collect();
-        let inputs = Driver::<Memory>::inputs(&metrics);
-        let running = Driver::start(config, vec![group], transport, routes, None, inputs).unwrap();
+        let runtime = self.runtime.handle().clone();
+        let around = Surroundings { db: db.clone(), transport, runtime };
+        let inputs = inputs(&metrics);
+        let running = start(config, vec![group], around, routes, None, inputs).unwrap();
         self.net.nodes.lock().insert(me, running.handle.clone());
         self.nodes.push(Node { replica, db, applied, running });
     }

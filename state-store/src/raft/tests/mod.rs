@@ -2,7 +2,7 @@
 
 mod lab;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -10,15 +10,14 @@ use protobuf::Message as _;
 use raft::eraftpb::{ConfState, Entry, HardState};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use rocksdb::WriteBatch;
 
-use super::disk::{Disk, Job};
+use super::disk::Job;
 use super::log::Log;
 use super::machine::Records;
-use super::{Group, Input, Place, bootstrap};
+use super::{DriverConfig, ELECTION_TICKS, Group, Input, Place, bootstrap, found_empty};
 use crate::codec::disk::GroupMeta;
 use crate::storage::gate::Gate;
-use crate::storage::{self, Database, Tag};
+use crate::storage::{self, Batch, Database, Tag};
 use lab::{GROUP, Lab, Memory};
 
 /// Rounds of faults.
@@ -187,19 +186,19 @@ fn a_checkpoint_never_brings_an_older_vote_back() {
     let meta = GroupMeta { applied: 1, applied_term: 1, ..GroupMeta::default() };
     let mut log = Log::open(&db, GROUP, &meta).unwrap();
     let (driver, _inputs) = std::sync::mpsc::sync_channel(16);
-    let mut disk = Disk::start("test", db.clone(), Default::default(), driver).unwrap();
+    let mut disk = super::writer::start("test", db.clone(), Default::default(), driver).unwrap();
     let entries: Vec<Entry> =
         (2..9).map(|index| Entry { index, term: 1, ..Entry::default() }).collect();
-    let mut batch = WriteBatch::default();
+    let mut batch = Batch::default();
     log.append(&mut batch, &entries, 1).unwrap();
     disk.write_through(batch).unwrap();
     db.gate.set(Gate::Stalled);
     for round in 1..=3 {
-        let mut batch = WriteBatch::default();
+        let mut batch = Batch::default();
         log.truncate(&mut batch, 2 * round).unwrap();
         disk.submit(Job { batch, ..Job::default() }).unwrap();
         log.set_hard(&HardState { term: round + 1, vote: round, ..HardState::default() });
-        let mut batch = WriteBatch::default();
+        let mut batch = Batch::default();
         log.put_hard(&mut batch);
         disk.submit(Job { batch, sync: true, ..Job::default() }).unwrap();
     }
@@ -210,13 +209,37 @@ fn a_checkpoint_never_brings_an_older_vote_back() {
 }
 
 #[test]
+fn elections_are_drawn_from_the_seed() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Database::open(dir.path()).unwrap();
+    let place = Place { group: GROUP, generation: 1, replica: 2 };
+    found_empty(&db, place).unwrap();
+    let timeouts = |seed: u64| -> Vec<usize> {
+        let config = DriverConfig { seed, ..lab::config(Default::default()) };
+        let mut group = Group::open(&db, place, &config, |_| Ok(Memory::default())).unwrap();
+        let mut timeout = |term| {
+            // raft-rs draws one of its own.
+            group.raw.raft.become_follower(term, 0);
+            group.tick();
+            group.raw.raft.randomized_election_timeout()
+        };
+        (1..=50).map(&mut timeout).collect()
+    };
+    let drawn = timeouts(7);
+    assert_eq!(drawn, timeouts(7));
+    assert_ne!(drawn, timeouts(8));
+    let all: BTreeSet<usize> = drawn.into_iter().collect();
+    assert_eq!(all, (ELECTION_TICKS..2 * ELECTION_TICKS).collect(), "the whole range is used");
+}
+
+#[test]
 fn a_voter_that_decides_alone_does_not_campaign_before_everything_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let db = Database::open(dir.path()).unwrap();
     let place = Place { group: GROUP, generation: 1, replica: 1 };
     bootstrap(&db, place, &Records::new()).unwrap();
     let load = |_| Ok(Memory::default());
-    let mut group = Group::open(&db, place, Default::default(), load).unwrap();
+    let mut group = Group::open(&db, place, &lab::config(Default::default()), load).unwrap();
     group.inflight.add(1, true, false, Vec::new());
     for (outgoing, alone) in [(vec![], true), (vec![1], true), (vec![1, 2], false)] {
         let conf = ConfState { voters_outgoing: outgoing, ..ConfState::from((vec![1], vec![2])) };
