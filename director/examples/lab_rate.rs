@@ -152,7 +152,7 @@ fn director(link: &Link, flows: usize, sessions: Option<Arc<SessionTable>>) -> R
         sessions,
         max_half_open: room,
         max_sessions: room,
-        ..DirectorConfig::new("d0", ME, 1, Box::new(|_, _| {}))
+        ..DirectorConfig::new("d0", ME, 1)
     };
     Ok(link.director.run(|| {
         run_on_cpu(WORKER_CPU);

@@ -133,7 +133,7 @@ pub fn core(data: &[u8]) {
                     lab.answer(match first % 3 {
                         0 => MissAnswer::NoWithAuthority { id },
                         1 => MissAnswer::DontKnow { id },
-                        _ => MissAnswer::Found { id, record: Box::new(record(&question.key)) },
+                        _ => MissAnswer::Found { id, record: record(&question.key) },
                     });
                 }
             }

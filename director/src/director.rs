@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Director::start(config, tables)   sessions allocated, XDP attached, one thread a receive queue
-//!   on_question(worker, question) ──▶ ask the others ──▶ answer(worker, answer)
+//!   take_questions(..) ──▶ ask the others ──▶ answer(worker, answer)
+//!   take_opened(..)    ──▶ tell the homes of new sessions
 //!   install(tables)                   between two batches every worker goes over to them
 //! ```
 
@@ -12,12 +13,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::config::XdpMode;
+use parking_lot::Mutex;
 
 use crate::core::{CoreConfig, Counters, MissAnswer, MissQuestion};
-use crate::session::SessionTable;
+use crate::session::{SessionTable, Slot};
 use crate::tables::ForwardingTables;
 use crate::worker::{
-    Beat, DEFAULT_CHUNKS, Forwarder, Pool, PoolConfig, QueueCounters, Shared, Waker,
+    Beat, DEFAULT_CHUNKS, Forwarder, Incoming, Pool, PoolConfig, QueueCounters, Shared, Waker,
+    rings,
 };
 use crate::xdp::{AttachedMode, Interface, SteerCounters};
 
@@ -27,10 +30,6 @@ pub use crate::xdp::XdpError as DirectorError;
 /// Which worker: the number of its receive queue.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct WorkerId(pub u16);
-
-/// Takes the workers' questions. Called on a worker's thread: it must neither block nor take long.
-/// A question that it has no room for may be thrown away: it comes again.
-pub type OnQuestion = dyn Fn(WorkerId, MissQuestion) + Send + Sync;
 
 /// What a director is made of.
 pub struct DirectorConfig {
@@ -59,18 +58,11 @@ pub struct DirectorConfig {
     pub core: Option<CoreConfig>,
     /// The session table, if it has to be there before the director; by default a new one.
     pub sessions: Option<Arc<SessionTable>>,
-    /// Takes the workers' questions.
-    pub on_question: Box<OnQuestion>,
 }
 
 impl DirectorConfig {
     /// One worker on `interface` and a million sessions; everything else by default.
-    pub fn new(
-        interface: impl Into<String>,
-        me: DirectorId,
-        incarnation: u64,
-        on_question: Box<OnQuestion>,
-    ) -> DirectorConfig {
+    pub fn new(interface: impl Into<String>, me: DirectorId, incarnation: u64) -> DirectorConfig {
         DirectorConfig {
             interface: interface.into(),
             workers: 1,
@@ -84,7 +76,6 @@ impl DirectorConfig {
             beats: Vec::new(),
             core: None,
             sessions: None,
-            on_question,
         }
     }
 
@@ -118,6 +109,8 @@ pub struct Director {
     tables: Arc<ArcSwap<ForwardingTables>>,
     sessions: Arc<SessionTable>,
     workers: Vec<(Arc<Shared>, Waker)>,
+    /// What the workers have put down for others, by worker.
+    incoming: Mutex<Vec<Incoming>>,
     answers_refused: AtomicU64,
 }
 
@@ -163,18 +156,18 @@ impl Director {
             nice: config.worker_nice,
             beats: config.beats,
         };
-        let on_question: Arc<OnQuestion> = config.on_question.into();
         let (vips, lips) = (tables.vips(), tables.lips());
         let tables = Arc::new(ArcSwap::new(tables));
-        let mut workers = Vec::new();
-        let pool = Pool::start(&pool_config, vips, lips, |queue, waker| {
+        let (mut workers, mut incoming) = (Vec::new(), Vec::new());
+        let pool = Pool::start(&pool_config, vips, lips, |_queue, waker| {
             let shared = Arc::new(Shared::new());
             workers.push((shared.clone(), waker));
-            let (on_question, id) = (on_question.clone(), WorkerId(queue as u16));
-            let ask = Box::new(move |question| on_question(id, question));
-            Forwarder::new(&sessions, tables.clone(), core.clone(), shared, ask)
+            let (outgoing, taken) = rings();
+            incoming.push(taken);
+            Forwarder::new(&sessions, tables.clone(), core.clone(), shared, outgoing)
         })?;
-        Ok(Director { pool, tables, sessions, workers, answers_refused: AtomicU64::new(0) })
+        let (incoming, answers_refused) = (Mutex::new(incoming), AtomicU64::new(0));
+        Ok(Director { pool, tables, sessions, workers, incoming, answers_refused })
     }
 
     /// Goes over to new tables: the workers between two batches, then the session table, where sessions
@@ -196,6 +189,38 @@ impl Director {
     /// Its sessions.
     pub fn sessions(&self) -> &Arc<SessionTable> {
         &self.sessions
+    }
+
+    /// Takes at most so many of the workers' questions. They put them down without waking anybody, so
+    /// this has to be called often; what finds no room meanwhile comes again.
+    pub fn take_questions(&self, most: usize, mut take: impl FnMut(WorkerId, MissQuestion)) {
+        let mut incoming = self.incoming.lock();
+        let share = most.div_ceil(incoming.len().max(1));
+        for (worker, from) in (0..).zip(incoming.iter_mut()) {
+            for _ in 0..share {
+                let Ok(question) = from.questions.pop() else { break };
+                take(WorkerId(worker), question);
+            }
+        }
+    }
+
+    /// Takes at most so many of the sessions that the workers have opened. Returns whether there may be
+    /// more.
+    pub fn take_opened(&self, most: usize, mut take: impl FnMut(Slot)) -> bool {
+        let mut incoming = self.incoming.lock();
+        let share = most.div_ceil(incoming.len().max(1));
+        let mut more = false;
+        for from in incoming.iter_mut() {
+            let mut left = share;
+            while left > 0
+                && let Ok(slot) = from.opened.pop()
+            {
+                take(slot);
+                left -= 1;
+            }
+            more |= left == 0;
+        }
+        more
     }
 
     /// Answers a worker's question. False: the worker has too many answers waiting (or there is no
@@ -302,7 +327,7 @@ mod tests {
 
     #[test]
     fn a_quarter_of_the_sessions_may_be_half_open() {
-        let config = DirectorConfig::new("eth0", DirectorId(1), 1, Box::new(|_, _| {}));
+        let config = DirectorConfig::new("eth0", DirectorId(1), 1);
         assert_eq!(config.max_half_open * 4, config.max_sessions);
         let small = config.with_max_sessions(2);
         assert_eq!((small.max_sessions, small.max_half_open), (2, 1));

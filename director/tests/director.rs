@@ -5,9 +5,10 @@ mod common;
 #[path = "common/cluster.rs"]
 mod testcluster;
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{DIRECTOR_MAC, Link, PEER_MAC, privileged, wait_for};
@@ -40,20 +41,24 @@ fn link(queues: u32) -> Link {
     link
 }
 
-type Asked = mpsc::Receiver<(WorkerId, MissQuestion)>;
-
-fn start(link: &Link, workers: u16, tables: Arc<ForwardingTables>) -> (Director, Asked) {
-    let (sender, asked) = mpsc::sync_channel(1000);
-    let on_question = Box::new(move |worker, question| {
-        let _ = sender.try_send((worker, question));
-    });
+fn start(link: &Link, workers: u16, tables: Arc<ForwardingTables>) -> Director {
     let config = DirectorConfig {
         workers,
         mode: XdpMode::Native,
         frames: DEFAULT_CHUNKS,
-        ..DirectorConfig::new("d0", ME, 1, on_question).with_max_sessions(10_000)
+        ..DirectorConfig::new("d0", ME, 1).with_max_sessions(10_000)
     };
-    (link.director.run(|| Director::start(config, tables)).unwrap(), asked)
+    link.director.run(|| Director::start(config, tables)).unwrap()
+}
+
+/// The next question that a worker puts down.
+fn asked(director: &Director) -> (WorkerId, MissQuestion) {
+    let question = Cell::new(None);
+    wait_for("a question", || {
+        director.take_questions(1, |worker, asked| question.set(Some((worker, asked))));
+        question.get().is_some()
+    });
+    question.get().expect("it came")
 }
 
 /// Everything that was received is accounted for, once the workers are at rest.
@@ -68,7 +73,7 @@ fn serves(workers: u16) {
     let server = link.peer.run(|| TcpListener::bind((PEER, 0)).unwrap());
     let backend = server.local_addr().unwrap();
     let echo = link.peer.run(|| UdpSocket::bind(backend).unwrap());
-    let (director, _asked) = start(&link, workers, ready_tables(&[backend]));
+    let director = start(&link, workers, ready_tables(&[backend]));
 
     // TCP: more than a window's worth of data in each direction.
     let data: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
@@ -122,6 +127,13 @@ fn serves(workers: u16) {
     assert_eq!(counters.packets.count(Count::SessionsOpenedTcp), 8);
     assert_eq!(counters.packets.count(Count::SessionsOpenedUdp), 1);
     assert_eq!(counters.packets.dropped_packets(), 0, "{:?}", counters.packets);
+    // Each of them was put down for its homes.
+    let mut opened = 0;
+    assert!(!director.take_opened(1_000, |slot| {
+        opened += 1;
+        assert!(slot.index() < 9);
+    }));
+    assert_eq!(opened, 9);
     assert_eq!(counters.by_worker.len(), usize::from(workers));
     if workers > 1 {
         let all = |w: &holdfast_director::core::Counters| w.count(Count::ReceivedPackets) > 0;
@@ -155,7 +167,7 @@ fn a_question_goes_out_and_its_answer_resets_or_releases() {
     let link = link(1);
     let server = link.peer.run(|| TcpListener::bind((PEER, 0)).unwrap());
     let tables = ready_tables(&[server.local_addr().unwrap()]);
-    let (first, _) = start(&link, 1, tables.clone());
+    let first = start(&link, 1, tables.clone());
     let mut client = link.peer.run(|| TcpStream::connect(VIP).unwrap());
     client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let mut accepted = server.accept().unwrap().0;
@@ -166,12 +178,12 @@ fn a_question_goes_out_and_its_answer_resets_or_releases() {
     let old = first.sessions().clone();
     first.stop();
 
-    let (second, asked) = start(&link, 1, tables);
+    let second = start(&link, 1, tables);
     client.write_all(b"two").unwrap();
-    let (worker, question) = asked.recv_timeout(Duration::from_secs(5)).unwrap();
+    let (worker, question) = asked(&second);
     assert_eq!(question.kind, MissKind::Tcp);
     let mut record = None;
-    old.for_each(0, |r, _| record = (r.key == question.key).then(|| Box::new(r.clone())));
+    old.for_each(0, |r, _| record = (r.key == question.key).then(|| r.clone()));
     let record = record.expect("the first director's record");
     assert!(second.answer(worker, MissAnswer::Found { id: question.id, record }));
     accepted.read_exact(&mut heard).unwrap();
@@ -183,9 +195,9 @@ fn a_question_goes_out_and_its_answer_resets_or_releases() {
 
     // A session that everybody denies is reset.
     second.stop();
-    let (third, asked) = start(&link, 1, ready_tables(&[server.local_addr().unwrap()]));
+    let third = start(&link, 1, ready_tables(&[server.local_addr().unwrap()]));
     client.write_all(b"end").unwrap();
-    let (worker, question) = asked.recv_timeout(Duration::from_secs(5)).unwrap();
+    let (worker, question) = asked(&third);
     assert!(third.answer(worker, MissAnswer::NoWithAuthority { id: question.id }));
     let error = client.read(&mut heard).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
@@ -203,7 +215,7 @@ fn new_tables_change_what_is_steered_and_served() {
     let server = link.peer.run(|| UdpSocket::bind((PEER, 0)).unwrap());
     server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let backend = server.local_addr().unwrap();
-    let (director, _) = start(&link, 1, ready_tables(&[]));
+    let director = start(&link, 1, ready_tables(&[]));
     let client = link.peer.run(|| UdpSocket::bind((PEER, 0)).unwrap());
     client.send_to(b"x", VIP).unwrap();
     wait_for("the drop for want of a backend", || {

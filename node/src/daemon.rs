@@ -22,7 +22,8 @@ use crate::health::service::{self as health, Health};
 use crate::netlink::Netlink;
 use crate::node::{Announced, Node, NodeCounters};
 use crate::peers::{Inbox, Summaries};
-use crate::sessions::{misses, sweep};
+use crate::sessions::misses::Misses;
+use crate::sessions::{sweep, young};
 use crate::{
     admin, caution, control, metrics, netlink, planned, quarantine, readiness, remembered, summary,
     tables,
@@ -112,6 +113,7 @@ async fn prepare(spec: NodeSpec) -> anyhow::Result<Arc<Node>> {
     let mut config =
         StoreConfig::new(spec.data_dir.clone(), spec.id.clone(), spec.peer_address, inbox.clone());
     config.connected = connected;
+    config.limits.young_sessions = spec.max_young_sessions as usize;
     let store = Store::open(config)
         .await
         .with_context(|| format!("opening the store in {}", spec.data_dir.display()))?;
@@ -230,7 +232,6 @@ async fn start_forwarder(
             () = tokio::time::sleep(Duration::from_millis(100)) => {}
         }
     };
-    let (questions, asked) = misses::queue();
     let work = node.clone();
     let started = tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
         let node = work;
@@ -244,15 +245,9 @@ async fn start_forwarder(
             Some(guard) => (1..=usize::from(spec.workers)).map(|n| guard.page().beat(n)).collect(),
             None => Vec::new(),
         };
-        let forwarder = Forwarder::start(
-            spec,
-            (me, incarnation),
-            sessions.clone(),
-            Arc::new(first),
-            beats,
-            questions,
-        )
-        .with_context(|| format!("starting the packet forwarder on {}", spec.interface))?;
+        let forwarder =
+            Forwarder::start(spec, (me, incarnation), sessions.clone(), Arc::new(first), beats)
+                .with_context(|| format!("starting the packet forwarder on {}", spec.interface))?;
         if let (_, Some(reason)) = forwarder.mode() {
             tracing::warn!(reason, "XDP runs in SKB mode, which is slower");
         }
@@ -268,13 +263,18 @@ async fn start_forwarder(
         let node = node.clone();
         Essential::new(what, move || node.stopping.load(Ordering::Relaxed), fail.clone())
     };
-    essential("the answering of misses").spawn(misses::run(node.clone(), asked));
     essential("the building of tables").spawn(tables::run(node.clone()));
     essential("the caution after changes").spawn(caution::run(node.clone()));
-    let (swept, essential) = (node.clone(), essential("the walk over the sessions"));
+    let (swept, walking) = (node.clone(), essential("the walk over the sessions"));
     std::thread::Builder::new().name("hf-sweep".to_owned()).spawn(move || {
-        let _essential = essential;
+        let _essential = walking;
         sweep::run(&swept);
+    })?;
+    let (told, telling) = (node.clone(), essential("the telling of new sessions"));
+    let misses = Misses::new(node.clone());
+    std::thread::Builder::new().name("hf-young".to_owned()).spawn(move || {
+        let _essential = telling;
+        young::run(&told, &misses);
     })?;
     Ok(())
 }

@@ -3,18 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use holdfast_director::core::{Count, MissAnswer};
+use holdfast_director::core::{Count, MissAnswer, MissQuestion};
 use holdfast_director::director::{
     CounterSnapshot, Director, DirectorConfig, DirectorError, WorkerId,
 };
-use holdfast_director::session::SessionTable;
+use holdfast_director::session::{SessionTable, Slot};
 use holdfast_director::tables::ForwardingTables;
 use holdfast_director::xdp::AttachedMode;
 use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::config::NodeSpec;
-use tokio::sync::mpsc;
-
-use crate::sessions::misses::Asked;
 
 /// Workers run before ordinary processes.
 const WORKER_NICE: i32 = -10;
@@ -38,14 +35,8 @@ impl Forwarder {
         sessions: Arc<SessionTable>,
         tables: Arc<ForwardingTables>,
         beats: Vec<&'static AtomicU64>,
-        questions: mpsc::Sender<Asked>,
     ) -> Result<Forwarder, DirectorError> {
-        let on_question = Box::new(move |worker: WorkerId, question| {
-            // A question that finds no room is asked again by the packet core, or its packet is
-            // dropped and counted there.
-            let _ = questions.try_send((worker, question));
-        });
-        let mut config = DirectorConfig::new(&spec.interface, me, incarnation, on_question)
+        let mut config = DirectorConfig::new(&spec.interface, me, incarnation)
             .with_max_sessions(spec.max_sessions);
         config.workers = spec.workers;
         config.mode = spec.xdp_mode;
@@ -68,6 +59,21 @@ impl Forwarder {
     /// Its sessions.
     pub fn sessions(&self) -> &Arc<SessionTable> {
         self.director.sessions()
+    }
+
+    /// Takes the workers' questions, at most so many.
+    pub fn take_questions(&self, most: usize, take: impl FnMut(WorkerId, MissQuestion)) {
+        self.director.take_questions(most, take);
+    }
+
+    /// Takes the sessions that the workers have opened, at most so many.
+    pub fn take_opened(&self, most: usize, take: impl FnMut(Slot)) {
+        self.director.take_opened(most, take);
+    }
+
+    /// One of the packet cores' counts.
+    pub fn count(&self, count: Count) -> u64 {
+        self.director.packets().count(count)
     }
 
     /// Answers a worker's question.

@@ -10,6 +10,7 @@
 //! | [`codec`] | the byte format of everything on the wire and on disk |
 //! | [`control`], [`shard`] | the two state machines: pure, deterministic |
 //! | [`membership`] | who votes: a pure function |
+//! | [`homes`] | young sessions: who is told, what is kept, who is asked: pure cores |
 //! | [`liveness`] | who is alive: a pure core |
 //! | [`raft`] | groups on raft-rs, their logs, the threads that drive them |
 //! | [`storage`] | RocksDB, the director's identity |
@@ -19,6 +20,7 @@
 
 pub mod codec;
 pub mod control;
+pub mod homes;
 pub mod liveness;
 pub mod membership;
 pub mod memory;
@@ -31,8 +33,8 @@ pub mod storage;
 mod store;
 pub mod transport;
 
-pub use store::Store;
 pub use store::error::{Busy, StoreError};
 pub use store::types::{
     Fsync, GroupStatus, Limits, MissVerdict, PeerCalls, PeerStatus, Phase, StoreConfig,
 };
+pub use store::{Registrar, Store};

@@ -88,6 +88,8 @@ counters! {
     misses_denied,
     /// Misses without a sure answer.
     misses_unsure,
+    /// Times a home asked for everything anew because it had missed registrations.
+    registrations_missed,
     /// Creates dropped because the shard was full.
     shard_full,
     /// Configuration changes of groups proposed here.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use holdfast_schema::cluster::{ControlCommand, ControlOutcome, MemberState};
 use holdfast_state_store::{MissVerdict, Phase, StoreError};
-use lab::{Lab, PATIENCE, key, record};
+use lab::{Lab, Owner, PATIENCE, key, record};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_of_one_works_and_survives_restarts() {
@@ -336,6 +336,7 @@ async fn of_two_directors_the_learner_must_have_it_too() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn misses_are_answered_by_whoever_knows_and_denied_only_by_all() {
     let mut lab = Lab::new(3).await;
+    let _owners = Owner::all(&lab);
     let brief = Duration::from_millis(500);
     lab.create(0, 1);
     lab.until("everywhere", || lab.nodes.iter().all(|n| n.sessions() == 1)).await;

@@ -62,6 +62,8 @@ counts! {
     AnswersDenied "answers_denied" "Answers that denied the session with authority.";
     AnswersUnknown "answers_unknown" "Answers that could not tell.";
     AnswersLate "answers_late" "Answers to questions that nobody waited for any more.";
+    QuestionsRefused "questions_refused" "Questions that found no room on their way to the other directors: they come again.";
+    RegistrationsDropped "registrations_dropped" "New sessions that found no room on their way to their homes: a walk over all sessions makes up for them.";
     Unsent "unsent" "Packets counted as forwarded or answered that could not be transmitted (counted as dropped too).";
     UdpScheduledUnasked "udp_scheduled_unasked" "UDP flows scheduled here because the asking budget was used up, or because their datagram had no room to wait.";
 }

@@ -29,7 +29,8 @@ pub struct MissQuestion {
     pub kind: MissKind,
 }
 
-/// What came of a question.
+/// What came of a question. By value: a worker must not free what another thread has allocated.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum MissAnswer {
     /// Somebody knows the session.
@@ -37,7 +38,7 @@ pub enum MissAnswer {
         /// Which question.
         id: u64,
         /// The newest record that was told.
-        record: Box<SessionRecord>,
+        record: SessionRecord,
     },
     /// Everybody who could know denies it (PROTOCOLS).
     NoWithAuthority {

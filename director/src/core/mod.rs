@@ -54,6 +54,9 @@ use waiting::{Chain, RoomSize, WaitFor, WaitingRoom};
 /// Frames that are looked up together.
 pub const BATCH: usize = 64;
 
+/// New sessions that are kept until [`Core::take_opened`].
+const OPENED: usize = 4_096;
+
 /// How long after a second vain try a lock is tried again. (The first is at the next turn.)
 const LOCK_RETRY_NS: u64 = 250_000;
 
@@ -102,6 +105,7 @@ pub struct Core {
     room: WaitingRoom,
     waiting_keys: Vec<waiting::Waiting>,
     next_look_ns: u64,
+    opened: Vec<Slot>,
     denials: Denials,
     budget: AskBudget,
     icmp_rate: Rate,
@@ -145,6 +149,7 @@ impl Core {
             room: WaitingRoom::new(size, hasher(1)),
             waiting_keys: Vec::with_capacity(config.waiting_flows as usize),
             next_look_ns: 0,
+            opened: Vec::with_capacity(OPENED),
             denials: Denials::new(hasher(2)),
             budget: AskBudget::new(asks, prefix_asks, hasher(3)),
             icmp_rate: Rate::new(config.icmp_errors_per_second, config.icmp_error_burst),
@@ -292,6 +297,26 @@ impl Core {
             }
             None => self.drop(DropReason::Internal),
         }
+    }
+
+    fn note_opened(&mut self, slot: Slot) {
+        if self.opened.len() < OPENED {
+            self.opened.push(slot);
+        } else {
+            self.counters.add(Count::RegistrationsDropped, 1);
+        }
+    }
+
+    /// Hands out the sessions that were opened since the last call; false: this one found no room. To be
+    /// called at least once a batch.
+    pub fn take_opened(&mut self, mut take: impl FnMut(Slot) -> bool) {
+        let dropped = self.opened.drain(..).filter(|slot| !take(*slot)).count();
+        self.counters.add(Count::RegistrationsDropped, dropped as u64);
+    }
+
+    /// Counts a question that found no room on its way to the others.
+    pub fn count_refused_question(&mut self) {
+        self.counters.add(Count::QuestionsRefused, 1);
     }
 
     /// Appends the questions that are due now, for the first time or again. There are never more

@@ -61,6 +61,7 @@ mod sweep;
 mod table;
 #[cfg(test)]
 mod tests;
+mod young;
 
 pub use cache::{CacheStats, FlowCache};
 pub use open::{NewSession, OpenError};
@@ -69,6 +70,7 @@ pub use record::Session;
 pub use stats::{PassCounts, TableStats};
 pub use sweep::{SweepPolicy, SweepProgress, Sweeper};
 pub use table::{CLASS_PORTS, Lookup, SessionTable};
+pub use young::YoungWalk;
 
 /// Index of a session's record in the slab. May be stale; see the module's documentation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

@@ -14,7 +14,7 @@ use super::{PacketCore, SendPacket};
 use crate::core::{
     Core, CoreConfig, DropReason, Frame, MissAnswer, MissQuestion, SharedCounters, Verdict,
 };
-use crate::session::SessionTable;
+use crate::session::{SessionTable, Slot};
 use crate::tables::ForwardingTables;
 use crate::xdp::monotonic_ns;
 
@@ -24,8 +24,28 @@ const ANSWERS: usize = 4096;
 /// How often the offset between the wall clock and the monotonic one is taken anew.
 const CLOCK_INTERVAL_NS: u64 = 1_000_000_000;
 
-/// Takes a worker's questions. Must not block.
-pub(crate) type Ask = Box<dyn Fn(MissQuestion) + Send>;
+/// Most questions and most new sessions that wait until somebody takes them from a worker.
+const QUESTIONS: usize = 4_096;
+const OPENED: usize = 16_384;
+
+/// A worker's end of the rings to the node: it neither allocates, nor waits, nor wakes anybody.
+pub(crate) struct Outgoing {
+    questions: rtrb::Producer<MissQuestion>,
+    opened: rtrb::Producer<Slot>,
+}
+
+/// The node's end of them.
+pub(crate) struct Incoming {
+    pub(crate) questions: rtrb::Consumer<MissQuestion>,
+    pub(crate) opened: rtrb::Consumer<Slot>,
+}
+
+/// The rings of one worker.
+pub(crate) fn rings() -> (Outgoing, Incoming) {
+    let (ask, questions) = rtrb::RingBuffer::new(QUESTIONS);
+    let (open, opened) = rtrb::RingBuffer::new(OPENED);
+    (Outgoing { questions: ask, opened: open }, Incoming { questions, opened })
+}
 
 /// What a worker's forwarder shares with other threads.
 #[derive(Debug)]
@@ -56,7 +76,7 @@ pub(crate) struct Forwarder {
     tables: Cache<Arc<ArcSwap<ForwardingTables>>, Arc<ForwardingTables>>,
     shared: Arc<Shared>,
     questions: Vec<MissQuestion>,
-    ask: Ask,
+    outgoing: Outgoing,
     clock_taken_ns: u64,
 }
 
@@ -73,7 +93,7 @@ impl Forwarder {
         tables: Arc<ArcSwap<ForwardingTables>>,
         mut config: CoreConfig,
         shared: Arc<Shared>,
-        ask: Ask,
+        outgoing: Outgoing,
     ) -> Forwarder {
         let now_ns = monotonic_ns();
         config.unix_ms_at_zero = unix_ms_at_zero(now_ns);
@@ -87,7 +107,7 @@ impl Forwarder {
             tables: Cache::new(tables),
             shared,
             questions,
-            ask,
+            outgoing,
             clock_taken_ns: now_ns,
         }
     }
@@ -143,8 +163,14 @@ impl PacketCore for Forwarder {
         }
         if self.core.parked() > 0 {
             self.core.take_questions(now_ns, &mut self.questions);
-            self.questions.drain(..).for_each(|question| (self.ask)(question));
+            for question in self.questions.drain(..) {
+                if self.outgoing.questions.push(question).is_err() {
+                    self.core.count_refused_question();
+                }
+            }
         }
+        let opened = &mut self.outgoing.opened;
+        self.core.take_opened(|slot| opened.push(slot).is_ok());
         self.core.set_udp_ask(self.shared.udp_ask.load(Ordering::Relaxed));
         if now_ns.saturating_sub(self.clock_taken_ns) >= CLOCK_INTERVAL_NS {
             self.clock_taken_ns = now_ns;

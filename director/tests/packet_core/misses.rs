@@ -45,7 +45,7 @@ fn foreign(port: u16, udp: bool) -> Foreign {
 }
 
 fn found(question: &MissQuestion, record: &SessionRecord) -> MissAnswer {
-    MissAnswer::Found { id: question.id, record: Box::new(record.clone()) }
+    MissAnswer::Found { id: question.id, record: record.clone() }
 }
 
 #[test]

@@ -248,7 +248,7 @@ fn packets_of_a_removed_backend_are_those_of_unknown_sessions() {
     assert_eq!(lab.one(&up.bytes()).0, Verdict::Parked);
     // A director that has not come that far tells of it. That neither brings it back nor denies it.
     let question = lab.questions()[0];
-    let told = MissAnswer::Found { id: question.id, record: Box::new(record.clone()) };
+    let told = MissAnswer::Found { id: question.id, record: record.clone() };
     assert_eq!(lab.answer(told), []);
     lab.table.created(&record);
     assert_eq!(lab.core.parked(), 1, "asked again");

@@ -71,13 +71,15 @@ fn own_counters(node: &Node, to: &mut Scrape) {
 fn limits(node: &Node, to: &mut Scrape) {
     let workers = u64::from(node.spec.workers);
     let core = CoreConfig::for_workers(node.spec.max_sessions, node.spec.workers);
-    let queued = holdfast_state_store::Limits::default().proposals_per_shard;
+    let queued = holdfast_state_store::Limits::default();
     for (of, limit) in [
         ("parked_packets", u64::from(core.waiting_packets) * workers),
         ("misses_asked_per_second", u64::from(core.asks_per_second) * workers),
         ("misses_pending", misses::CONCURRENT as u64),
         ("admin_under_way", server::CONCURRENT as u64),
-        ("changes_queued_per_shard", queued as u64),
+        ("changes_queued_per_shard", queued.proposals_per_shard as u64),
+        ("young_sessions", u64::from(node.spec.max_young_sessions)),
+        ("registrations_queued_per_home", queued.registrations_per_home as u64),
     ] {
         to.count("holdfast_limit", &[of], limit);
     }
@@ -262,6 +264,22 @@ fn store(node: &Node, to: &mut Scrape) {
     metrics.each(|name, value| to.count(&names::store_counter(name).name, &[], value));
     if let Some(net) = node.store.net_metrics() {
         peer_network(&net, to);
+    }
+    if let Some((saying, keeping)) = node.store.young_stats() {
+        for (event, value) in [
+            ("sent", saying.sent),
+            ("dropped", saying.dropped),
+            ("tellings", saying.tellings),
+            ("received", keeping.received),
+            ("turned_away", keeping.turned_away),
+            ("twins", keeping.twins),
+        ] {
+            to.count("holdfast_young_registrations_total", &[event], value);
+        }
+        to.count("holdfast_young_registrations_queued", &[], saying.queued);
+        to.count("holdfast_young_sessions", &[], keeping.kept);
+        to.count("holdfast_young_unsure_buckets", &[], keeping.unsure_buckets);
+        to.flag("holdfast_young_authority", &[], keeping.authority);
     }
     let (buckets, sum_us) = metrics.commit_latency.read();
     let bounds: Vec<f64> = LATENCY_BOUNDS_US.iter().map(|us| *us as f64 / 1e6).collect();

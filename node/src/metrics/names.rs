@@ -64,7 +64,8 @@ const FIXED: &[(&str, Kind, &[&str], &str)] = &[
         &["of"],
         "Limits of this director, to be held against what is used: holdfast_parked_packets, \
          holdfast_misses_total{result=\"asked\"} a second, holdfast_misses_pending, requests to \
-         the admin API under way, changes queued a shard.",
+         the admin API under way, changes queued a shard, holdfast_young_sessions, new sessions \
+         queued a home.",
     ),
     ("holdfast_admin_under_way", Gauge, &[], "Requests to the admin API under way now."),
     ("holdfast_guard_holding", Gauge, &[], "Whether the guard holds the TUN device."),
@@ -136,6 +137,36 @@ const FIXED: &[(&str, Kind, &[&str], &str)] = &[
         Gauge,
         &[],
         "Sessions that only this director knows and that a flush would wait for.",
+    ),
+    (
+        "holdfast_young_registrations_total",
+        Counter,
+        &["event"],
+        "Young sessions told to their homes: `sent`; `dropped` (no room in a home's queue) and          `tellings` (a home was told everything anew, which makes up for what was dropped, lost, or          never said); and what this director was told as a home: `received`, `turned_away` (its limit          is reached), `twins` (another director had registered the connection before).",
+    ),
+    (
+        "holdfast_young_registrations_queued",
+        Gauge,
+        &[],
+        "New sessions that wait to be told to their homes, all homes together.",
+    ),
+    (
+        "holdfast_young_sessions",
+        Gauge,
+        &[],
+        "Young sessions of others that this director keeps as their home.",
+    ),
+    (
+        "holdfast_young_unsure_buckets",
+        Gauge,
+        &[],
+        "Buckets (of 64) for which it has turned sessions away and says that it cannot be sure.",
+    ),
+    (
+        "holdfast_young_authority",
+        Gauge,
+        &[],
+        "Whether every live director has told this home everything, so that its no counts.",
     ),
     ("holdfast_half_open_sessions", Gauge, &[], "Half-open sessions of this director's own."),
     ("holdfast_half_open_capacity", Gauge, &[], "Most half-open sessions it opens."),

@@ -1,8 +1,9 @@
 //! Sessions between the packet path and the store: the loop that tells the store what it must know
-//! ([`sweep`]), the questions of the packet path ([`misses`]), and the questions of operators
-//! ([`query`], [`gather`]).
+//! ([`sweep`]), the one that tells homes of new sessions and takes the questions of the packet path
+//! ([`young`], [`misses`]), and the questions of operators ([`query`], [`gather`]).
 
 pub mod gather;
 pub mod misses;
 pub mod query;
 pub mod sweep;
+pub mod young;

@@ -11,5 +11,6 @@ pub mod bucket;
 pub mod cluster;
 pub mod config;
 pub mod flow;
+pub mod homes;
 pub mod prefix;
 pub mod session;

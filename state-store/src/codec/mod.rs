@@ -45,6 +45,10 @@ pub enum Kind {
     JoinAsk = 0x4808,
     /// [`wire::JoinAnswer`]
     JoinAnswer = 0x4809,
+    /// [`wire::Register`]
+    Register = 0x480a,
+    /// [`wire::Registration`]
+    Registration = 0x480b,
     /// [`wire::ShardEntry`]
     ShardEntry = 0x4820,
     /// [`wire::ChangeBatch`]

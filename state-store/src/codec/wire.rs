@@ -16,8 +16,8 @@ macro_rules! framed {
     ($($name:ident)*) => { $(impl Framed for $name { const KIND: Kind = Kind::$name; })* };
 }
 
-framed! { RaftBatch Forward NodeMessage Request Response SnapshotHeader JoinAnswer
-ShardEntry ChangeBatch ControlEntry }
+framed! { RaftBatch Forward NodeMessage Register Registration Request Response SnapshotHeader
+JoinAnswer ShardEntry ChangeBatch ControlEntry }
 
 impl Framed for JoinAsk {
     const KIND: Kind = Kind::JoinAsk;
@@ -74,6 +74,30 @@ pub struct NodeMessage {
     pub body: Vec<u8>,
 }
 
+/// Young sessions of the sender, for one of their homes ([`crate::homes`]).
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Register {
+    /// The membership epoch that the sender goes by.
+    pub epoch: u64,
+    /// The sender's life.
+    pub incarnation: u64,
+    /// Counts these messages to this home, from 0.
+    pub number: u64,
+    /// Whoever has every message from this number on has been told everything.
+    pub told: Option<u64>,
+    /// The sessions.
+    pub records: Vec<SessionRecord>,
+}
+
+/// A home's answer to a [`Register`], where there is something to answer.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Registration {
+    /// Sessions that somebody else had registered before, from the same opening of the client.
+    pub twins: Vec<SessionRecord>,
+    /// Messages before this number were missed: everything has to be said again.
+    pub resync: Option<u64>,
+}
+
 /// Announces a snapshot; its chunks follow.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct SnapshotHeader {
@@ -124,6 +148,8 @@ pub enum Response {
     No {
         /// And I led its shard, confirmed by a quorum after the question came.
         as_leader: bool,
+        /// And every live director has told me all its young sessions that I am a home of.
+        as_home: bool,
     },
     /// I cannot be sure.
     DontKnow,

@@ -14,7 +14,8 @@ use super::member::Member;
 use super::{Shared, Store};
 use crate::codec;
 use crate::codec::wire::{
-    Address, Form, Forward, JoinAsk, NodeMessage, RaftBatch, Request, Response, SnapshotHeader,
+    Address, Form, Forward, JoinAsk, NodeMessage, RaftBatch, Register, Registration, Request,
+    Response, SnapshotHeader,
 };
 use crate::metrics::count;
 use crate::raft::Input;
@@ -125,6 +126,10 @@ impl Store {
             if let Some(sessions) = member.sessions.get() {
                 sessions.handle.say(Input::Forwarded(forward.shard, forward.batch));
             }
+        } else if codec::is::<Register>(message) {
+            self.take_registrations(member, from, codec::decode(message)?);
+        } else if codec::is::<Registration>(message) {
+            self.take_answer(member, from, &codec::decode(message)?);
         } else {
             let message: NodeMessage = codec::decode(message)?;
             self.shared.config.on_call.message(from, message.body);

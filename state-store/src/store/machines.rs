@@ -8,6 +8,7 @@ use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::session::{SessionChange, SessionSink};
 use parking_lot::RwLock;
 
+use super::homes::{Applied, Young};
 use super::published::{Published, View};
 use crate::codec;
 use crate::codec::disk::ControlRecord;
@@ -131,6 +132,8 @@ pub struct ShardContext {
     pub published: Arc<Published>,
     /// Whom to tell.
     pub sink: SinkSlot,
+    /// What this director keeps as a home.
+    pub young: Arc<Young>,
     /// Where changes are proposed.
     pub feed: Arc<Feed>,
     /// Counters.
@@ -189,7 +192,9 @@ impl Machine for ShardMachine {
     }
 
     fn attached(&mut self) {
-        self.sink = self.context.sink.read().clone();
+        let young = self.context.young.clone();
+        let sink = self.context.sink.read().clone();
+        self.sink = sink.map(|sink| Arc::new(Applied { sink, young }) as Arc<dyn SessionSink>);
         self.tell_all();
     }
 

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use super::error::StoreError;
+use super::homes::Young;
 use super::machines::{ControlMachine, ShardContext, ShardMachine, SinkSlot};
 use super::published::{Published, View};
 use super::types::{Fsync, StoreConfig};
@@ -64,6 +65,8 @@ pub struct Member {
     pub sessions: OnceLock<Groups>,
     /// Changes that wait to be proposed.
     pub feed: Arc<Feed>,
+    /// Its part in the keeping of young sessions.
+    pub young: Arc<Young>,
     /// How many shards there are.
     pub shards: u16,
     /// Why this director must not go on, if it must not.
@@ -148,6 +151,7 @@ impl Member {
             control: Groups::new(running),
             sessions: OnceLock::new(),
             feed: Arc::new(Feed::new(shards, &parts.config.limits)),
+            young: Arc::new(Young::new(me, identity.incarnation, &parts.config.limits)),
             shards,
             fatal: Mutex::new(None),
             disowned: Mutex::new(false),
@@ -173,6 +177,7 @@ impl Member {
         let context = ShardContext {
             published: self.parts.published.clone(),
             sink: self.parts.sink.clone(),
+            young: self.young.clone(),
             feed: self.feed.clone(),
             metrics: self.parts.metrics.clone(),
         };
@@ -275,6 +280,7 @@ impl Member {
         self.transport.set_numbers_given(DirectorId(view.cluster.next.director));
         self.transport.set_members(&members);
         drop(disowned);
+        self.young.membership(&view.cluster);
         let control = Arc::new(control_routes(&self.parts.published));
         self.control.handle.say(raft::Input::Members(control));
         if let Some(sessions) = self.sessions.get() {

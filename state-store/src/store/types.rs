@@ -65,13 +65,23 @@ pub struct Limits {
     pub proposals_per_shard: usize,
     /// Most changes in one batch.
     pub batch_changes: usize,
+    /// Young sessions of others that this director keeps as their home.
+    pub young_sessions: usize,
+    /// New sessions of this director that may wait to be told to one home.
+    pub registrations_per_home: usize,
     /// Bytes of Raft log a session group keeps before it writes a checkpoint and compacts.
     pub log_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { proposals_per_shard: 16_384, batch_changes: 512, log_bytes: 8 << 20 }
+        Limits {
+            proposals_per_shard: 16_384,
+            batch_changes: 512,
+            young_sessions: 250_000,
+            registrations_per_home: 16_384,
+            log_bytes: 8 << 20,
+        }
     }
 }
 

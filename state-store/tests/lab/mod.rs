@@ -291,3 +291,52 @@ pub fn record(n: u16, owner: DirectorId) -> SessionRecord {
         backend_seen: half,
     }
 }
+
+/// Tells the homes of this node's young sessions, as the daemon's thread does.
+pub struct Owner {
+    pub store: Store,
+    table: Arc<Table>,
+    young: Arc<Mutex<Vec<SessionRecord>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Owner {
+    pub fn of(node: &Node) -> Owner {
+        let (store, young) = (node.store.clone(), Arc::<Mutex<Vec<SessionRecord>>>::default());
+        let (telling, known) = (store.clone(), young.clone());
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                let Some(registrar) = telling.registrar() else { continue };
+                if registrar.begins_walk() {
+                    let all = known.lock().clone();
+                    registrar.walked(&all, true);
+                }
+                registrar.send();
+            }
+        });
+        Owner { store, table: node.table.clone(), young, task }
+    }
+
+    pub fn all(lab: &Lab) -> Vec<Owner> {
+        lab.nodes.iter().map(Owner::of).collect()
+    }
+
+    /// A session begins here.
+    pub fn open(&self, record: SessionRecord) {
+        self.young.lock().push(record.clone());
+        self.table.sessions.lock().insert(record.key, record.clone());
+        self.store.registrar().expect("a member").opened(&[record]);
+    }
+
+    /// It says nothing any more.
+    pub fn silence(&self) {
+        self.task.abort();
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.silence();
+    }
+}

@@ -158,6 +158,12 @@ pub static NODE: Section = Section {
             meaning: "Most sessions this director can hold, its own and replicated ones. The memory is taken at start (about 300 bytes each).",
         },
         Key {
+            name: "max-young-sessions",
+            kind: Kind::Integer(limits::MAX_YOUNG_SESSIONS),
+            presence: Presence::Absent("a quarter of `max-sessions`"),
+            meaning: "Most young sessions of other directors that this one keeps in memory as their home (about 500 bytes each, taken as they come). Beyond that it turns the newest away and says for a while that it cannot be sure.",
+        },
+        Key {
             name: "guard-timeout",
             kind: Kind::Millis(limits::GUARD_TIMEOUT_MS),
             presence: Presence::Default("\"50ms\""),

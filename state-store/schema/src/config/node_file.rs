@@ -27,6 +27,7 @@ fn node(top: &Table<'_, '_>) -> Option<NodeSpec> {
     let admin_socket = socket_path(top, "admin-socket");
     let metrics_address = top.socket("metrics-address");
     let max_sessions = top.integer("max-sessions");
+    let max_young_sessions = top.integer("max-young-sessions");
     let guard_timeout_ms = top.millis("guard-timeout");
     let udp_ask_ms = top.millis("udp-ask");
     let announce = top.table("announce").and_then(|table| announce(&table, interface.as_deref()));
@@ -40,6 +41,7 @@ fn node(top: &Table<'_, '_>) -> Option<NodeSpec> {
         admin_socket: admin_socket?,
         metrics_address,
         max_sessions: max_sessions?,
+        max_young_sessions: max_young_sessions.or(max_sessions.map(|most| most / 4))?,
         announce,
         guard_timeout_ms: guard_timeout_ms?,
         udp_ask_ms: udp_ask_ms?,

@@ -189,6 +189,8 @@ pub struct NodeSpec {
     pub metrics_address: Option<SocketAddr>,
     /// Most sessions this director can hold.
     pub max_sessions: u32,
+    /// Most young sessions of others that it keeps as their home.
+    pub max_young_sessions: u32,
     /// The announcement of routes; none: nothing is announced (tests, a first look).
     pub announce: Option<AnnounceSpec>,
     /// Time (ms) without a beat after which the guard lets go of the routes.

@@ -1,0 +1,100 @@
+//! The thread that takes from the workers what they put down: questions about unknown sessions, and
+//! new sessions, which it tells to their homes. It comes by itself, because a worker wakes nobody.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use holdfast_director::core::Count;
+use holdfast_director::session::{SessionTable, YoungWalk};
+use holdfast_schema::session::SessionRecord;
+use holdfast_state_store::Registrar;
+
+use super::misses::Misses;
+use crate::clock::mono_ms;
+use crate::forward::Forwarder;
+use crate::node::Node;
+
+/// Time between two visits, and while packets wait for answers.
+const IDLE: Duration = Duration::from_micros(500);
+const BUSY: Duration = Duration::from_micros(100);
+
+/// How long after the last question it is busy.
+const BUSY_FOR: Duration = Duration::from_millis(50);
+
+/// Questions and new sessions taken at a visit: one kind must not keep the other waiting.
+const QUESTIONS: usize = 256;
+const OPENED: usize = 512;
+
+/// Slots that a walk over all sessions looks at, at a visit.
+const SLOTS: usize = 2_048;
+
+/// How often it is looked whether the workers have lost any new sessions.
+const LOSSES: Duration = Duration::from_millis(100);
+
+/// Runs until the daemon stops.
+pub fn run(node: &Arc<Node>, misses: &Misses) {
+    let Some(forwarder) = node.forwarder.get() else { return };
+    let table = forwarder.sessions().clone();
+    let mut telling = Telling::default();
+    let mut busy_until = Instant::now();
+    while !node.stopping.load(Ordering::Relaxed) {
+        let now = Instant::now();
+        std::thread::sleep(if now < busy_until { BUSY } else { IDLE });
+        forwarder.take_questions(QUESTIONS, |worker, question| {
+            busy_until = now + BUSY_FOR;
+            misses.ask(worker, question);
+        });
+        if let Some(registrar) = node.store.registrar() {
+            telling.visit(forwarder, &table, &registrar);
+        }
+    }
+}
+
+/// How far the telling of new sessions is.
+#[derive(Default)]
+struct Telling {
+    walk: Option<YoungWalk>,
+    records: Vec<SessionRecord>,
+    lost: u64,
+    looked: Option<Instant>,
+}
+
+impl Telling {
+    fn visit(&mut self, forwarder: &Forwarder, table: &Arc<SessionTable>, registrar: &Registrar) {
+        let now_ms = mono_ms();
+        self.records.clear();
+        forwarder.take_opened(OPENED, |slot| self.records.extend(table.young(slot, now_ms)));
+        if !self.records.is_empty() {
+            registrar.opened(&self.records);
+        }
+        if self.looked.is_none_or(|at| at.elapsed() >= LOSSES) {
+            self.looked = Some(Instant::now());
+            let lost = forwarder.count(Count::RegistrationsDropped);
+            if lost != self.lost {
+                self.lost = lost;
+                registrar.missed();
+            }
+        }
+        if registrar.begins_walk() {
+            self.walk = Some(YoungWalk::default());
+        }
+        self.walk_on(table, registrar, now_ms);
+        registrar.send();
+    }
+
+    fn walk_on(&mut self, table: &SessionTable, registrar: &Registrar, now_ms: u64) {
+        let Some(walk) = &mut self.walk else { return };
+        let Some(room) = registrar.room() else {
+            self.walk = None;
+            return;
+        };
+        self.records.clear();
+        let most = room.min(OPENED);
+        let complete = walk.step(table, now_ms, SLOTS, most, |record| self.records.push(record));
+        registrar.walked(&self.records, complete);
+        if complete {
+            self.walk = None;
+        }
+    }
+}

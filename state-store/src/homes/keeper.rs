@@ -1,0 +1,220 @@
+//! A home's side: what it was told of others' young sessions, and what it says when it is asked.
+
+use std::collections::BTreeMap;
+
+use holdfast_schema::bucket::{Bucket, BucketKey};
+use holdfast_schema::cluster::{ClusterState, DirectorId};
+use holdfast_schema::flow::FlowKey;
+use holdfast_schema::session::{Incarnation, Known, SessionRecord};
+
+use super::confirmed::{Confirmed, Heading};
+use super::young::{Registered, Young};
+use crate::codec::wire::{Register, Registration};
+
+/// What a home knows of a packet's key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Kept {
+    /// This young session.
+    Session(Box<SessionRecord>),
+    /// None; with authority if every live owner has told this home everything.
+    Nobody {
+        /// Whether the *no* counts.
+        authority: bool,
+    },
+    /// It may have been told of one that found no room.
+    Unsure,
+}
+
+/// Everything a home keeps. Times are milliseconds of any steady clock.
+pub struct Keeper {
+    me: DirectorId,
+    young: Young,
+    confirmed: Confirmed,
+    epoch: u64,
+    /// The members that are not down, and their lives.
+    live: BTreeMap<DirectorId, u64>,
+    bucket_key: BucketKey,
+    received: u64,
+    twins: u64,
+}
+
+/// How a home is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct KeeperStats {
+    /// Records kept now.
+    pub kept: u64,
+    /// Most records that are kept.
+    pub capacity: u64,
+    /// Buckets of which it is unsure now, because registrations found no room.
+    pub unsure_buckets: u64,
+    /// Registrations received.
+    pub received: u64,
+    /// Registrations that found no room.
+    pub turned_away: u64,
+    /// Registrations of a connection that another director had registered before.
+    pub twins: u64,
+    /// Whether its *no* counts now.
+    pub authority: bool,
+}
+
+impl Keeper {
+    /// A home that has been told nothing, with room for so many records.
+    pub fn new(me: DirectorId, capacity: usize) -> Keeper {
+        Keeper {
+            me,
+            young: Young::new(capacity),
+            confirmed: Confirmed::default(),
+            epoch: 0,
+            live: BTreeMap::new(),
+            bucket_key: BucketKey([0; 16]),
+            received: 0,
+            twins: 0,
+        }
+    }
+
+    /// The members as last committed.
+    pub fn membership(&mut self, cluster: &ClusterState) {
+        self.bucket_key = cluster.bucket_key;
+        self.epoch = cluster.membership_epoch;
+        let live = cluster.members.values().filter(|m| !m.down);
+        self.live = live.map(|m| (m.id, m.incarnation)).collect();
+        self.confirmed.retain(|owner| cluster.members.contains_key(&owner));
+        self.young.set_live(&self.live);
+    }
+
+    /// A batch of an owner; what to answer, if anything. `own` is what this director's own table knows
+    /// of each of its sessions, or nothing.
+    pub fn register(
+        &mut self,
+        now_ms: u64,
+        from: DirectorId,
+        batch: Register,
+        own: &[Option<SessionRecord>],
+    ) -> Option<Registration> {
+        let heading = Heading {
+            incarnation: batch.incarnation,
+            epoch: batch.epoch,
+            number: batch.number,
+            told: batch.told,
+        };
+        let resync = self.confirmed.batch(now_ms, from, &heading);
+        let mut twins = Vec::new();
+        self.received += batch.records.len() as u64;
+        let own = own.iter().map(Option::as_ref).chain(std::iter::repeat(None));
+        for (record, own) in batch.records.into_iter().zip(own) {
+            if let Some(own) = own.filter(|own| is_first(own, &record)) {
+                self.twins += 1;
+                twins.push(own.clone());
+                continue;
+            }
+            let bucket = record.bucket(&self.bucket_key);
+            let said_by = (from, batch.incarnation);
+            if let Registered::Twin(first) = self.young.register(now_ms, bucket, said_by, record) {
+                self.twins += 1;
+                twins.push(*first);
+            }
+        }
+        let silent = resync.is_none() && twins.is_empty();
+        (!silent).then_some(Registration { twins, resync })
+    }
+
+    /// What this home knows of the session that a packet of this bucket with this key belongs to.
+    pub fn find(&mut self, now_ms: u64, bucket: Bucket, key: &FlowKey) -> Kept {
+        match self.young.find(now_ms, bucket, key) {
+            Known::Session(record) => Kept::Session(record),
+            Known::Unsure => Kept::Unsure,
+            Known::Nobody => Kept::Nobody { authority: self.has_authority(now_ms) },
+        }
+    }
+
+    /// This director's replica has the session now, and answers for it.
+    pub fn applied(&mut self, key: &FlowKey, incarnation: &Incarnation) {
+        self.young.applied(key, incarnation);
+    }
+
+    /// Forgets what is out of date, and says how it is.
+    pub fn stats(&mut self, now_ms: u64) -> KeeperStats {
+        self.young.expire(now_ms);
+        KeeperStats {
+            kept: self.young.len() as u64,
+            capacity: self.young.capacity() as u64,
+            unsure_buckets: self.young.unsure_buckets(now_ms) as u64,
+            received: self.received,
+            turned_away: self.young.turned_away(),
+            twins: self.twins,
+            authority: self.has_authority(now_ms),
+        }
+    }
+
+    fn has_authority(&self, now_ms: u64) -> bool {
+        let me = self.me;
+        let others = self.live.iter().filter(|(id, _)| **id != me);
+        self.live.contains_key(&me)
+            && self.confirmed.has_authority(now_ms, self.epoch, others.map(|(id, i)| (*id, *i)))
+    }
+}
+
+/// Whether a session that is known here is of the same opening as one that somebody registers, and
+/// keeps the connection: it was here first, and nothing shows that the client has agreed on the other.
+fn is_first(known: &SessionRecord, record: &SessionRecord) -> bool {
+    let twin = known.incarnation.isn == record.incarnation.isn
+        && known.incarnation != record.incarnation
+        && !known.flags.closing();
+    twin && (known.flags.established() || !record.flags.established())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::tests::Cluster;
+    use crate::homes::young::tests::record;
+
+    fn batch(epoch: u64, number: u64, told: Option<u64>, records: Vec<SessionRecord>) -> Register {
+        Register { epoch, incarnation: 1, number, told, records }
+    }
+
+    #[test]
+    fn it_answers_for_what_it_was_told_and_denies_only_with_authority() {
+        let cluster = Cluster::of(3).record.cluster;
+        let epoch = cluster.membership_epoch;
+        let mut home = Keeper::new(DirectorId(1), 100);
+        home.membership(&cluster);
+        let said = record(1, 2, 1, 7);
+        let absent = record(2, 2, 1, 7).key;
+        let bucket = said.bucket(&cluster.bucket_key);
+        let (b, c) = (DirectorId(2), DirectorId(3));
+        assert_eq!(home.register(0, b, batch(epoch, 0, Some(0), vec![said.clone()]), &[]), None);
+        let Kept::Session(found) = home.find(5, bucket, &said.reply) else { panic!("not kept") };
+        assert_eq!(found.incarnation, said.incarnation);
+        assert_eq!(
+            home.find(20, bucket, &absent),
+            Kept::Nobody { authority: false },
+            "C is silent"
+        );
+        home.register(20, c, batch(epoch, 0, Some(0), vec![]), &[]);
+        assert_eq!(home.find(40, bucket, &absent), Kept::Nobody { authority: true });
+        // Membership moves on: everybody has to say everything again for the new epoch.
+        let mut later = cluster.clone();
+        later.membership_epoch += 1;
+        home.membership(&later);
+        assert_eq!(home.find(50, bucket, &absent), Kept::Nobody { authority: false });
+        for owner in [b, c] {
+            home.register(60, owner, batch(epoch + 1, 1, Some(1), vec![]), &[]);
+        }
+        assert_eq!(home.find(70, bucket, &absent), Kept::Nobody { authority: true });
+        // A second director that saw the same opening is told of the first, and a gap is noticed.
+        let second = || batch(epoch + 1, 3, Some(1), vec![record(1, 3, 2, 7)]);
+        let again = home.register(80, c, second(), &[None]);
+        let again = again.expect("an answer");
+        assert_eq!((again.twins.len(), again.resync), (1, Some(3)));
+        assert_eq!(again.twins[0].incarnation, said.incarnation);
+        let stats = home.stats(80);
+        assert_eq!((stats.kept, stats.received, stats.twins), (1, 2, 1));
+        // So it is if this very director is the first.
+        let mine = record(1, 1, 5, 7);
+        let again = home.register(81, c, second(), &[Some(mine.clone())]).expect("an answer");
+        assert_eq!(again.twins, [mine]);
+        home.applied(&said.key, &said.incarnation);
+        assert_eq!(home.stats(80).kept, 0, "its replica answers now");
+    }
+}

@@ -1,0 +1,22 @@
+//! Homes: directors that keep each other's young sessions, so that those outlive their director.
+//!
+//! Pure cores: records, times and messages come in, answers and messages go out.
+//!
+//! - [`Saying`] is an owner's side: which sessions it tells which home, in which batches.
+//! - [`Keeper`] is a home's: [`Young`] holds the records, [`Confirmed`] knows whether every owner has
+//!   told this home everything it has to know.
+//! - [`Asking`] is for whoever meets a packet of an unknown session.
+//!
+//! Which director is a home of what is [`holdfast_schema::homes`].
+
+mod asking;
+mod confirmed;
+mod keeper;
+mod saying;
+mod young;
+
+pub use asking::{Answer, Asking, Whom};
+pub use confirmed::{Confirmed, Heading};
+pub use keeper::{Keeper, KeeperStats, Kept};
+pub use saying::{BEAT_MS, Homes, INTERVAL_MS, Saying, SayingStats};
+pub use young::{KEPT_MS, Registered, Young};

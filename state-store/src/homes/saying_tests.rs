@@ -1,0 +1,226 @@
+use proptest::prelude::*;
+
+use super::super::young::tests::record;
+use super::*;
+use crate::control::tests::Cluster;
+
+const ME: DirectorId = DirectorId(1);
+
+fn cluster(members: u8) -> ClusterState {
+    Cluster::of(members).record.cluster
+}
+
+fn saying(cluster: &ClusterState, limit: usize) -> Saying {
+    let mut saying = Saying::new(ME, 1, limit);
+    saying.membership(0, cluster);
+    saying
+}
+
+/// Tells everybody everything there is: nothing.
+fn settle(saying: &mut Saying, now_ms: u64) {
+    assert!(saying.wants_walk(now_ms));
+    saying.begin_walk(now_ms);
+    saying.end_walk();
+    assert!(saying.tick(now_ms).iter().all(|(_, batch)| batch.told == Some(batch.number)));
+}
+
+fn homes_of(cluster: &ClusterState, record: &SessionRecord) -> Vec<DirectorId> {
+    HomeTable::of(cluster).homes(record.bucket(&cluster.bucket_key), ME).collect()
+}
+
+#[test]
+fn a_new_session_goes_to_its_two_homes_with_the_next_batch() {
+    let cluster = cluster(5);
+    let mut saying = saying(&cluster, 1_000);
+    settle(&mut saying, 0);
+    let one = record(1, 1, 1, 1);
+    saying.opened(3, &one);
+    let batches = saying.tick(3);
+    let to: Vec<DirectorId> = batches.iter().map(|(home, _)| *home).collect();
+    let mut homes = homes_of(&cluster, &one);
+    homes.sort();
+    assert_eq!(to, homes);
+    for (_, batch) in &batches {
+        assert_eq!(batch.records, std::slice::from_ref(&one));
+        assert_eq!((batch.number, batch.told, batch.incarnation), (1, Some(0), 1));
+        assert_eq!(batch.epoch, cluster.membership_epoch);
+    }
+    saying.opened(4, &record(2, 1, 2, 2));
+    assert!(saying.tick(4).len() < 2 || homes_of(&cluster, &record(2, 1, 2, 2)) != homes);
+    assert!(!saying.tick(5).is_empty() || saying.stats().queued == 0);
+}
+
+#[test]
+fn everybody_hears_something_now_and_then() {
+    let mut saying = saying(&cluster(3), 1_000);
+    settle(&mut saying, 0);
+    assert!(saying.tick(BEAT_MS - 1).is_empty());
+    let beats = saying.tick(BEAT_MS);
+    assert_eq!(beats.iter().map(|(home, _)| home.0).collect::<Vec<_>>(), [2, 3]);
+    assert!(beats.iter().all(|(_, b)| b.records.is_empty() && b.told == Some(0)));
+}
+
+#[test]
+fn a_telling_counts_when_its_last_record_has_left() {
+    let cluster = cluster(2);
+    let mut saying = saying(&cluster, 10_000);
+    saying.begin_walk(0);
+    assert_eq!(saying.room(), 5_000);
+    for n in 0..600 {
+        saying.tell(0, &record(n, 1, 1, 1));
+    }
+    let first = &saying.tick(0)[0].1;
+    assert_eq!((first.records.len(), first.told), (BATCH, None), "the walk goes on");
+    saying.end_walk();
+    saying.opened(2, &record(700, 1, 1, 1));
+    let second = &saying.tick(2)[0].1;
+    assert_eq!((second.records.len(), second.told), (89, Some(0)));
+    assert_eq!(saying.stats().tellings, 1);
+}
+
+#[test]
+fn a_home_that_missed_something_and_no_other_is_told_everything() {
+    let cluster = cluster(3);
+    let mut saying = saying(&cluster, 1_000);
+    settle(&mut saying, 0);
+    let (b, c) = (DirectorId(2), DirectorId(3));
+    saying.resync(10, b, 0);
+    assert!(!saying.wants_walk(10), "an old complaint");
+    saying.resync(10, b, 5);
+    assert!(saying.wants_walk(10));
+    saying.begin_walk(10);
+    saying.tell(10, &record(1, 1, 1, 1));
+    saying.resync(11, b, 5);
+    assert!(saying.walking(), "it is being told already");
+    saying.end_walk();
+    let batches = saying.tick(BEAT_MS);
+    let batch = |of| &batches.iter().find(|(home, _)| *home == of).unwrap().1;
+    assert_eq!((batch(b).records.len(), batch(b).told), (1, Some(1)));
+    assert_eq!((batch(c).records.len(), batch(c).told), (0, Some(0)));
+}
+
+#[test]
+fn a_change_of_membership_makes_new_homes_and_the_old_ones_hear_for_a_while() {
+    let mut clusters = Cluster::of(4);
+    let four = clusters.record.cluster.clone();
+    let mut saying = saying(&four, 1_000);
+    settle(&mut saying, 0);
+    saying.begin_walk(REPEAT_MS);
+    for n in 5..=8 {
+        clusters.issue(n);
+        clusters.join(n).unwrap();
+    }
+    let eight = clusters.record.cluster.clone();
+    saying.membership(REPEAT_MS, &eight);
+    assert!(!saying.walking(), "the walk was for another epoch");
+    assert!(saying.tick(REPEAT_MS).iter().all(|(_, b)| b.told.is_none()));
+    let moved = (0..500).map(|n| record(n, 1, 1, 1));
+    let moved = moved.filter(|r| homes_of(&four, r) != homes_of(&eight, r)).take(20);
+    for (at, until) in [(REPEAT_MS + 10, true), (REPEAT_MS + BEFORE_MS, false)] {
+        for one in moved.clone() {
+            saying.opened(at, &one);
+            let batches = saying.tick(at + 2);
+            let told = |home: &DirectorId| {
+                batches.iter().any(|(to, b)| to == home && b.records.contains(&one))
+            };
+            assert!(homes_of(&eight, &one).iter().all(told));
+            let old = homes_of(&four, &one);
+            let gone = old.iter().filter(|id| !homes_of(&eight, &one).contains(id));
+            assert!(gone.clone().all(|home| told(home) == until), "at {at}");
+            saying.queues.values_mut().for_each(|q| q.last_ms = None);
+        }
+    }
+}
+
+#[test]
+fn an_overflow_is_counted_and_made_up_for_later() {
+    let cluster = cluster(2);
+    let mut saying = saying(&cluster, BATCH);
+    settle(&mut saying, 0);
+    for n in 0..(BATCH as u16 + 5) {
+        saying.opened(1, &record(n, 1, 1, 1));
+    }
+    let stats = saying.stats();
+    assert_eq!((stats.dropped, stats.queued, stats.limit), (5, BATCH as u64, BATCH as u64));
+    assert_eq!(saying.tick(2)[0].1.told, None, "it must not deny");
+    assert!(!saying.wants_walk(2), "not while it lasts");
+    assert!(saying.wants_walk(1 + RECOVERY_MS));
+    settle(&mut saying, 1 + RECOVERY_MS);
+    // So is what was lost before it came here.
+    saying.missed(2_000);
+    assert!(!saying.wants_walk(2_000) && saying.wants_walk(2_000 + RECOVERY_MS));
+}
+
+#[test]
+fn what_stays_young_is_repeated() {
+    let mut saying = saying(&cluster(2), 1_000);
+    settle(&mut saying, 0);
+    assert!(!saying.wants_walk(REPEAT_MS - 1));
+    assert!(saying.wants_walk(REPEAT_MS));
+    saying.begin_walk(REPEAT_MS);
+    saying.tell(REPEAT_MS, &record(1, 1, 1, 1));
+    let batch = &saying.tick(REPEAT_MS)[0].1;
+    assert_eq!((batch.records.len(), batch.told), (1, Some(0)), "it keeps its authority");
+    saying.end_walk();
+    assert!(!saying.wants_walk(REPEAT_MS + 1));
+}
+
+proptest! {
+    /// Whatever happens, a home that a batch says was told everything since a number has been sent every
+    /// session of its own that is open, within the batches from that number on.
+    #[test]
+    fn who_is_told_that_he_knows_everything_does(
+        steps in proptest::collection::vec((0u8..8, 0u16..40, 1u64..30), 1..120),
+    ) {
+        let mut clusters = Cluster::of(4);
+        let mut saying = saying(&clusters.record.cluster, BATCH);
+        let mut open: Vec<SessionRecord> = Vec::new();
+        let mut heard: BTreeMap<DirectorId, Vec<(u64, Vec<SessionRecord>)>> = BTreeMap::new();
+        let mut cursor: Option<usize> = None;
+        let mut now = 0;
+        for (step, n, later) in steps {
+            now += later;
+            match step {
+                0 | 1 => {
+                    let one = record(n, 1, now, now as u32);
+                    open.retain(|r| r.key != one.key);
+                    // What a walk has not met yet may have moved: it begins anew.
+                    cursor = cursor.map(|_| 0);
+                    open.push(one.clone());
+                    saying.opened(now, &one);
+                }
+                2 => saying.resync(now, DirectorId(2 + u32::from(n) % 3), u64::from(n)),
+                3 if n < 4 => clusters.down(2 + u32::from(n) % 3),
+                4 => saying.missed(now),
+                _ => {}
+            }
+            saying.membership(now, &clusters.record.cluster);
+            if saying.wants_walk(now) {
+                saying.begin_walk(now);
+                cursor = Some(0);
+            }
+            if saying.walking() && let Some(at) = &mut cursor {
+                for one in open.iter().skip(*at).take(7) {
+                    saying.tell(now, one);
+                }
+                *at += 7;
+                if *at >= open.len() {
+                    saying.end_walk();
+                    cursor = None;
+                }
+            }
+            for (home, batch) in saying.tick(now) {
+                let said = heard.entry(home).or_default();
+                said.push((batch.number, batch.records));
+                let Some(since) = batch.told else { continue };
+                let cluster = &clusters.record.cluster;
+                for one in &open {
+                    let queued = saying.queues[&home].records.contains(one);
+                    let is_home = homes_of(cluster, one).contains(&home);
+                    let told = said.iter().any(|(at, r)| *at >= since && r.contains(one));
+                    prop_assert!(!is_home || queued || told, "{home} lacks one at {now}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The young sessions of others, in memory, bounded.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use holdfast_schema::bucket::{BUCKETS, Bucket};
+use holdfast_schema::cluster::DirectorId;
+use holdfast_schema::flow::FlowKey;
+use holdfast_schema::session::{Incarnation, Known, SessionRecord};
+
+/// How long (ms) a record stays after it was last said. Owners repeat what is still young sooner.
+/// One whose owner is gone nobody can repeat: it stays for its idle timeout.
+pub const KEPT_MS: u64 = 30_000;
+
+/// A director and its life.
+pub type Life = (DirectorId, u64);
+
+type Map<V> = HashMap<FlowKey, V, ahash::RandomState>;
+
+/// What a registration came to.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Registered {
+    /// Kept, anew or once more.
+    Kept,
+    /// Another director has registered this connection first: same key, same opening of the client.
+    /// Whoever says it second adopts this record and gives up his own half-open backend side.
+    Twin(Box<SessionRecord>),
+    /// A newer use of the key is kept already; nothing was changed.
+    Older,
+    /// No room: the youngest gives way, and nobody is younger than the newcomer. This home is unsure
+    /// of the bucket for a while.
+    Full,
+}
+
+struct Entry {
+    record: SessionRecord,
+    said_by: Life,
+    /// When it was last said; the record's ages were true then.
+    said_ms: u64,
+    /// When it was last put into the order.
+    mention_ms: u64,
+}
+
+/// Records by both keys. Times are milliseconds of any steady clock.
+pub struct Young {
+    entries: Map<Entry>,
+    /// Client keys by reply key.
+    replies: Map<FlowKey>,
+    /// When a key was said, oldest first. One that was said again is there more than once; only the
+    /// latest mention counts.
+    order: VecDeque<(u64, FlowKey)>,
+    capacity: usize,
+    /// The members that are not down, and their lives.
+    live: BTreeMap<DirectorId, u64>,
+    /// Until when a bucket may lack a session that is alive.
+    unsure_until_ms: [u64; BUCKETS],
+    turned_away: u64,
+}
+
+impl Young {
+    /// An empty table for at most `capacity` records.
+    pub fn new(capacity: usize) -> Young {
+        Young {
+            entries: Map::default(),
+            replies: Map::default(),
+            order: VecDeque::new(),
+            capacity,
+            live: BTreeMap::new(),
+            unsure_until_ms: [0; BUCKETS],
+            turned_away: 0,
+        }
+    }
+
+    /// How many records it holds.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// How many registrations found no room so far.
+    pub fn turned_away(&self) -> u64 {
+        self.turned_away
+    }
+
+    /// How many records it holds at most.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// How many buckets may lack a session that is alive.
+    pub fn unsure_buckets(&self, now_ms: u64) -> usize {
+        self.unsure_until_ms.iter().filter(|until| **until > now_ms).count()
+    }
+
+    /// Who is alive: can repeat what he has said.
+    pub fn set_live(&mut self, live: &BTreeMap<DirectorId, u64>) {
+        self.live = live.clone();
+    }
+
+    /// Takes a registration of a session of this bucket.
+    pub fn register(
+        &mut self,
+        now_ms: u64,
+        bucket: Bucket,
+        said_by: Life,
+        record: SessionRecord,
+    ) -> Registered {
+        self.expire(now_ms);
+        let key = record.key;
+        if let Some(kept) = self.entries.get(&key) {
+            let (old, new) = (&kept.record.incarnation, &record.incarnation);
+            let twin = old != new && old.isn == new.isn && kept.said_by != said_by;
+            if old != new && !record.prevails_over(&kept.record) {
+                return match twin {
+                    true => Registered::Twin(Box::new(aged(kept, now_ms))),
+                    false => Registered::Older,
+                };
+            }
+            if twin && !record.flags.established() {
+                // Newer by its stamp alone: whoever registered first keeps the connection.
+                return Registered::Twin(Box::new(aged(kept, now_ms)));
+            }
+            self.remove(&key);
+        } else if self.entries.len() >= self.capacity {
+            self.turned_away += 1;
+            if let Some(until) = self.unsure_until_ms.get_mut(bucket.index()) {
+                *until = now_ms + KEPT_MS;
+            }
+            return Registered::Full;
+        }
+        // A local port has one session: another one that was said to have it has ended.
+        if let Some(ended) = self.replies.get(&record.reply).copied() {
+            self.remove(&ended);
+        }
+        self.replies.insert(record.reply, key);
+        self.entries.insert(key, Entry { record, said_by, said_ms: now_ms, mention_ms: now_ms });
+        self.mention(now_ms, key);
+        Registered::Kept
+    }
+
+    /// What this home knows of a packet's key, whichever direction it is of.
+    pub fn find(&mut self, now_ms: u64, bucket: Bucket, key: &FlowKey) -> Known {
+        self.expire(now_ms);
+        let client = self.replies.get(key).unwrap_or(key);
+        match self.entries.get(client) {
+            Some(entry) => Known::Session(Box::new(aged(entry, now_ms))),
+            None if self.unsure_until_ms.get(bucket.index()).is_some_and(|t| *t > now_ms) => {
+                Known::Unsure
+            }
+            None => Known::Nobody,
+        }
+    }
+
+    /// Forgets a session that has found its place elsewhere.
+    pub fn applied(&mut self, key: &FlowKey, incarnation: &Incarnation) {
+        if self.entries.get(key).is_some_and(|e| e.record.incarnation == *incarnation) {
+            self.remove(key);
+        }
+    }
+
+    fn remove(&mut self, key: &FlowKey) {
+        if let Some(gone) = self.entries.remove(key) {
+            self.replies.remove(&gone.record.reply);
+        }
+    }
+
+    /// Forgets what nobody has repeated for too long.
+    pub fn expire(&mut self, now_ms: u64) {
+        while let Some((mention_ms, key)) = self.order.front().copied() {
+            let entry = self.entries.get_mut(&key).filter(|e| e.mention_ms == mention_ms);
+            if entry.is_some() && now_ms < mention_ms + KEPT_MS {
+                return;
+            }
+            self.order.pop_front();
+            let Some(entry) = entry else { continue };
+            let (owner, life) = entry.said_by;
+            let orphan = self.live.get(&owner) != Some(&life);
+            if orphan && now_ms < entry.said_ms + u64::from(entry.record.idle_timeout_ms) {
+                entry.mention_ms = now_ms;
+                self.order.push_back((now_ms, key));
+            } else {
+                self.remove(&key);
+            }
+        }
+    }
+
+    fn mention(&mut self, now_ms: u64, key: FlowKey) {
+        // Repetitions leave old mentions behind; when they are the majority they go.
+        if self.order.len() > 2 * self.entries.len() + 64 {
+            let entries = &self.entries;
+            self.order.retain(|(at, key)| entries.get(key).is_some_and(|e| e.mention_ms == *at));
+        }
+        self.order.push_back((now_ms, key));
+    }
+}
+
+/// The record with its ages as they are now.
+fn aged(entry: &Entry, now_ms: u64) -> SessionRecord {
+    let since = now_ms.saturating_sub(entry.said_ms).min(u64::from(u32::MAX)) as u32;
+    let mut record = entry.record.clone();
+    record.created_age_ms = record.created_age_ms.saturating_add(since);
+    record.client.age_ms = record.client.age_ms.saturating_add(since);
+    record.backend_seen.age_ms = record.backend_seen.age_ms.saturating_add(since);
+    record
+}
+
+#[cfg(test)]
+#[path = "young_tests.rs"]
+pub(crate) mod tests;

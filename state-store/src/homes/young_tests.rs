@@ -1,0 +1,189 @@
+use holdfast_schema::cluster::{BackendId, DirectorId, ListenerId};
+use holdfast_schema::flow::Protocol;
+use holdfast_schema::session::{ForwardingMode, HalfSeen, Incarnation, SessionFlags};
+use proptest::prelude::*;
+
+use super::*;
+
+const LIFE: Life = (DirectorId(1), 1);
+
+const OTHER: Life = (DirectorId(2), 1);
+
+fn alive() -> BTreeMap<DirectorId, u64> {
+    [LIFE].into()
+}
+
+fn bucket(n: u16) -> Bucket {
+    Bucket::of_local_port(n)
+}
+
+/// A session of client port `port` that `creator` opened at `stamp`, from an opening with this ISN.
+pub(crate) fn record(port: u16, creator: u32, stamp: u64, isn: u32) -> SessionRecord {
+    let seen = HalfSeen { age_ms: 5, seq: 0, ack: 0 };
+    let client = ([192, 0, 2, 1], port).into();
+    let lip = ([198, 51, 100, creator as u8], port).into();
+    SessionRecord {
+        key: FlowKey::new(Protocol::Tcp, client, ([203, 0, 113, 10], 80).into()),
+        reply: FlowKey::new(Protocol::Tcp, ([10, 0, 0, 1], 80).into(), lip),
+        incarnation: Incarnation { stamp, creator: DirectorId(creator), counter: stamp, isn },
+        generation: 0,
+        listener: ListenerId(1),
+        backend: BackendId(creator),
+        mode: ForwardingMode::FullNat,
+        owner: DirectorId(creator),
+        flags: SessionFlags::CLIENT_OPENED,
+        created_age_ms: 10,
+        idle_timeout_ms: 900_000,
+        isn_delta: 0,
+        timestamp_delta: 0,
+        client: seen,
+        backend_seen: seen,
+    }
+}
+
+fn established(mut record: SessionRecord) -> SessionRecord {
+    record.flags =
+        record.flags.with(SessionFlags::BACKEND_ANSWERED).with(SessionFlags::ESTABLISHED);
+    record
+}
+
+#[test]
+fn both_directions_find_it_and_it_grows_older() {
+    let mut young = Young::new(10);
+    let said = record(1, 1, 1, 7);
+    assert_eq!(young.register(100, bucket(1), LIFE, said.clone()), Registered::Kept);
+    for key in [said.key, said.reply] {
+        let Known::Session(found) = young.find(140, bucket(1), &key) else { panic!("not found") };
+        assert_eq!((found.created_age_ms, found.client.age_ms), (50, 45));
+        assert_eq!(found.incarnation, said.incarnation);
+    }
+    assert_eq!(young.find(140, bucket(1), &record(2, 1, 1, 7).key), Known::Nobody);
+}
+
+#[test]
+fn the_second_of_two_directors_that_saw_one_opening_is_told_of_the_first() {
+    let mut young = Young::new(10);
+    let first = record(1, 1, 5, 7);
+    young.register(0, bucket(1), LIFE, first.clone());
+    // The second one's clock is ahead, or behind: the first to register keeps it.
+    for stamp in [4, 6] {
+        let Registered::Twin(told) = young.register(1, bucket(1), OTHER, record(1, 2, stamp, 7))
+        else {
+            panic!("a twin was not recognised")
+        };
+        assert_eq!(told.incarnation, first.incarnation);
+    }
+    // But the backend that the client has agreed with counts more than who was first.
+    let agreed = established(record(1, 2, 4, 7));
+    assert_eq!(young.register(2, bucket(1), OTHER, agreed.clone()), Registered::Kept);
+    let Registered::Twin(told) = young.register(3, bucket(1), LIFE, first) else {
+        panic!("no twin")
+    };
+    assert_eq!(told.incarnation, agreed.incarnation);
+    assert_eq!(young.len(), 1);
+}
+
+#[test]
+fn a_new_use_of_the_key_takes_its_place_and_an_old_one_does_not() {
+    let mut young = Young::new(10);
+    let old = record(1, 1, 5, 7);
+    let new = record(1, 2, 6, 8);
+    young.register(0, bucket(1), LIFE, old.clone());
+    assert_eq!(young.register(1, bucket(1), LIFE, new.clone()), Registered::Kept);
+    assert_eq!(young.register(2, bucket(1), LIFE, old.clone()), Registered::Older);
+    assert_eq!(young.find(2, bucket(1), &old.reply), Known::Nobody, "its reply key is gone");
+    assert!(matches!(young.find(2, bucket(1), &new.reply), Known::Session(_)));
+}
+
+#[test]
+fn a_full_home_is_unsure_of_the_bucket_it_turned_away_and_of_no_other() {
+    let mut young = Young::new(1);
+    young.register(0, bucket(1), LIFE, record(1, 1, 1, 1));
+    assert_eq!(young.register(10, bucket(2), LIFE, record(2, 1, 1, 1)), Registered::Full);
+    let absent = record(3, 1, 1, 1).key;
+    assert_eq!(young.find(11, bucket(2), &absent), Known::Unsure);
+    assert_eq!(young.find(11, bucket(3), &absent), Known::Nobody);
+    assert_eq!(young.find(10 + KEPT_MS, bucket(2), &absent), Known::Nobody);
+    assert_eq!(young.turned_away(), 1);
+}
+
+#[test]
+fn what_is_repeated_stays_and_what_is_not_goes() {
+    let mut young = Young::new(10);
+    young.set_live(&alive());
+    young.register(0, bucket(1), LIFE, record(1, 1, 1, 1));
+    young.register(0, bucket(2), LIFE, record(2, 1, 1, 1));
+    young.register(20_000, bucket(1), LIFE, record(1, 1, 1, 1));
+    young.expire(KEPT_MS);
+    assert_eq!(young.len(), 1);
+    assert!(matches!(young.find(KEPT_MS, bucket(1), &record(1, 1, 1, 1).key), Known::Session(_)));
+    young.expire(20_000 + KEPT_MS);
+    assert!(young.is_empty() && young.replies.is_empty() && young.order.is_empty());
+}
+
+#[test]
+fn a_director_replaces_its_own_and_a_local_port_has_one_session() {
+    let mut young = Young::new(10);
+    // Datagrams have no number of their own: a new use of the key by the same director is no twin.
+    young.register(0, bucket(1), LIFE, record(1, 1, 5, 0));
+    assert_eq!(young.register(1, bucket(1), LIFE, record(1, 1, 6, 0)), Registered::Kept);
+    let mut next = record(2, 1, 7, 0);
+    next.reply = record(1, 1, 6, 0).reply;
+    assert_eq!(young.register(2, bucket(2), LIFE, next.clone()), Registered::Kept);
+    let Known::Session(found) = young.find(3, bucket(2), &next.reply) else { panic!("not found") };
+    assert_eq!(found.key, next.key);
+    assert_eq!((young.len(), young.replies.len()), (1, 1));
+}
+
+#[test]
+fn what_a_dead_director_has_said_outlives_it() {
+    let mut young = Young::new(10);
+    young.set_live(&alive());
+    let said = record(1, 1, 1, 1);
+    young.register(0, bucket(1), LIFE, said.clone());
+    young.set_live(&[(DirectorId(1), 2)].into());
+    young.expire(KEPT_MS);
+    // It came back without its memory: nobody but this home knows the session.
+    let Known::Session(found) = young.find(100_000, bucket(1), &said.key) else { panic!("lost") };
+    assert_eq!(found.created_age_ms, 100_010);
+    assert_eq!(young.find(900_000 + KEPT_MS, bucket(1), &said.key), Known::Nobody);
+    assert!(young.is_empty() && young.order.is_empty());
+}
+
+#[test]
+fn what_is_applied_makes_room() {
+    let mut young = Young::new(1);
+    let said = record(1, 1, 1, 1);
+    young.register(0, bucket(1), LIFE, said.clone());
+    young.applied(&said.key, &record(1, 1, 2, 2).incarnation);
+    assert_eq!(young.len(), 1, "another use of the key");
+    young.applied(&said.key, &said.incarnation);
+    assert_eq!(young.find(1, bucket(1), &said.reply), Known::Nobody);
+    assert_eq!(young.register(2, bucket(2), LIFE, record(2, 1, 1, 1)), Registered::Kept);
+}
+
+proptest! {
+    /// Whatever is said, both tables agree, the bound holds, and nothing stays for ever.
+    #[test]
+    fn the_tables_agree(said in proptest::collection::vec(
+        (0u16..12, 1u32..4, 0u64..6, 0u32..3, any::<bool>(), 0u64..9_000), 0..200,
+    )) {
+        let mut young = Young::new(8);
+        young.set_live(&alive());
+        let mut now = 0;
+        for (port, creator, stamp, isn, agreed, later) in said {
+            now += later;
+            let one = record(port, creator, stamp, isn);
+            let one = if agreed { established(one) } else { one };
+            young.register(now, bucket(port), LIFE, one);
+            prop_assert!(young.len() <= 8);
+            prop_assert_eq!(young.replies.len(), young.len());
+            for (reply, client) in &young.replies {
+                prop_assert_eq!(&young.entries[client].record.reply, reply);
+            }
+            prop_assert!(young.order.len() <= 2 * young.len() + 66);
+        }
+        young.expire(now + KEPT_MS);
+        prop_assert!(young.is_empty() && young.replies.is_empty() && young.order.is_empty());
+    }
+}

@@ -1,0 +1,214 @@
+//! Young sessions: telling their homes, and being one.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use holdfast_schema::bucket::{Bucket, ShardId};
+use holdfast_schema::cluster::{ClusterState, DirectorId};
+use holdfast_schema::flow::FlowKey;
+use holdfast_schema::session::{Incarnation, Known, SessionRecord, SessionSink, SessionUpdate};
+use parking_lot::{Mutex, RwLock};
+
+use super::Store;
+use super::member::Member;
+use crate::codec;
+use crate::codec::wire::{Register, Registration};
+use crate::homes::{Homes, Keeper, KeeperStats, Kept, Saying, SayingStats};
+use crate::metrics::count;
+use crate::peer::Lane;
+
+/// Both sides of a director's part in this, and whom it asks.
+pub struct Young {
+    /// What it says to others.
+    saying: Mutex<Saying>,
+    /// What it was told by others.
+    keeping: Mutex<Keeper>,
+    /// Who is a home of what.
+    homes: RwLock<Option<Homes>>,
+    started: Instant,
+}
+
+impl Young {
+    pub(super) fn new(me: DirectorId, incarnation: u64, limits: &super::types::Limits) -> Young {
+        Young {
+            saying: Mutex::new(Saying::new(me, incarnation, limits.registrations_per_home)),
+            keeping: Mutex::new(Keeper::new(me, limits.young_sessions)),
+            homes: RwLock::new(None),
+            started: Instant::now(),
+        }
+    }
+
+    pub(super) fn now_us(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.now_us() / 1_000
+    }
+
+    /// The members as last committed.
+    pub(super) fn membership(&self, cluster: &ClusterState) {
+        let now_ms = self.now_ms();
+        // As a home first: it must not deny by the old epoch's confirmations in the new one.
+        self.keeping.lock().membership(cluster);
+        match &mut *self.homes.write() {
+            Some(homes) => homes.change(now_ms, cluster),
+            none => *none = Some(Homes::of(cluster)),
+        }
+        self.saying.lock().membership(now_ms, cluster);
+    }
+
+    /// Whom to ask for a session of this bucket: its homes, and those of a moment ago.
+    pub(super) fn asked(&self, bucket: Bucket) -> (Vec<DirectorId>, Vec<DirectorId>) {
+        match &*self.homes.read() {
+            Some(homes) => {
+                let (now, before) = homes.asked(self.now_ms(), bucket);
+                (now.to_vec(), before.to_vec())
+            }
+            None => (Vec::new(), Vec::new()),
+        }
+    }
+
+    /// What this director knows as a home.
+    pub(super) fn find(&self, bucket: Bucket, key: &FlowKey) -> Kept {
+        self.keeping.lock().find(self.now_ms(), bucket, key)
+    }
+}
+
+/// What is done with the young sessions of this director. For one thread of the node.
+pub struct Registrar {
+    member: Arc<Member>,
+}
+
+impl Registrar {
+    /// Tells these new sessions to their homes, with the next batch.
+    pub fn opened(&self, records: &[SessionRecord]) {
+        let young = &self.member.young;
+        let mut saying = young.saying.lock();
+        let now_ms = young.now_ms();
+        records.iter().for_each(|record| saying.opened(now_ms, record));
+    }
+
+    /// New sessions were lost on their way here: all will have to be looked through.
+    pub fn missed(&self) {
+        let young = &self.member.young;
+        young.saying.lock().missed(young.now_ms());
+    }
+
+    /// Whether a walk over all own young sessions has to begin now; it has begun, then.
+    pub fn begins_walk(&self) -> bool {
+        let young = &self.member.young;
+        let (now_ms, mut saying) = (young.now_ms(), young.saying.lock());
+        let wanted = saying.wants_walk(now_ms);
+        if wanted {
+            saying.begin_walk(now_ms);
+        }
+        wanted
+    }
+
+    /// How many records the walk may bring now; none: the walk is not wanted any more.
+    pub fn room(&self) -> Option<usize> {
+        let saying = self.member.young.saying.lock();
+        saying.walking().then(|| saying.room())
+    }
+
+    /// Sessions that the walk has met; the last ones?
+    pub fn walked(&self, records: &[SessionRecord], complete: bool) {
+        let young = &self.member.young;
+        let (now_ms, mut saying) = (young.now_ms(), young.saying.lock());
+        records.iter().for_each(|record| saying.tell(now_ms, record));
+        if complete {
+            saying.end_walk();
+        }
+    }
+
+    /// Sends what is due. To be called every millisecond or two.
+    pub fn send(&self) {
+        let young = &self.member.young;
+        let batches = young.saying.lock().tick(young.now_ms());
+        for (home, batch) in batches {
+            let message = Bytes::from(codec::encode(&batch));
+            self.member.transport.send(home, Lane::Control, message);
+        }
+    }
+}
+
+impl Store {
+    /// The way to tell homes of new sessions, once this director is a member.
+    pub fn registrar(&self) -> Option<Registrar> {
+        Some(Registrar { member: self.shared.member()? })
+    }
+
+    /// How registration is doing, as an owner and as a home.
+    pub fn young_stats(&self) -> Option<(SayingStats, KeeperStats)> {
+        let member = self.shared.member()?;
+        let young = &member.young;
+        let saying = young.saying.lock().stats();
+        let keeping = young.keeping.lock().stats(young.now_ms());
+        Some((saying, keeping))
+    }
+
+    /// Others' young sessions have come.
+    pub(super) fn take_registrations(&self, member: &Member, from: DirectorId, batch: Register) {
+        let young = &member.young;
+        let sink = self.shared.sink.read().clone();
+        let known = |r: &SessionRecord| sink.as_ref().and_then(|sink| sink.find(&r.key).session());
+        let own: Vec<Option<SessionRecord>> = batch.records.iter().map(known).collect();
+        let answer = young.keeping.lock().register(young.now_ms(), from, batch, &own);
+        if let Some(answer) = answer {
+            if answer.resync.is_some() {
+                count(&self.shared.metrics.registrations_missed);
+            }
+            let message = Bytes::from(codec::encode(&answer));
+            member.transport.send(from, Lane::Control, message);
+        }
+    }
+
+    /// A home has something to say about what it was told.
+    pub(super) fn take_answer(&self, member: &Member, from: DirectorId, answer: &Registration) {
+        let young = &member.young;
+        if let Some(before) = answer.resync {
+            young.saying.lock().resync(young.now_ms(), from, before);
+        }
+    }
+}
+
+/// Tells the attached table what is applied, and then the homes, which need not keep it any longer.
+pub(super) struct Applied {
+    pub(super) sink: Arc<dyn SessionSink>,
+    pub(super) young: Arc<Young>,
+}
+
+impl Applied {
+    fn forget(&self, key: &FlowKey, incarnation: &Incarnation) {
+        self.young.keeping.lock().applied(key, incarnation);
+    }
+}
+
+impl SessionSink for Applied {
+    fn created(&self, record: &SessionRecord) {
+        // In this order: whoever asks meanwhile finds it in one place or the other.
+        self.sink.created(record);
+        self.forget(&record.key, &record.incarnation);
+    }
+
+    fn updated(&self, update: &SessionUpdate) {
+        self.sink.updated(update);
+    }
+
+    fn expired(&self, key: &FlowKey, incarnation: &Incarnation) {
+        self.sink.expired(key, incarnation);
+        self.forget(key, incarnation);
+    }
+
+    fn installed(&self, shard: ShardId, records: &[SessionRecord]) {
+        self.sink.installed(shard, records);
+        let mut keeping = self.young.keeping.lock();
+        records.iter().for_each(|r| keeping.applied(&r.key, &r.incarnation));
+    }
+
+    fn find(&self, key: &FlowKey) -> Known {
+        self.sink.find(key)
+    }
+}
