@@ -17,6 +17,10 @@ SEED ?= 1
 REPORT ?= target/demo-report.json
 # What the report says was built.
 COMMIT = $(shell git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || echo unknown)
+# make chaos
+FAULTS ?=
+SEEDS ?= 1
+MATRIX ?= target/chaos-report.json
 # make lab-up, make lab-down
 DIRECTORS ?= 3
 BACKENDS ?= 3
@@ -49,6 +53,11 @@ build: packages ## Build all binaries
 demo: build ## Raise the lab, run the cluster through its faults on real traffic, print what survived
 	@mkdir -p $(dir $(abspath $(REPORT)))
 	$(SUDO) $(BIN)/holdfast-chaos demo --bin-dir $(BIN) --seed $(SEED) --commit $(COMMIT) --report $(abspath $(REPORT))
+
+.PHONY: chaos
+chaos: build ## A matrix of faults in labs of up to six directors (SEEDS=5, FAULTS=kill-all,cut-off, MATRIX=FILE)
+	@mkdir -p $(dir $(abspath $(MATRIX)))
+	$(SUDO) $(BIN)/holdfast-chaos chaos --bin-dir $(BIN) --seeds $(SEEDS) $(if $(FAULTS),--faults $(FAULTS)) --commit $(COMMIT) --report $(abspath $(MATRIX))
 
 .PHONY: lab-up
 lab-up: build ## Raise the lab and leave it standing (DIRECTORS, BACKENDS, CLIENTS, LAB=lab.json)

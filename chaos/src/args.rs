@@ -9,7 +9,7 @@ use crate::scenario::steps::StepName;
 
 /// The lab of Holdfast: real programs in network namespaces, real traffic, real faults, a verdict.
 ///
-/// Exit codes of `demo`: 0 pass, 1 fail, 2 unknown (the run proves nothing), 3 the run could not begin
+/// Exit codes of `demo` and `chaos`: 0 pass, 1 fail, 2 unknown (the run proves nothing), 3 the run could not begin
 /// or could not be cleaned up after, 128 + N ended by signal N. Everything else ends with 0, or with
 /// 1 where it failed. A command line that makes no sense is 3 everywhere.
 #[derive(Parser, Debug)]
@@ -34,6 +34,10 @@ pub enum Action {
     /// not be cleaned up after, 128 + N ended by signal N.
     #[command(alias = "run")]
     Demo(Demo),
+    /// Raise labs, run a matrix of faults on real traffic, say what survived by fault and age, clean up
+    ///
+    /// Exit codes as those of `demo`.
+    Chaos(Chaos),
     /// Put the reports of several runs side by side: survivors added up, the worst stalls
     Summary {
         /// What `demo --report` wrote
@@ -153,7 +157,7 @@ pub struct Demo {
     /// Where the report is written (JSON)
     #[arg(long)]
     pub report: Option<PathBuf>,
-    /// Only these steps, in this order
+    /// Only these steps, in this order; those of the matrix, too
     #[arg(long, value_enum, value_delimiter = ',')]
     pub steps: Vec<StepName>,
     /// Positive control: do everything but the faults; the verdict has to be unknown
@@ -168,6 +172,49 @@ pub struct Demo {
     /// Keep logs and configurations of the run in this folder
     #[arg(long)]
     pub keep_logs: Option<PathBuf>,
+}
+
+/// `chaos`.
+#[derive(Args, Debug, Clone)]
+pub struct Chaos {
+    /// Only these faults
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub faults: Vec<StepName>,
+    /// Run the whole with this many seeds, from 1 on
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seeds: u64,
+    /// Run it with this seed only
+    #[arg(long, conflicts_with = "seeds")]
+    pub seed: Option<u64>,
+    /// How many young connections sit on the directors that fail
+    #[arg(long, default_value_t = 1400, value_name = "N", value_parser = clap::value_parser!(u32).range(..=8000))]
+    pub young: u32,
+    /// Where the report is written (JSON)
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Folder of holdfastd, holdfast-guard and holdfast; the one of this program if absent
+    #[arg(long)]
+    pub bin_dir: Option<PathBuf>,
+    /// The commit that was built; the report repeats it
+    #[arg(long)]
+    pub commit: Option<String>,
+    /// Keep logs and configurations of the runs in this folder
+    #[arg(long)]
+    pub keep_logs: Option<PathBuf>,
+}
+
+impl Chaos {
+    /// The labs, but for the number of directors.
+    pub fn ground(&self) -> Ground {
+        Ground {
+            directors: 3,
+            backends: 3,
+            clients: 1,
+            bin_dir: self.bin_dir.clone(),
+            guard_timeout: 150,
+            replicate_after: "3s".into(),
+        }
+    }
 }
 
 /// The positive controls that switch something off.

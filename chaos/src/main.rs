@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         }
     };
     let failure = match arguments.action {
-        Action::Demo(_) => ExitCode::from(NOT_BEGUN),
+        Action::Demo(_) | Action::Chaos(_) => ExitCode::from(NOT_BEGUN),
         _ => ExitCode::FAILURE,
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -63,6 +63,7 @@ async fn act(action: Action) -> Result<ExitCode> {
         Action::Lab(LabAction::Refresh { lab }) => refresh(&lab).await?,
         Action::Lab(LabAction::List) => list(),
         Action::Demo(demo) => return scenario::demo(demo).await,
+        Action::Chaos(chaos) => return scenario::matrix::chaos(chaos).await,
         Action::Summary { reports } => print!("{}", scenario::summary::of_files(&reports)?),
         Action::Workload(workload) => return scenario::workload_only(workload).await,
         Action::Client { base } => workload::client::main(base).await?,

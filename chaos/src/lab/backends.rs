@@ -34,6 +34,9 @@ pub fn bulk_file(plan: &Plan) -> PathBuf {
     plan.dir().join("www").join("bulk.bin")
 }
 
+/// The groups that all backends are in.
+pub const GROUPS: [&str; 4] = ["echo", "drip", "bulk", "udp"];
+
 /// Starts the servers on every backend and waits until they listen.
 pub async fn start(plan: &Plan) -> Result<()> {
     let file = bulk_file(plan);
@@ -97,11 +100,12 @@ async fn listening(plan: &Plan, site: Site, port: u16) -> Result<()> {
 
 /// What `holdfast apply` gets: a listener and a group for each service.
 pub fn cluster_file(plan: &Plan) -> String {
+    let [echo, drip, bulk, udp] = GROUPS;
     let services = [
-        ("echo", VIPS[0], ECHO_PORT, ECHO_PORT, "tcp"),
-        ("drip", VIPS[0], DRIP_PORT, DRIP_PORT, "tcp"),
-        ("bulk", VIPS[0], BULK_PORT, NGINX_PORT, "tcp"),
-        ("udp", VIPS[1], UDP_PORT, UDP_PORT, "udp"),
+        (echo, VIPS[0], ECHO_PORT, ECHO_PORT, "tcp"),
+        (drip, VIPS[0], DRIP_PORT, DRIP_PORT, "tcp"),
+        (bulk, VIPS[0], BULK_PORT, NGINX_PORT, "tcp"),
+        (udp, VIPS[1], UDP_PORT, UDP_PORT, "udp"),
     ];
     let mut text =
         format!("kind = \"cluster\"\nlip-pool = [\"{LIP_POOL}\"]\nlips-per-director = 2\n");

@@ -99,3 +99,67 @@ pub async fn mend(plan: &Plan, site: Site) -> Result<()> {
     let table = format!("cut-{}", site.name());
     run_in(&plan.router(), &["nft", "delete", "table", "netdev", &table]).await.map(|_| ())
 }
+
+/// The table that [`block`] makes in the router.
+const BLOCKED: &str = "blocked";
+
+/// Drops, on their way through the router, packets that match any of these rules (nft expressions);
+/// counts what it drops.
+pub async fn block(plan: &Plan, rules: &[String]) -> Result<()> {
+    let rules: String = rules
+        .iter()
+        .map(|rule| format!("add rule inet {BLOCKED} forward {rule} counter drop\n"))
+        .collect();
+    let table = format!(
+        "add table inet {BLOCKED}\n\
+         add chain inet {BLOCKED} forward {{ type filter hook forward priority 0; }}\n{rules}"
+    );
+    run_in(&plan.router(), &["nft", &table]).await.map(|_| ())
+}
+
+/// How many packets each rule of [`block`] has dropped so far.
+pub async fn blocked(plan: &Plan) -> Result<Vec<u64>> {
+    let shown = run_in(&plan.router(), &["nft", "list", "table", "inet", BLOCKED]).await?;
+    Ok(counters(&shown))
+}
+
+/// Takes [`block`] back.
+pub async fn pass(plan: &Plan) -> Result<()> {
+    run_in(&plan.router(), &["nft", "delete", "table", "inet", BLOCKED]).await.map(|_| ())
+}
+
+fn counters(table: &str) -> Vec<u64> {
+    let lines = table.lines().filter_map(|line| line.split_once("counter packets "));
+    lines.filter_map(|(_, rest)| rest.split(' ').next()?.parse().ok()).collect()
+}
+
+/// What the router hashes by to choose among equal paths.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HashFields {
+    /// Addresses, protocol, ports.
+    All,
+    /// Addresses and ports: every hash is another one.
+    WithoutProtocol,
+}
+
+/// Tells the router what to hash by from now on.
+pub async fn hash_by(plan: &Plan, fields: HashFields) -> Result<()> {
+    let setting = match fields {
+        HashFields::All => ROUTER[2],
+        HashFields::WithoutProtocol => "net.ipv4.fib_multipath_hash_fields=0x33",
+    };
+    sysctl(&plan.router(), [&setting].into_iter()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nft_has_counted() {
+        let table = "table inet blocked {\n\tchain forward {\n\t\ttype filter hook forward priority filter; \
+            policy accept;\n\t\tip saddr 10.71.1.2 udp dport 7400 counter packets 17 bytes 900 drop\n\
+            \t\tip daddr 10.71.1.2 udp dport 7400 counter packets 0 bytes 0 drop\n\t}\n}\n";
+        assert_eq!(counters(table), [17, 0]);
+    }
+}

@@ -11,8 +11,12 @@ use nix::unistd::Pid;
 use super::plan::run_dir;
 use crate::command::{command, run};
 
-/// Raises the share of the scheduling group where there are such groups (CONFIG_SCHED_AUTOGROUP).
-const LARGER_SHARE: &str = "{ echo -10 >/proc/self/autogroup; } 2>/dev/null; exec \"$@\"";
+/// Lets it open as many files as the system permits: bursts of connections need thousands.
+pub const MANY_FILES: &str = "ulimit -n \"$(ulimit -Hn)\"; exec \"$@\"";
+/// The same, and raises the share of the scheduling group where there are such groups
+/// (CONFIG_SCHED_AUTOGROUP).
+const LARGER_SHARE: &str = "ulimit -n \"$(ulimit -Hn)\"; \
+     { echo -10 >/proc/self/autogroup; } 2>/dev/null; exec \"$@\"";
 
 /// How much a process may interrupt others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

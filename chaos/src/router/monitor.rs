@@ -67,6 +67,11 @@ impl History {
         .max()
     }
 
+    /// Whether any route changed between two times.
+    pub fn changed(&self, from_ms: u64, until_ms: u64) -> bool {
+        self.changes.iter().any(|c| (from_ms..until_ms).contains(&c.at_ms))
+    }
+
     /// Whether one of these destinations is sent to a device now.
     pub fn serves(&self, device: &str, destinations: &[String]) -> bool {
         let now = self.now();
@@ -199,6 +204,7 @@ mod tests {
         assert_eq!(h.span("d3", 0), Some((130, 900)));
         assert!(h.serves("d1", &["vip".into()]));
         assert_eq!(h.at(500)["lip1"], devices(&["d2", "d3"]));
+        assert!(h.changed(100, 101) && !h.changed(101, 130));
     }
 
     #[test]

@@ -69,14 +69,6 @@ pub fn word_after<'a>(line: &'a str, word: &str) -> Option<&'a str> {
     words.next()
 }
 
-/// The connections that sat on a director and do so no more.
-pub fn left(before: &Paths, after: &Paths, director: &str) -> BTreeSet<u64> {
-    let sat = before.iter().filter(|(_, dev)| *dev == director);
-    sat.filter(|(id, _)| after.get(id).is_some_and(|dev| dev != director))
-        .map(|(id, _)| *id)
-        .collect()
-}
-
 /// The connections whose path is another one now.
 pub fn changed(before: &Paths, after: &Paths) -> BTreeSet<u64> {
     let other = before.iter().filter(|(id, dev)| after.get(id).is_some_and(|now| now != *dev));
@@ -103,10 +95,9 @@ mod tests {
     }
 
     #[test]
-    fn takeover_is_leaving_the_failed_director() {
+    fn those_whose_path_is_another_one_have_changed() {
         let before = paths(&[(1, "d1"), (2, "d1"), (3, "d2"), (4, "d1"), (5, "d3")]);
         let after = paths(&[(1, "d2"), (2, "d1"), (3, "d2"), (5, "d2"), (6, "d3")]);
-        assert_eq!(left(&before, &after, "d1"), BTreeSet::from([1]));
         assert_eq!(changed(&before, &after), BTreeSet::from([1, 5]));
     }
 }

@@ -13,9 +13,10 @@ use crate::command::{command, in_netns};
 use crate::lab::backends::{BULK_PORT, DRIP_PORT, ECHO_PORT, UDP_PORT};
 use crate::lab::describe::Machine;
 use crate::lab::plan::VIPS;
+use crate::lab::spawn::MANY_FILES;
 use crate::router::paths::{self, Paths};
 use crate::workload::messages::{Answer, Command, Flow, Look, Order, Said};
-use crate::workload::record::{Cohort, Record};
+use crate::workload::record::{Cohort, Record, Transport};
 
 /// The numbers of each client's records begin at a multiple of this.
 const BASE: u64 = 10_000_000;
@@ -30,6 +31,20 @@ pub fn target(cohort: Cohort) -> SocketAddrV4 {
         Cohort::Echo | Cohort::Idle | Cohort::Young => SocketAddrV4::new(VIPS[0], ECHO_PORT),
     }
 }
+
+/// A port that is reserved for a burst.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Port {
+    /// Which client process has it.
+    pub client: usize,
+    /// The address it is bound to.
+    pub local: SocketAddrV4,
+    /// The director that the router would send its connection to.
+    pub director: String,
+}
+
+/// Connections, each with the index of its client process.
+pub type Flows = Vec<(usize, Flow)>;
 
 /// All client processes.
 pub struct Clients(Vec<ClientProcess>);
@@ -50,7 +65,8 @@ impl ClientProcess {
         let base = (index * BASE).to_string();
         let complaints =
             std::fs::File::create(log).with_context(|| format!("making {}", log.display()))?;
-        let mut child = command(&in_netns(&machine.netns, &[&me, "client", "--base", &base]))
+        let argv = ["sh", "-c", MANY_FILES, "lab", &me, "client", "--base", &base];
+        let mut child = command(&in_netns(&machine.netns, &argv))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(complaints)
@@ -130,6 +146,43 @@ impl Clients {
         Ok(())
     }
 
+    /// Binds sockets for a burst, and asks the router where their connections would go.
+    pub async fn reserve(&mut self, router: &str, count: u32) -> Result<Vec<Port>> {
+        let clients = self.0.len() as u32;
+        let target = target(Cohort::Young);
+        let mut all = Vec::new();
+        for (client, process) in self.0.iter_mut().enumerate() {
+            let count = count.div_ceil(clients);
+            let locals = match process.ask(Command::Reserve { count, target }).await? {
+                Said::Reserved { locals } => locals,
+                other => bail!("an unexpected answer: {other:?}"),
+            };
+            let flow = |(id, local): (usize, &SocketAddrV4)| Flow {
+                id: id as u64,
+                transport: Transport::Tcp,
+                local: *local,
+                remote: target,
+            };
+            let flows: Vec<Flow> = locals.iter().enumerate().map(flow).collect();
+            let mut paths = paths::ask(router, &process.name, &flows).await?;
+            all.extend(flows.iter().filter_map(|f| {
+                Some(Port { client, local: f.local, director: paths.remove(&f.id)? })
+            }));
+        }
+        Ok(all)
+    }
+
+    /// Opens short connections from ports that were reserved, evenly over a time.
+    pub async fn burst(&mut self, chosen: &[Port], over_ms: u64) -> Result<()> {
+        for (index, process) in self.0.iter_mut().enumerate() {
+            let ours = chosen.iter().filter(|p| p.client == index);
+            let ports = ours.map(|p| p.local.port()).collect();
+            let target = target(Cohort::Young);
+            process.ask(Command::Burst { ports, target, over_ms }).await?;
+        }
+        Ok(())
+    }
+
     /// Makes idle connections speak that have not since then.
     pub async fn speak(&mut self, since_ms: u64, over_ms: u64) -> Result<()> {
         for client in &mut self.0 {
@@ -139,13 +192,20 @@ impl Clients {
     }
 
     /// How things are, all clients together.
-    pub async fn look(&mut self, since_ms: u64, connected_before_ms: u64) -> Result<Look> {
+    pub async fn look(
+        &mut self,
+        since_ms: u64,
+        connected_before_ms: u64,
+        patience_ms: u64,
+    ) -> Result<Look> {
         let mut all = Look::default();
         for client in &mut self.0 {
-            match client.ask(Command::Look { since_ms, connected_before_ms }).await? {
+            let look = Command::Look { since_ms, connected_before_ms, patience_ms };
+            match client.ask(look).await? {
                 Said::Look(look) => {
                     all.open += look.open;
                     all.lost += look.lost;
+                    all.passing += look.passing;
                     all.young_lost += look.young_lost;
                     all.overdue_ms = all.overdue_ms.max(look.overdue_ms);
                     all.pending.extend(look.pending);
@@ -156,15 +216,25 @@ impl Clients {
         Ok(all)
     }
 
-    /// The router's choice of path for every open connection.
-    pub async fn paths(&mut self, router: &str) -> Result<Paths> {
-        let mut all = Paths::new();
-        for client in &mut self.0 {
-            let flows: Vec<Flow> = match client.ask(Command::Flows).await? {
-                Said::Flows { flows } => flows,
+    /// The connections that are open, or have ended since then.
+    pub async fn flows(&mut self, since_ms: u64) -> Result<Flows> {
+        let mut all = Flows::new();
+        for (client, process) in self.0.iter_mut().enumerate() {
+            match process.ask(Command::Flows { since_ms }).await? {
+                Said::Flows { flows } => all.extend(flows.into_iter().map(|f| (client, f))),
                 other => bail!("an unexpected answer: {other:?}"),
-            };
-            all.extend(paths::ask(router, &client.name, &flows).await?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The router's choice of path for each of these.
+    pub async fn paths(&self, router: &str, flows: &Flows) -> Result<Paths> {
+        let mut all = Paths::new();
+        for (client, process) in self.0.iter().enumerate() {
+            let ours = flows.iter().filter(|(of, _)| *of == client);
+            let ours: Vec<Flow> = ours.map(|(_, flow)| *flow).collect();
+            all.extend(paths::ask(router, &process.name, &ours).await?);
         }
         Ok(all)
     }

@@ -4,11 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::report::{CohortReport, Report, Seconds, Stalls, StepReport, Verdict, Young};
+use super::ages;
+use super::faults::rule;
+use super::report::{Age, CohortReport, Report, Seconds, Stalls, StepReport, Verdict, Young};
 use super::steps::StepName;
-use crate::workload::record::{Cohort, Record};
+use crate::router::paths::Paths;
+use crate::workload::record::{Cohort, Patience, Record};
 
-/// Fewer takeovers in a crash step prove nothing.
+/// Fewer takeovers prove nothing in a step that has to move connections.
 pub const ENOUGH_TAKEOVERS: u64 = 40;
 /// Added to `replicate-after` until a connection counts as old enough.
 pub const MARGIN_MS: u64 = 1_000;
@@ -20,8 +23,8 @@ const TOLD: usize = 8;
 pub struct Facts {
     /// The step.
     pub name: StepName,
-    /// The director it concerned.
-    pub director: String,
+    /// The directors it concerned.
+    pub directors: Vec<String>,
     /// When it began: just before the fault or the command.
     pub begin_ms: u64,
     /// When it had taken effect.
@@ -32,16 +35,41 @@ pub struct Facts {
     pub judged_ms: u64,
     /// Why it did not really happen; empty: it did.
     pub missing: Vec<String>,
+    /// What else is worth knowing.
+    pub notes: Vec<String>,
     /// See [`StepReport::routes_moved_ms`].
     pub routes_moved_ms: Option<u64>,
     /// See [`StepReport::bfd_ms`].
     pub bfd_ms: Option<u64>,
-    /// The connections that the router sends elsewhere (crash: that sat on the failed director).
-    pub taken_over: BTreeSet<u64>,
+    /// The directors that failed, or were restarted: nothing stays on them.
+    pub failed: BTreeSet<String>,
+    /// The router's choice of path for each connection, just before it.
+    pub before: Paths,
+    /// The same when it had taken effect.
+    pub after: Paths,
+    /// How long connections may be silent beyond their gap in this step (ms).
+    pub patience_ms: u64,
     /// Guards that let go without an injected reason.
     pub guard_releases: u64,
     /// Guards that let go because of the fault.
     pub guard_releases_injected: u64,
+}
+
+impl Facts {
+    /// Whether a connection changed director: its own failed, or the router sends it elsewhere.
+    pub fn moved(&self, id: u64) -> bool {
+        let Some(before) = self.before.get(&id) else { return false };
+        self.failed.contains(before) || self.after.get(&id).is_some_and(|now| now != before)
+    }
+
+    /// Whether another director has to carry it on: crash: its own failed.
+    pub fn taken_over(&self, id: u64) -> bool {
+        if self.name.is_crash() {
+            self.before.get(&id).is_some_and(|before| self.failed.contains(before))
+        } else {
+            self.moved(id)
+        }
+    }
 }
 
 /// How a run was made.
@@ -57,12 +85,26 @@ pub struct Terms {
     pub taken_ms: u64,
     /// Guards that let go before the first step.
     pub releases_before: u64,
+    /// How many young connections have to change director in a crash for it to prove something; none:
+    /// they are shown and not judged.
+    pub young_needed: Option<u64>,
+}
+
+/// How long silence may last in each step.
+pub fn patience(facts: &[Facts]) -> Patience {
+    let mut patience = Patience::default();
+    for (i, step) in facts.iter().enumerate() {
+        let until = facts.get(i + 1).map_or(u64::MAX, |next| next.begin_ms);
+        // What was due shortly before it was still under way.
+        patience.between(step.begin_ms.saturating_sub(1_000), until, step.patience_ms);
+    }
+    patience
 }
 
 /// Whether a step has no right to lose this connection. One that was lost before is not judged again.
-pub fn eligible(record: &Record, facts: &Facts, terms: &Terms) -> bool {
+pub fn eligible(record: &Record, facts: &Facts, terms: &Terms, patience: &Patience) -> bool {
     let Some(connected) = record.connected_ms else { return false };
-    if is_over(record, facts, terms) {
+    if is_over(record, facts, terms, patience) {
         return false;
     }
     if facts.name.is_planned() {
@@ -74,23 +116,24 @@ pub fn eligible(record: &Record, facts: &Facts, terms: &Terms) -> bool {
 }
 
 /// Whether a connection had come to its end, or was lost, before a step began.
-fn is_over(record: &Record, facts: &Facts, terms: &Terms) -> bool {
-    let ends = [record.ended_ms(), record.lost_ms(terms.taken_ms)];
+pub fn is_over(record: &Record, facts: &Facts, terms: &Terms, patience: &Patience) -> bool {
+    let ends = [record.ended_ms(), record.lost_with(patience, terms.taken_ms)];
     ends.into_iter().flatten().any(|at| at < facts.begin_ms)
 }
 
 /// Judges a run. A step answers for what happens from its beginning until the next one begins.
 pub fn judge(records: &[Record], facts: &[Facts], terms: &Terms) -> Report {
+    let patience = patience(facts);
     let steps: Vec<StepReport> = facts
         .iter()
         .enumerate()
         .map(|(i, f)| {
             let until = facts.get(i + 1).map_or(u64::MAX, |next| next.begin_ms);
-            judge_step(records, f, until, terms)
+            judge_step(records, f, until, terms, &patience)
         })
         .collect();
     let first_ms = facts.first().map_or(u64::MAX, |first| first.begin_ms);
-    let (verdict, reason) = verdict(&before(records, first_ms, terms), &steps);
+    let (verdict, reason) = verdict(&before(records, first_ms, terms), &steps, terms);
     let took_ms = terms.taken_ms.saturating_sub(terms.began_ms);
     Report { verdict, reason, seed: terms.seed, took_ms, steps, ..Report::default() }
 }
@@ -148,7 +191,13 @@ struct Tally {
 }
 
 /// Judges one step; `until` is when the next began.
-pub fn judge_step(records: &[Record], facts: &Facts, until: u64, terms: &Terms) -> StepReport {
+pub fn judge_step(
+    records: &[Record],
+    facts: &Facts,
+    until: u64,
+    terms: &Terms,
+    patience: &Patience,
+) -> StepReport {
     let within = |at: &u64| (facts.begin_ms..until).contains(at);
     let mut tallies: BTreeMap<Cohort, Tally> = BTreeMap::new();
     let mut young = Young::default();
@@ -156,20 +205,20 @@ pub fn judge_step(records: &[Record], facts: &Facts, until: u64, terms: &Terms) 
     let mut taken_over = 0;
     let mut downloads = Vec::new();
     for record in records {
-        let lost = record.lost_ms(terms.taken_ms).filter(&within);
+        let lost = record.lost_with(patience, terms.taken_ms).filter(&within);
         let moved = record.moved_ms.iter().any(&within);
         let corrupt = record.corrupt_ms.iter().any(&within);
-        let over = is_over(record, facts, terms);
+        let over = is_over(record, facts, terms, patience);
         if record.cohort == Cohort::Young && record.opened_ms < facts.judged_ms && !over {
             young.total += 1;
             young.survived += u64::from(lost.is_none());
             young.moved_backend += u64::from(moved);
             young.corrupt += u64::from(corrupt);
         }
-        if !eligible(record, facts, terms) {
+        if !eligible(record, facts, terms, patience) {
             continue;
         }
-        taken_over += u64::from(facts.taken_over.contains(&record.id));
+        taken_over += u64::from(facts.taken_over(record.id));
         let tally = tallies.entry(record.cohort).or_default();
         tally.eligible += 1;
         if record.cohort == Cohort::Bulk {
@@ -190,15 +239,16 @@ pub fn judge_step(records: &[Record], facts: &Facts, until: u64, terms: &Terms) 
             }
         }
     }
-    let mut notes = facts.missing.clone();
+    let mut notes = [facts.missing.as_slice(), &facts.notes].concat();
     let done = |r: &&Record| r.ended_ms().is_some_and(|at| at < facts.repaired_ms);
     if !downloads.is_empty() && downloads.iter().all(done) {
         notes.push("every download ended before the repair did: none outlasted the step".into());
     }
+    let (ages, lost) = ages::tell(records, facts, until, terms, patience);
     let all = tallies.values().flat_map(|t| t.stalls.iter().copied()).collect();
     StepReport {
         name: facts.name,
-        director: facts.director.clone(),
+        director: facts.directors.join("+"),
         happened: facts.missing.is_empty(),
         notes,
         took_s: Seconds { ms: facts.done_ms.saturating_sub(facts.begin_ms) },
@@ -222,6 +272,43 @@ pub fn judge_step(records: &[Record], facts: &Facts, until: u64, terms: &Terms) 
             .collect(),
         stall_ms: Stalls::of(all),
         losses,
+        ages,
+        lost,
+    }
+}
+
+/// Judges those that are not eligible yet by what the step may cost them.
+fn judge_ages(
+    step: &StepReport,
+    needed: u64,
+    failures: &mut Vec<String>,
+    doubts: &mut Vec<String>,
+) {
+    let name = step.name.name();
+    for cohort in &step.ages {
+        let (age, rule) = (cohort.age.name(), rule(step.name, cohort.age));
+        // In planned changes all ages are eligible; long ones always are.
+        if !step.name.is_planned() && cohort.age != Age::Long && rule.excess(cohort) > 0 {
+            let text = rule.text();
+            failures.push(if cohort.moved > 0 {
+                format!(
+                    "{name} lost {} of {} {age} connections, {} of {} that changed director ({text})",
+                    cohort.lost, cohort.eligible, cohort.moved_lost, cohort.moved
+                )
+            } else {
+                format!("{name} lost {} of {} {age} connections ({text})", cohort.lost, cohort.eligible)
+            });
+        }
+        if cohort.age == Age::Young
+            && step.name.is_crash()
+            && step.happened
+            && cohort.moved < needed
+        {
+            doubts.push(format!(
+                "in {name} only {} young connections changed director, {needed} are needed",
+                cohort.moved
+            ));
+        }
     }
 }
 
@@ -237,7 +324,7 @@ fn tell(record: &Record, at: u64, facts: &Facts) -> String {
 }
 
 /// The verdict over all steps: a loss is a loss whatever else is unknown.
-fn verdict(before: &Before, steps: &[StepReport]) -> (Verdict, String) {
+fn verdict(before: &Before, steps: &[StepReport], terms: &Terms) -> (Verdict, String) {
     let (mut failures, mut doubts) = (before.failures.clone(), before.doubts.clone());
     for step in steps {
         let name = step.name.name();
@@ -257,11 +344,14 @@ fn verdict(before: &Before, steps: &[StepReport]) -> (Verdict, String) {
         }
         if !step.happened {
             doubts.push(format!("{name} did not really happen: {}", step.notes.join("; ")));
-        } else if !step.name.is_planned() && step.eligible_taken_over < ENOUGH_TAKEOVERS {
+        } else if step.name.has_to_move() && step.eligible_taken_over < ENOUGH_TAKEOVERS {
             doubts.push(format!(
                 "in {name} only {} eligible connections were taken over, {ENOUGH_TAKEOVERS} are needed",
                 step.eligible_taken_over
             ));
+        }
+        if let Some(needed) = terms.young_needed {
+            judge_ages(step, needed, &mut failures, &mut doubts);
         }
         if eligible == 0 {
             doubts.push(format!("in {name} no connection was eligible"));

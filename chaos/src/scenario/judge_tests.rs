@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::judge::{Facts, Terms, eligible, judge};
+use super::judge::{self, Facts, Terms, judge};
 use super::report::{Stalls, Verdict};
 use super::steps::StepName;
-use crate::workload::record::{Cohort, Record, Transport};
+use crate::router::paths::Paths;
+use crate::workload::record::{Cohort, Patience, Record, Transport};
 
 const TERMS: Terms = Terms {
     seed: 7,
@@ -13,23 +14,32 @@ const TERMS: Terms = Terms {
     began_ms: 0,
     taken_ms: 100_000,
     releases_before: 0,
+    young_needed: None,
 };
 
 fn facts(name: StepName, begin_ms: u64) -> Facts {
     Facts {
         name,
-        director: "d1".into(),
+        directors: vec!["d1".into()],
         begin_ms,
         done_ms: begin_ms + 100,
         repaired_ms: begin_ms + 10_000,
         judged_ms: begin_ms + 12_000,
         missing: Vec::new(),
+        notes: Vec::new(),
         routes_moved_ms: Some(50),
         bfd_ms: None,
-        taken_over: (0..50).collect(),
+        failed: BTreeSet::from(["d1".into()]),
+        before: paths(0..50, "d1"),
+        after: paths(0..50, "d2"),
+        patience_ms: 10_000,
         guard_releases: 0,
         guard_releases_injected: 0,
     }
+}
+
+fn paths(ids: std::ops::Range<u64>, director: &str) -> Paths {
+    ids.map(|id| (id, director.to_owned())).collect()
 }
 
 /// A connection that exchanges something every 250 ms from its opening on until `until`.
@@ -64,6 +74,9 @@ fn nothing_lost_and_enough_taken_over_is_a_pass() {
 
 #[test]
 fn a_crash_protects_from_replicate_after_plus_a_second_on() {
+    let eligible = |record: &Record, facts: &Facts, terms: &Terms| {
+        judge::eligible(record, facts, terms, &Patience::default())
+    };
     let crash = facts(StepName::KillDaemon, 10_000);
     let old = talking(1, Cohort::Echo, 6_000, TERMS.taken_ms);
     let young = talking(2, Cohort::Echo, 6_001, TERMS.taken_ms);
@@ -76,7 +89,7 @@ fn a_crash_protects_from_replicate_after_plus_a_second_on() {
     let after = talking(4, Cohort::Young, 22_001, TERMS.taken_ms);
     assert!(!eligible(&after, &planned, &TERMS));
     let mut never = Record::new(5, Cohort::Echo, Transport::Tcp, old.remote, 1_000);
-    never.failed(1_500, "connection refused");
+    never.failed(1_500, "connection refused", None);
     assert!(!eligible(&never, &planned, &TERMS), "connect() has to have returned");
 }
 
@@ -84,7 +97,7 @@ fn a_crash_protects_from_replicate_after_plus_a_second_on() {
 fn one_error_is_a_failure_with_its_reason() {
     let mut records = fifty(1_000);
     records[3].ended = None;
-    records[3].failed(10_400, "connection reset by peer");
+    records[3].failed(10_400, "connection reset by peer", None);
     let report = judge(&records, &[facts(StepName::KillDaemon, 10_000)], &TERMS);
     assert_eq!(report.verdict, Verdict::Fail);
     assert_eq!(report.reason, "kill-daemon lost 1 of 50 eligible connections");
@@ -108,7 +121,7 @@ fn silence_is_a_loss_of_the_step_it_began_in() {
 #[test]
 fn a_loss_while_the_repair_goes_on_counts() {
     let mut records = fifty(1_000);
-    records[0].failed(21_900, "closed");
+    records[0].failed(21_900, "closed", None);
     let report = judge(&records, &[facts(StepName::KillDaemon, 10_000)], &TERMS);
     assert_eq!(report.verdict, Verdict::Fail);
 }
@@ -141,14 +154,15 @@ fn what_proves_nothing_is_unknown() {
         assert!(report.reason.contains(part), "{}", report.reason);
     };
     unknown(|f| f.missing.push("no BFD loss".into()), "did not really happen: no BFD loss");
-    unknown(|f| f.taken_over = (0..39).collect(), "only 39 eligible connections");
-    unknown(|f| f.taken_over = (100..200).collect(), "only 0 eligible connections");
+    unknown(|f| f.before = paths(0..39, "d1"), "only 39 eligible connections");
+    unknown(|f| f.before = paths(100..200, "d1"), "only 0 eligible connections");
+    unknown(|f| f.failed = BTreeSet::from(["d3".into()]), "only 0 eligible connections");
     unknown(|f| f.guard_releases = 2, "guards let go 2 times");
     assert_eq!(judge(&fifty(1_000), &[], &TERMS).verdict, Verdict::Unknown);
     let nobody = judge(&[], &[facts(StepName::DrainNode, 10_000)], &TERMS);
     assert_eq!(nobody.verdict, Verdict::Unknown);
     let mut few = facts(StepName::DrainNode, 10_000);
-    few.taken_over = BTreeSet::new();
+    few.after = few.before.clone();
     let planned = judge(&fifty(1_000), &[few], &TERMS);
     assert_eq!(planned.verdict, Verdict::Pass, "a planned step needs no takeovers");
 }
@@ -156,7 +170,7 @@ fn what_proves_nothing_is_unknown() {
 #[test]
 fn a_loss_weighs_more_than_a_doubt() {
     let mut records = fifty(1_000);
-    records[0].failed(10_400, "reset");
+    records[0].failed(10_400, "reset", None);
     let mut doubtful = facts(StepName::KillDaemon, 10_000);
     doubtful.missing.push("no process".into());
     assert_eq!(judge(&records, &[doubtful], &TERMS).verdict, Verdict::Fail);
@@ -185,7 +199,7 @@ fn young_ones_are_counted_apart() {
     let mut good = talking(60, Cohort::Young, 9_000, 11_000);
     good.finished(11_250);
     let mut bad = talking(61, Cohort::Young, 9_900, 10_100);
-    bad.failed(10_200, "reset");
+    bad.failed(10_200, "reset", None);
     let mut before = talking(62, Cohort::Young, 5_000, 7_000);
     before.finished(7_250);
     records.extend([good, bad, before]);
@@ -194,6 +208,80 @@ fn young_ones_are_counted_apart() {
     assert_eq!(crash.verdict, Verdict::Pass, "a crash may cost young ones");
     let planned = judge(&records, &[facts(StepName::DrainNode, 10_000)], &TERMS);
     assert_eq!(planned.reason, "drain-node lost 1 of 52 eligible connections");
+}
+
+/// A thousand young connections on the director that fails; the first `lost` of them are lost.
+fn crowd(lost: usize) -> (Vec<Record>, Facts) {
+    let mut records = fifty(1_000);
+    for id in 100..1_100 {
+        let mut record = talking(id, Cohort::Young, 8_000, 13_000);
+        if ((id - 100) as usize) < lost {
+            record = talking(id, Cohort::Young, 8_000, 9_900);
+            record.failed(10_200, "exchanging: reset", Some(libc::ECONNRESET));
+        } else {
+            record.finished(13_250);
+        }
+        records.push(record);
+    }
+    let mut facts = facts(StepName::KillDaemon, 10_000);
+    facts.before.extend(paths(100..1_100, "d1"));
+    facts.after.extend(paths(100..1_100, "d2"));
+    (records, facts)
+}
+
+#[test]
+fn young_ones_are_held_to_account_where_the_terms_say_so() {
+    let terms = Terms { young_needed: Some(1_000), ..TERMS };
+    let judged = |lost, terms: &Terms| {
+        let (records, facts) = crowd(lost);
+        let report = judge(&records, &[facts], terms);
+        (report.verdict, report.reason)
+    };
+    assert_eq!(judged(1, &terms).0, Verdict::Pass, "one in a thousand");
+    let (verdict, reason) = judged(2, &terms);
+    assert_eq!(verdict, Verdict::Fail);
+    assert!(reason.contains("kill-daemon lost 2 of 1000 young connections, 2 of 1000"), "{reason}");
+    assert_eq!(judged(2, &TERMS).0, Verdict::Pass, "shown, not judged");
+    let more = Terms { young_needed: Some(1_001), ..TERMS };
+    let (verdict, reason) = judged(0, &more);
+    assert_eq!(verdict, Verdict::Unknown);
+    assert!(reason.contains("only 1000 young connections changed director, 1001"), "{reason}");
+}
+
+#[test]
+fn what_could_not_live_is_shown_and_not_judged() {
+    let terms = Terms { young_needed: Some(0), ..TERMS };
+    let (records, facts) = crowd(1_000);
+    let all = Facts { name: StepName::KillAll, ..facts };
+    let report = judge(&records, &[all], &terms);
+    assert_eq!(report.verdict, Verdict::Pass, "{}", report.reason);
+    let step = &report.steps[0];
+    assert_eq!((step.ages[1].lost, step.ages[1].reset), (1_000, 1_000));
+    assert!(step.ages[1].rule.contains("no daemon lives on"), "{}", step.ages[1].rule);
+    assert!(step.lost.iter().all(|l| l.excused));
+}
+
+#[test]
+fn a_fault_that_ends_nobody_may_cost_nobody() {
+    let terms = Terms { young_needed: Some(0), ..TERMS };
+    let (records, facts) = crowd(1);
+    let way = Facts { name: StepName::OneWay, failed: BTreeSet::new(), ..facts };
+    let report = judge(&records, &[way], &terms);
+    assert!(report.reason.contains("one-way lost 1 of 1000 young"), "{}", report.reason);
+}
+
+#[test]
+fn when_all_are_gone_silence_is_waited_for_longer() {
+    let mut records = fifty(1_000);
+    for record in &mut records {
+        *record = talking(record.id, Cohort::Echo, 1_000, 9_900);
+        record.progress(32_000, 90_000);
+    }
+    let crash = facts(StepName::KillAll, 10_000);
+    assert_eq!(judge(&records, std::slice::from_ref(&crash), &TERMS).verdict, Verdict::Fail);
+    let patient = Facts { patience_ms: 60_000, ..crash };
+    let report = judge(&records, &[patient], &TERMS);
+    assert_eq!(report.verdict, Verdict::Pass, "{}", report.reason);
 }
 
 #[test]
@@ -206,7 +294,7 @@ fn before_the_first_step_nothing_has_an_excuse() {
         assert_eq!((report.verdict, report.reason.as_str()), (Verdict::Fail, reason));
     };
     let lost = "before the first step 1 connections were lost (echo: reset)";
-    failed(|r| r.failed(9_000, "reset"), lost);
+    failed(|r| r.failed(9_000, "reset", None), lost);
     let moved = "before the first step 1 connections moved to another backend";
     failed(|r| r.answered_by("b2", 9_000), moved);
     let damaged = "before the first step the data of 1 connections was damaged";
@@ -214,15 +302,15 @@ fn before_the_first_step_nothing_has_an_excuse() {
 
     let mut records = fifty(1_000);
     records[0] = talking(0, Cohort::Young, 5_000, 6_000);
-    records[0].failed(6_100, "reset");
+    records[0].failed(6_100, "reset", None);
     let mut never = Record::new(60, Cohort::Bulk, Transport::Tcp, records[1].remote, 5_000);
-    never.failed(5_100, "connection refused");
+    never.failed(5_100, "connection refused", None);
     records.push(never);
     let report = judge(&records, &steps, &TERMS);
     assert_eq!(report.verdict, Verdict::Pass, "{}", report.reason);
 
     let mut records = fifty(1_000);
-    records[0].failed(9_000, "reset");
+    records[0].failed(9_000, "reset", None);
     assert_eq!(judge(&records, &[], &TERMS).verdict, Verdict::Fail, "also without a step");
     let released = Terms { releases_before: 1, ..TERMS };
     let report = judge(&fifty(1_000), &steps, &released);

@@ -1,9 +1,13 @@
 //! The scenario: a lab, traffic, steps one after another, a verdict.
 
+pub mod ages;
+pub mod burst;
 pub mod clients;
 pub mod environment;
+pub mod faults;
 pub mod inject;
 pub mod judge;
+pub mod matrix;
 pub mod progress;
 pub mod releases;
 pub mod report;
@@ -30,10 +34,20 @@ use crate::doctor;
 use crate::files;
 use crate::interrupt::{Outcome, guarded};
 use crate::lab::{self, Plan, describe, down};
+use burst::Size;
 use progress::Progress;
 use report::{Environment, Report, Timeline, Verdict};
-use run::{Ended, Run, Settings};
+use run::{Ended, Run, Settings, Young};
 use steps::StepName;
+
+/// The young connections of the demo. Of the burst about a seventh is opened after the fault; a
+/// thousand have to have been there, and to have moved.
+const DEMO_YOUNG: Young = Young {
+    burst: Size { hit: 1_400, bystanders: 400 },
+    planned: Size { hit: 0, bystanders: 0 },
+    needed: None,
+    per_second: 20,
+};
 
 /// Raises a lab, runs the scenario, says what survived, cleans up.
 pub async fn demo(demo: Demo) -> Result<ExitCode> {
@@ -50,15 +64,16 @@ pub async fn demo(demo: Demo) -> Result<ExitCode> {
         seed: demo.seed,
         inject: !demo.no_inject,
         replicate_after_ms: replicate_after_ms(&ground.replicate_after)?,
+        young: DEMO_YOUNG,
     };
     let plan = crate::wish(&ground, true)?.plan()?;
-    let steps = if demo.steps.is_empty() { StepName::ALL.to_vec() } else { demo.steps.clone() };
-    steps::check(&steps, plan.directors.len())?;
+    let steps = if demo.steps.is_empty() { StepName::DEMO.to_vec() } else { demo.steps.clone() };
+    steps::check("--steps", &steps, plan.directors.len())?;
     let planned = plan.clone();
     let environment = environment::now(&plan, demo.commit.as_deref());
     let work = async move {
         crate::ready_for_a_lab().await?;
-        Ok(whole_run(planned, settings, steps, began_ms).await)
+        Ok(whole_run(planned, settings, steps, Progress::new(), began_ms).await)
     };
     let outcome = guarded(work).await?;
     doctor::clean_up(!plan.made_netns_mount).await;
@@ -70,7 +85,7 @@ pub async fn demo(demo: Demo) -> Result<ExitCode> {
         }
         Outcome::Done(Err(error) | Ok(Err(error))) => {
             eprintln!("error: {error:#}");
-            let report = nothing_known(&demo, &error, began_ms);
+            let report = Report::nothing_known(&error, demo.seed, now_ms() - began_ms);
             (Some(report), Verdict::Unknown.exit_code())
         }
         Outcome::Interrupted(code) => (None, code),
@@ -111,24 +126,13 @@ fn replicate_after_ms(text: &str) -> Result<u64> {
     Ok(u64::from(ms))
 }
 
-/// A report without steps: the run broke off before it could judge anything.
-fn nothing_known(demo: &Demo, error: &anyhow::Error, began_ms: u64) -> Report {
-    Report {
-        verdict: Verdict::Unknown,
-        reason: format!("the run broke off: {error:#}"),
-        seed: demo.seed,
-        took_ms: now_ms() - began_ms,
-        ..Report::default()
-    }
-}
-
 async fn whole_run(
     plan: Plan,
     settings: Settings,
     steps: Vec<StepName>,
+    progress: Progress,
     began_ms: u64,
 ) -> Result<Report> {
-    let progress = Progress::new();
     progress.say(&format!(
         "raising lab {}: {} directors, {} backends, {} clients",
         plan.run,
@@ -180,6 +184,7 @@ pub async fn workload_only(workload: Workload) -> Result<ExitCode> {
             seed: 0,
             inject: false,
             replicate_after_ms: replicate_after_ms(&plan.replicate_after)?,
+            young: DEMO_YOUNG,
         };
         let mut run = Run::begin(plan, settings, Progress::new(), now_ms()).await?;
         run.traffic_for(workload.seconds * 1000).await

@@ -29,12 +29,12 @@ impl Releases {
         self.last.contains_key(&site)
     }
 
-    /// Takes a reading in. `restarted`: a director whose daemon was started anew since the last one, so
-    /// that it counts from zero.
-    pub fn since(&mut self, now: &Reading, restarted: Option<Site>) -> Since {
+    /// Takes a reading in. `restarted`: directors whose daemons were started anew since the last one,
+    /// so that they count from zero.
+    pub fn since(&mut self, now: &Reading, restarted: &[Site]) -> Since {
         let mut since = Since::default();
-        if let Some(site) = restarted {
-            self.last.insert(site, 0);
+        for site in restarted {
+            self.last.insert(*site, 0);
         }
         for (site, now) in now {
             let name = site.name();
@@ -69,27 +69,27 @@ mod tests {
     #[test]
     fn releases_between_two_readings_are_counted_once() {
         let mut releases = Releases::default();
-        releases.since(&reading([Some(1), Some(0)]), None);
-        let since = releases.since(&reading([Some(1), Some(2)]), None);
+        releases.since(&reading([Some(1), Some(0)]), &[]);
+        let since = releases.since(&reading([Some(1), Some(2)]), &[]);
         assert_eq!(counts(&since), [0, 2]);
         assert!(since.doubts.is_empty());
-        assert_eq!(counts(&releases.since(&reading([Some(1), Some(2)]), None)), [0, 0]);
+        assert_eq!(counts(&releases.since(&reading([Some(1), Some(2)]), &[])), [0, 0]);
     }
 
     #[test]
     fn a_daemon_that_was_started_anew_counts_from_zero() {
         let mut releases = Releases::default();
-        releases.since(&reading([Some(1), Some(0)]), None);
+        releases.since(&reading([Some(1), Some(0)]), &[]);
         // One release before the restart and one after it: the readings are equal.
-        let since = releases.since(&reading([Some(1), Some(0)]), Some(director(1)));
+        let since = releases.since(&reading([Some(1), Some(0)]), &[director(1)]);
         assert_eq!((counts(&since), since.doubts.len()), (vec![1, 0], 0));
     }
 
     #[test]
     fn a_restart_that_nobody_asked_for_is_a_doubt() {
         let mut releases = Releases::default();
-        releases.since(&reading([Some(3), Some(0)]), None);
-        let since = releases.since(&reading([Some(1), Some(0)]), None);
+        releases.since(&reading([Some(3), Some(0)]), &[]);
+        let since = releases.since(&reading([Some(1), Some(0)]), &[]);
         assert_eq!(counts(&since), [1, 0]);
         assert!(since.doubts[0].contains("nobody started d1 anew"), "{:?}", since.doubts);
     }
@@ -97,9 +97,9 @@ mod tests {
     #[test]
     fn what_could_not_be_read_is_counted_with_the_next_reading() {
         let mut releases = Releases::default();
-        releases.since(&reading([Some(1), Some(0)]), None);
-        let blind = releases.since(&reading([None, Some(0)]), None);
+        releases.since(&reading([Some(1), Some(0)]), &[]);
+        let blind = releases.since(&reading([None, Some(0)]), &[]);
         assert_eq!(blind.doubts, ["the metrics of d1 cannot be read"]);
-        assert_eq!(counts(&releases.since(&reading([Some(2), Some(0)]), None)), [1, 0]);
+        assert_eq!(counts(&releases.since(&reading([Some(2), Some(0)]), &[])), [1, 0]);
     }
 }

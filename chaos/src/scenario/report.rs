@@ -33,10 +33,19 @@ impl Verdict {
             Verdict::Unknown => 2,
         }
     }
+
+    /// Of two runs, what both say together: a failure counts more than what proves nothing.
+    pub fn worse(self, other: Verdict) -> Verdict {
+        match (self, other) {
+            (Verdict::Fail, _) | (_, Verdict::Fail) => Verdict::Fail,
+            (Verdict::Unknown, _) | (_, Verdict::Unknown) => Verdict::Unknown,
+            _ => Verdict::Pass,
+        }
+    }
 }
 
 /// The report.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     /// The verdict.
     pub verdict: Verdict,
@@ -46,6 +55,9 @@ pub struct Report {
     pub seed: u64,
     /// How long the whole took (ms), from the first namespace to the last judgement.
     pub took_ms: u64,
+    /// Which lab of the matrix it was; empty: the demo's.
+    #[serde(default)]
+    pub lab: String,
     /// Where and how it was run.
     #[serde(default)]
     pub environment: Environment,
@@ -59,8 +71,58 @@ pub struct Report {
     pub stalls: StallPhases,
 }
 
+impl Report {
+    /// A report without steps: the run broke off before it could judge anything.
+    pub fn nothing_known(error: &anyhow::Error, seed: u64, took_ms: u64) -> Report {
+        Report {
+            verdict: Verdict::Unknown,
+            reason: format!("the run broke off: {error:#}"),
+            seed,
+            took_ms,
+            ..Report::default()
+        }
+    }
+}
+
+/// The report of a fault matrix: one report for each lab and seed, and all of them together.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct MatrixReport {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Why, in a sentence.
+    pub reason: String,
+    /// The command that repeats it.
+    pub command: String,
+    /// How long the whole took (ms).
+    pub took_ms: u64,
+    /// Each fault over all seeds.
+    pub faults: Vec<FaultReport>,
+    /// Each lab and seed.
+    pub runs: Vec<Report>,
+}
+
+/// What became of the connections in a fault, all seeds together.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct FaultReport {
+    /// The fault.
+    pub name: StepName,
+    /// What it does.
+    pub what: String,
+    /// How many times it was injected.
+    pub runs: u64,
+    /// How many times it really happened, as measured at the router.
+    pub happened: u64,
+    /// By age, added up.
+    pub ages: Vec<AgeReport>,
+    /// By kind of connection, as far as the fault had no right to lose them: how many, and how many of
+    /// them were lost.
+    pub eligible: u64,
+    /// See `eligible`.
+    pub lost: u64,
+}
+
 /// What became of the connections in a step.
-#[derive(Clone, PartialEq, Debug, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct StepReport {
     /// The step.
     pub name: StepName,
@@ -94,6 +156,176 @@ pub struct StepReport {
     pub stall_ms: Stalls,
     /// Losses, for people: a few of them.
     pub losses: Vec<String>,
+    /// All connections by their age when the fault came.
+    #[serde(default)]
+    pub ages: Vec<AgeReport>,
+    /// What became of those that were lost, one by one; at most [`LOST_LISTED`] of them.
+    #[serde(default)]
+    pub lost: Vec<LostConnection>,
+}
+
+/// How many lost connections a step lists.
+pub const LOST_LISTED: usize = 200;
+
+/// How old a connection was when the fault came.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Age {
+    /// Older than `replicate-after` and a second.
+    Long,
+    /// Older than 50 ms.
+    Young,
+    /// Begun, and not older than 50 ms.
+    Newborn,
+    /// Opened later, while the fault and its repair went on.
+    Later,
+}
+
+impl Age {
+    /// All of them, the oldest first.
+    pub const ALL: [Age; 4] = [Age::Long, Age::Young, Age::Newborn, Age::Later];
+
+    /// Its name in the report.
+    pub fn name(self) -> &'static str {
+        match self {
+            Age::Long => "long",
+            Age::Young => "young",
+            Age::Newborn => "newborn",
+            Age::Later => "later",
+        }
+    }
+}
+
+/// Connections of one age.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct AgeReport {
+    /// How old they were.
+    pub age: Age,
+    /// What the fault may cost them.
+    pub rule: String,
+    /// Those that were connected.
+    pub eligible: u64,
+    /// Of those, those that changed director: their director failed, or the router sent them elsewhere.
+    pub moved: u64,
+    /// Those that were not lost.
+    pub survived: u64,
+    /// Those that were.
+    pub lost: u64,
+    /// Of the lost ones, those that changed director.
+    pub moved_lost: u64,
+    /// Of the lost ones, those that got a reset.
+    pub reset: u64,
+    /// Those that another backend answered.
+    pub wrong_backend: u64,
+    /// Those that got damaged data.
+    pub corrupt: u64,
+    /// Those whose connect() failed: they were no connection yet, and none of the numbers above.
+    pub unconnected: u64,
+    /// Where none was lost: the share that may be lost at the most, with 95 % confidence (rule of three).
+    pub bound: Option<f64>,
+    /// The same of those that changed director.
+    pub moved_bound: Option<f64>,
+}
+
+impl AgeReport {
+    /// Nobody yet.
+    pub fn new(age: Age, rule: String) -> AgeReport {
+        AgeReport {
+            age,
+            rule,
+            eligible: 0,
+            moved: 0,
+            survived: 0,
+            lost: 0,
+            moved_lost: 0,
+            reset: 0,
+            wrong_backend: 0,
+            corrupt: 0,
+            unconnected: 0,
+            bound: None,
+            moved_bound: None,
+        }
+    }
+
+    /// Adds those of another run.
+    pub fn add(&mut self, other: &AgeReport) {
+        self.eligible += other.eligible;
+        self.moved += other.moved;
+        self.survived += other.survived;
+        self.lost += other.lost;
+        self.moved_lost += other.moved_lost;
+        self.reset += other.reset;
+        self.wrong_backend += other.wrong_backend;
+        self.corrupt += other.corrupt;
+        self.unconnected += other.unconnected;
+        self.bound();
+    }
+
+    /// Says how small a loss the numbers speak for.
+    pub fn bound(&mut self) {
+        self.bound = rule_of_three(self.eligible, self.lost);
+        self.moved_bound = rule_of_three(self.moved, self.moved_lost);
+    }
+}
+
+/// With 0 of `n` lost, the probability of a loss is below 3/n with 95 % confidence.
+fn rule_of_three(n: u64, lost: u64) -> Option<f64> {
+    (n > 0 && lost == 0).then(|| (3.0 / n as f64).min(1.0))
+}
+
+/// What became of a connection that was lost, and what is known of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LostConnection {
+    /// The number of its record.
+    pub id: u64,
+    /// Its kind.
+    pub kind: String,
+    /// Its age when the fault came.
+    pub age: Age,
+    /// The same in ms since connect() returned; negative: it was opened later.
+    pub age_ms: i64,
+    /// The client's side.
+    pub client: Option<std::net::SocketAddrV4>,
+    /// The VIP and port.
+    pub vip: std::net::SocketAddrV4,
+    /// The backend that answered first.
+    pub backend: Option<String>,
+    /// How it was lost.
+    pub how: How,
+    /// The same in the words of whoever noticed.
+    pub error: String,
+    /// The system's number for it.
+    pub errno: Option<i32>,
+    /// When (ms after the fault).
+    pub at_ms: i64,
+    /// When the last byte came (ms after the fault).
+    pub last_byte_ms: Option<i64>,
+    /// How many exchanges there were.
+    pub exchanges: u64,
+    /// The director that the router sent it to before.
+    pub director_before: Option<String>,
+    /// The director that the router sent it to when the fault had taken effect.
+    pub director_after: Option<String>,
+    /// Whether the fault had a right to take it.
+    pub excused: bool,
+}
+
+/// How a connection can be lost.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// A reset came.
+    Reset,
+    /// Nobody answered any more, and the client's kernel gave up.
+    TimedOut,
+    /// The other side closed it.
+    Closed,
+    /// Nothing came for too long.
+    Silence,
+    /// What came was not what should have.
+    Damage,
+    /// Anything else.
+    Other,
 }
 
 /// Seconds with one decimal in JSON.
@@ -179,6 +411,16 @@ mod tests {
         let hundred = (1..=100).rev().collect();
         assert_eq!(Stalls::of(hundred), Stalls { p50: 50, p99: 99, max: 100 });
         assert_eq!(Stalls::of(vec![0, 0, 0, 900]), Stalls { p50: 0, p99: 900, max: 900 });
+    }
+
+    #[test]
+    fn with_none_lost_the_rule_of_three_tells_what_that_is_worth() {
+        let mut runs = AgeReport::new(Age::Young, String::new());
+        let one = AgeReport { eligible: 1_500, moved: 1_000, survived: 1_500, ..runs.clone() };
+        runs.add(&one);
+        assert_eq!((runs.bound, runs.moved_bound), (Some(0.002), Some(0.003)));
+        runs.add(&AgeReport { lost: 1, ..one });
+        assert_eq!((runs.eligible, runs.bound, runs.moved_bound), (3_000, None, Some(0.0015)));
     }
 
     #[test]

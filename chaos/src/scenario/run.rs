@@ -1,18 +1,21 @@
 //! One run of the scenario on a lab that stands: traffic, steps, measurements.
 
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::clients::Clients;
-use super::inject::{self, Effect};
-use super::judge::{Facts, MARGIN_MS, Terms, judge_step};
+use super::burst::{self, BEFORE_MS, OVER_MS, Size};
+use super::clients::{Clients, Flows, target};
+use super::faults::what;
+use super::inject::{self, Effect, Lasting, names};
+use super::judge::{Facts, MARGIN_MS, Terms, judge_step, patience};
 use super::progress::Progress;
 use super::releases::{Reading, Releases, Since};
-use super::report::{Busy, Lane};
+use super::report::{Age, Busy, Lane, StepReport};
 use super::sampler::Sampler;
 use super::series::Calm;
 use super::steps::StepName;
@@ -22,21 +25,25 @@ use crate::command::{in_netns, run as tool};
 use crate::lab::plan::{METRICS_PORT, Plan, Site};
 use crate::lab::{backends, describe};
 use crate::router::monitor::Monitor;
-use crate::router::paths;
+use crate::router::paths::{self, Paths};
 use crate::workload::messages::Look;
-use crate::workload::record::{Cohort, LOST_AFTER_MS, Record};
+use crate::workload::record::{Cohort, LOST_AFTER_MS, Record, Transport};
 
 /// How many connections of each kind there are. Downloads are opened anew for each step.
 const COHORTS: [(Cohort, u32); 4] =
     [(Cohort::Echo, 160), (Cohort::Drip, 60), (Cohort::Idle, 60), (Cohort::Udp, 60)];
 const DOWNLOADS: u32 = 20;
-const YOUNG_PER_SECOND: u32 = 20;
 /// How long the traffic is watched before anything is done to the cluster (ms).
 const CALM_MS: u64 = 10_000;
 /// Traffic comes up over this time (ms).
 const RAMP_MS: u64 = 2_000;
 /// How long it may take until all of it is there.
 const COMING_UP_MS: u64 = 30_000;
+/// When every daemon is gone, connections wait for new ones to start and for their own next
+/// retransmission, which may be twice as late (ms).
+const PATIENCE_WITHOUT_DAEMONS_MS: u64 = 40_000;
+/// What happens just before a fault has to be done this long before it (ms).
+const LAST_LOOK_MS: u64 = 60;
 /// After a fault idle connections speak within this time (ms): early enough to be carried on while
 /// the director is still away.
 const SPEAK_MS: u64 = 2_000;
@@ -50,6 +57,51 @@ pub struct Settings {
     pub inject: bool,
     /// Age from which a crash must not cost a connection (ms).
     pub replicate_after_ms: u64,
+    /// How many young connections shall be on directors that fail, and how many have to be for the run
+    /// to prove something.
+    pub young: Young,
+}
+
+/// Young connections around a fault.
+#[derive(Clone, Copy, Debug)]
+pub struct Young {
+    /// The burst of each fault.
+    pub burst: Size,
+    /// The same of planned changes.
+    pub planned: Size,
+    /// See [`Terms::young_needed`].
+    pub needed: Option<u64>,
+    /// How many come and go at all times, a second.
+    pub per_second: u32,
+}
+
+/// The router's choices of path before a step.
+struct Before {
+    /// Since when they have been asked for (ms).
+    asked_ms: u64,
+    /// Those of connections that are there.
+    paths: Paths,
+    /// Those of ports from which connections will be opened.
+    ports: BTreeMap<SocketAddrV4, String>,
+}
+
+impl Before {
+    /// Adds the connections whose path is known by their port; gives those that have to be asked for.
+    fn add(&mut self, flows: Flows) -> Flows {
+        let mut rest = Flows::new();
+        for (client, flow) in flows {
+            // Ports are those of TCP; a datagram's may have the same number.
+            let young = flow.transport == Transport::Tcp && flow.remote == target(Cohort::Young);
+            match self.ports.get(&flow.local).filter(|_| young) {
+                Some(director) => {
+                    self.paths.insert(flow.id, director.clone());
+                }
+                None if self.paths.contains_key(&flow.id) => {}
+                None => rest.push((client, flow)),
+            }
+        }
+        rest
+    }
 }
 
 /// A run.
@@ -60,10 +112,10 @@ pub struct Run {
     pub progress: Progress,
     /// Watches the router's routes.
     pub monitor: Monitor,
-    /// The director that is drained.
-    pub drained: Option<Site>,
-    /// A frozen daemon, and when it shall go on.
-    pub thaw: Option<(u32, u64)>,
+    /// The directors that are drained.
+    pub drained: BTreeSet<Site>,
+    /// A fault that goes on for a while.
+    pub lasting: Option<Lasting>,
     settings: Settings,
     clients: Clients,
     random: StdRng,
@@ -72,6 +124,8 @@ pub struct Run {
     releases: Releases,
     /// Releases before the first step.
     releases_before: u64,
+    /// How long connections may be silent now.
+    patience_ms: u64,
     sampler: Sampler,
     calm: Calm,
 }
@@ -109,8 +163,8 @@ impl Run {
             plan,
             progress,
             monitor,
-            drained: None,
-            thaw: None,
+            drained: BTreeSet::new(),
+            lasting: None,
             settings,
             clients,
             random: StdRng::seed_from_u64(settings.seed),
@@ -118,14 +172,20 @@ impl Run {
             facts: Vec::new(),
             releases: Releases::default(),
             releases_before: 0,
+            patience_ms: LOST_AFTER_MS,
             sampler,
             calm: Calm::default(),
         };
         // What guards did while the lab was raised is no part of the run.
         let reading = run.read_releases("begin").await;
-        run.releases.since(&reading, None);
+        run.releases.since(&reading, &[]);
         run.open_traffic().await?;
         Ok(run)
+    }
+
+    /// The directors that are not drained.
+    pub fn serving(&self) -> impl Iterator<Item = Site> + '_ {
+        self.plan.directors().filter(|d| !self.drained.contains(d))
     }
 
     /// A number below `below`, decided by the seed.
@@ -139,15 +199,16 @@ impl Run {
         self.calm = Calm { opened_ms, up_ms: opened_ms, until_ms: opened_ms };
         self.progress.say(&format!(
             "opening {total} connections, {DOWNLOADS} downloads for each step, \
-             {YOUNG_PER_SECOND} young connections a second"
+             {} young connections a second",
+            self.settings.young.per_second
         ));
         for (cohort, count) in COHORTS {
             self.clients.open(cohort, count, RAMP_MS, None).await?;
         }
-        self.clients.young(YOUNG_PER_SECOND).await?;
+        self.clients.young(self.settings.young.per_second).await?;
         let deadline = opened_ms + RAMP_MS + COMING_UP_MS;
         loop {
-            let look = self.clients.look(0, 0).await?;
+            let look = self.look(0, 0).await?;
             if look.open >= u64::from(total) {
                 self.calm.up_ms = now_ms();
                 self.calm.until_ms = self.calm.up_ms;
@@ -172,61 +233,74 @@ impl Run {
 
     /// One step from its preparation to its judgement.
     pub async fn step(&mut self, step: StepName) -> Result<()> {
-        let target = inject::choose(self, step)?;
+        let targets = inject::choose(self, step).await?;
         let name = step.name();
-        self.progress.say(&format!("{name}: {} is next", target.name()));
+        let who = if targets.is_empty() { "the router".into() } else { names(&targets) };
+        self.progress.say(&format!("{name}: {who} next: {}", what(step)));
         if self.settings.inject {
-            inject::prepare(self, step, target).await?;
+            inject::prepare(self, step, &targets).await?;
             self.sampler.follow(&self.plan);
         }
         let file = backends::bulk_file(&self.plan);
         self.clients.open(Cohort::Bulk, DOWNLOADS, 500, Some(&file)).await?;
         // Downloads have to be old enough when it begins.
-        self.watch_for(self.settings.replicate_after_ms + MARGIN_MS + 700).await?;
-
+        let old_ms = self.settings.replicate_after_ms + MARGIN_MS + 700;
+        self.watch_for(old_ms.saturating_sub(BEFORE_MS)).await?;
         self.releases_until_now(&format!("{name}-before")).await;
-        let before = self.clients.paths(&self.plan.router()).await?;
-        let mut effect = self.injected(step, target).await?;
-        let after = self.clients.paths(&self.plan.router()).await?;
-        let taken_over = if step.is_planned() {
-            paths::changed(&before, &after)
-        } else {
-            paths::left(&before, &after, &target.name())
+        self.patience_ms = patience_ms(step);
+
+        let mut before = self.burst(step, &targets).await?;
+        let mut effect = self.injected(step, &targets).await?;
+        let flows = self.clients.flows(before.asked_ms).await?;
+        let after = self.clients.paths(&self.plan.router(), &flows).await?;
+        before.add(flows);
+        if self.monitor.history().changed(before.asked_ms, effect.begin_ms) {
+            effect.missing.push("the router changed its routes just before it".into());
+        }
+        let mut facts = Facts {
+            name: step,
+            directors: targets.iter().map(|t| t.name()).collect(),
+            begin_ms: effect.begin_ms,
+            done_ms: effect.done_ms,
+            repaired_ms: effect.done_ms,
+            judged_ms: effect.done_ms,
+            missing: Vec::new(),
+            notes: std::mem::take(&mut effect.notes),
+            routes_moved_ms: effect.routes_moved_ms,
+            bfd_ms: effect.bfd_ms,
+            failed: effect.failed.iter().map(|t| t.name()).collect(),
+            before: before.paths,
+            after,
+            patience_ms: self.patience_ms,
+            guard_releases: 0,
+            guard_releases_injected: 0,
         };
         let moved = effect.routes_moved_ms.map_or("not".into(), |ms| format!("in {ms} ms"));
-        self.progress
-            .say(&format!("{name}: routes moved {moved}, {} paths changed", taken_over.len()));
+        let changed = paths::changed(&facts.before, &facts.after).len();
+        self.progress.say(&format!("{name}: routes moved {moved}, {changed} paths changed"));
 
         // Those that are too young for a crash may be lost; they are not waited for.
         let old_ms =
             if step.is_planned() { 0 } else { self.settings.replicate_after_ms + MARGIN_MS };
-        let there_ms = effect.begin_ms.saturating_sub(old_ms);
-        self.all_exchange(there_ms, effect.done_ms, true).await?;
-        inject::thaw(self).await?;
+        let there_ms = facts.begin_ms.saturating_sub(old_ms);
+        // Where nobody is left to carry them on, connections go on after the repair.
+        let alone = step.is_crash() && facts.failed.len() == self.plan.directors.len();
+        if !alone {
+            self.all_exchange(there_ms, facts.done_ms, true).await?;
+        }
+        inject::outlast(self).await?;
         if self.settings.inject
-            && let Err(error) = inject::repair(self, step, target).await
+            && let Err(error) = inject::repair(self, step, &targets).await
         {
             effect.missing.push(format!("it was not repaired: {error:#}"));
         }
-        let repaired_ms = now_ms();
+        facts.repaired_ms = now_ms();
         // Idle ones have their say in the next step, or at the end.
-        self.all_exchange(there_ms, repaired_ms, false).await?;
-        let (guard_releases, guard_releases_injected) =
-            self.releases_in_step(step, target, &mut effect).await;
-        let facts = Facts {
-            name: step,
-            director: target.name(),
-            begin_ms: effect.begin_ms,
-            done_ms: effect.done_ms,
-            repaired_ms,
-            judged_ms: now_ms(),
-            missing: effect.missing,
-            routes_moved_ms: effect.routes_moved_ms,
-            bfd_ms: effect.bfd_ms,
-            taken_over,
-            guard_releases,
-            guard_releases_injected,
-        };
+        self.all_exchange(there_ms, facts.repaired_ms, alone).await?;
+        (facts.guard_releases, facts.guard_releases_injected) =
+            self.releases_in_step(step, &targets, &mut effect).await;
+        facts.judged_ms = now_ms();
+        facts.missing = effect.missing;
         self.tell(&facts).await?;
         let broken = facts.missing.iter().find(|m| m.starts_with("it was not repaired")).cloned();
         self.facts.push(facts);
@@ -236,20 +310,54 @@ impl Run {
         }
     }
 
-    async fn injected(&mut self, step: StepName, target: Site) -> Result<Effect> {
+    /// Opens a burst of young connections and returns when it is time for the fault.
+    async fn burst(&mut self, step: StepName, targets: &[Site]) -> Result<Before> {
+        let router = self.plan.router();
+        let young = self.settings.young;
+        let size = if step.is_crash() { young.burst } else { young.planned };
+        let serving: BTreeSet<String> = self.serving().map(|d| d.name()).collect();
+        let hit: BTreeSet<String> =
+            targets.iter().map(|t| t.name()).filter(|name| serving.contains(name)).collect();
+        let count = size.candidates(hit.len(), serving.len());
+        let asked_ms = now_ms();
+        let ports = self.clients.reserve(&router, count).await?;
+        let chosen = burst::pick(ports, &hit, size);
+        let flows = self.clients.flows(now_ms()).await?;
+        let mut before = Before {
+            asked_ms,
+            paths: self.clients.paths(&router, &flows).await?,
+            ports: chosen.iter().map(|p| (p.local, p.director.clone())).collect(),
+        };
+        let begin_ms = now_ms();
+        self.clients.burst(&chosen, OVER_MS).await?;
+        let until_ms = begin_ms + BEFORE_MS;
+        self.watch_for(until_ms.saturating_sub(now_ms() + LAST_LOOK_MS)).await?;
+        // Those that have come from other ports since then are few.
+        let flows = before.add(self.clients.flows(begin_ms).await?);
+        before.paths.extend(self.clients.paths(&router, &flows).await?);
+        let rest = until_ms.saturating_sub(now_ms());
+        tokio::time::sleep(Duration::from_millis(rest)).await;
+        Ok(before)
+    }
+
+    async fn injected(&mut self, step: StepName, targets: &[Site]) -> Result<Effect> {
         if self.settings.inject {
-            return inject::inject(self, step, target).await;
+            return inject::inject(self, step, targets).await;
         }
         let begin_ms = now_ms();
         let missing = vec!["nothing was injected (--no-inject)".into()];
         Ok(Effect { begin_ms, done_ms: begin_ms, missing, ..Effect::default() })
     }
 
+    async fn look(&mut self, since_ms: u64, connected_before_ms: u64) -> Result<Look> {
+        self.clients.look(since_ms, connected_before_ms, self.patience_ms).await
+    }
+
     /// Watches the traffic for a while.
     async fn watch_for(&mut self, ms: u64) -> Result<()> {
         let until = now_ms() + ms;
         while now_ms() < until {
-            let look = self.clients.look(0, 0).await?;
+            let look = self.look(0, 0).await?;
             self.show(&look);
             let left = until.saturating_sub(now_ms()).min(500);
             tokio::time::sleep(Duration::from_millis(left)).await;
@@ -271,7 +379,7 @@ impl Run {
             self.clients.speak(since_ms, SPEAK_MS).await?;
         }
         loop {
-            let look = self.clients.look(since_ms, there_ms).await?;
+            let look = self.look(since_ms, there_ms).await?;
             self.show(&look);
             if look.pending.iter().all(|(cohort, _)| *cohort == Cohort::Idle && !idle) {
                 return Ok(());
@@ -290,15 +398,9 @@ impl Run {
         let deadline = now_ms() + 90_000;
         let downloads_take_ms = backends::BULK_SIZE as u64 * 1000 / backends::BULK_RATE;
         loop {
-            let look = self.clients.look(now_ms().saturating_sub(LOST_AFTER_MS), u64::MAX).await?;
+            let look = self.look(0, 0).await?;
             self.show(&look);
-            let (_, records) = self.clients.records().await?;
-            let open = records.iter().filter(|r| {
-                matches!(r.cohort, Cohort::Bulk | Cohort::Young)
-                    && r.ended.is_none()
-                    && r.lost_ms(now_ms()).is_none()
-            });
-            if open.count() == 0 {
+            if look.passing == 0 {
                 return Ok(());
             }
             if now_ms() > deadline {
@@ -331,21 +433,24 @@ impl Run {
             began_ms: self.began_ms,
             taken_ms,
             releases_before: self.releases_before,
+            young_needed: self.settings.young.needed,
         }
     }
 
     async fn tell(&mut self, facts: &Facts) -> Result<()> {
         let (taken_ms, records) = self.clients.records().await?;
-        let report = judge_step(&records, facts, u64::MAX, &self.terms(taken_ms));
+        let alone = std::slice::from_ref(facts);
+        let report = judge_step(&records, facts, u64::MAX, &self.terms(taken_ms), &patience(alone));
         let eligible: u64 = report.cohorts.iter().map(|c| c.eligible).sum();
         let survived: u64 = report.cohorts.iter().map(|c| c.survived).sum();
         self.progress.say(&format!(
-            "{}: {survived} of {eligible} eligible connections survived, {} taken over, stall p99 {} ms (bound {} ms)",
+            "{}: {survived} of {eligible} eligible connections survived, {} taken over, stall p99 {} ms{}",
             facts.name.name(),
             report.eligible_taken_over,
             report.stall_ms.p99,
-            facts.name.stall_bound_ms()
+            facts.name.stall_bound_ms().map_or(String::new(), |ms| format!(" (bound {ms} ms)"))
         ));
+        self.progress.say(&format!("  {}", young_ones(&report)));
         for line in report.notes.iter().chain(&report.losses) {
             self.progress.say(&format!("  {line}"));
         }
@@ -378,7 +483,7 @@ impl Run {
         let mut reading = self.read_releases(moment).await;
         // A newcomer has a machine, but no daemon yet.
         reading.retain(|site, now| now.is_some() || self.releases.knows(*site));
-        let Since { count, doubts } = self.releases.since(&reading, None);
+        let Since { count, doubts } = self.releases.since(&reading, &[]);
         let needless = count.values().sum::<u64>();
         match self.facts.last_mut() {
             None => self.releases_before += needless,
@@ -398,17 +503,35 @@ impl Run {
     async fn releases_in_step(
         &mut self,
         step: StepName,
-        target: Site,
+        targets: &[Site],
         effect: &mut Effect,
     ) -> (u64, u64) {
-        let anew = matches!(step, StepName::KillDaemon | StepName::LoseMachine);
-        let restarted = (anew && self.settings.inject).then_some(target);
+        let restarted = if step.restarts() && self.settings.inject { targets } else { &[] };
         let reading = self.read_releases(&format!("{}-after", step.name())).await;
         let Since { mut count, doubts } = self.releases.since(&reading, restarted);
         effect.missing.extend(doubts);
-        let hung = if step == StepName::HangDaemon { count.remove(&target) } else { None };
-        (count.values().sum(), hung.unwrap_or(0))
+        let frozen = matches!(step, StepName::HangDaemon | StepName::FreezeFollower);
+        let hung = targets.iter().filter(|_| frozen).filter_map(|t| count.remove(t)).sum();
+        (count.values().sum(), hung)
     }
+}
+
+/// How long connections may be silent in a step.
+fn patience_ms(step: StepName) -> u64 {
+    match step {
+        StepName::KillAll => PATIENCE_WITHOUT_DAEMONS_MS,
+        _ => LOST_AFTER_MS,
+    }
+}
+
+/// What became of those that are too young for the store.
+fn young_ones(report: &StepReport) -> String {
+    let ages = report.ages.iter().filter(|a| a.age != Age::Long);
+    let each = ages.map(|a| {
+        let (age, lost, moved_lost) = (a.age.name(), a.lost, a.moved_lost);
+        format!("{age}: {lost} of {} lost, {moved_lost} of {} that moved", a.eligible, a.moved)
+    });
+    each.collect::<Vec<_>>().join("; ")
 }
 
 fn why_not_up(records: &[Record]) -> String {

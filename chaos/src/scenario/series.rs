@@ -66,7 +66,7 @@ pub fn timeline(records: &[Record], facts: &[Facts], terms: &Terms, calm: &Calm)
     let since = |at: u64| at.saturating_sub(terms.began_ms);
     let faults = facts.iter().map(|f| Fault {
         kind: f.name.name().to_owned(),
-        target: f.director.clone(),
+        target: f.directors.join("+"),
         begin_ms: since(f.begin_ms),
         done_ms: since(f.done_ms),
         end_ms: since(f.repaired_ms),
@@ -164,7 +164,7 @@ pub fn stalls(records: &[Record], facts: &[Facts], terms: &Terms, calm: &Calm) -
         StepStalls {
             before: phase(before, f.begin_ms, &all),
             during: phase(f.begin_ms, f.judged_ms, &all),
-            moved: phase(f.begin_ms, f.judged_ms, &|r| f.taken_over.contains(&r.id)),
+            moved: phase(f.begin_ms, f.judged_ms, &|r| f.taken_over(r.id)),
             after: phase(f.judged_ms, after, &all),
         }
     });
@@ -191,6 +191,7 @@ mod tests {
         began_ms: 1_000,
         taken_ms: 21_000,
         releases_before: 0,
+        young_needed: None,
     };
     const CALM: Calm = Calm { opened_ms: 2_000, up_ms: 3_000, until_ms: 8_000 };
 
@@ -214,7 +215,7 @@ mod tests {
     fn facts() -> Facts {
         Facts {
             name: StepName::KillDaemon,
-            director: "d2".into(),
+            directors: vec!["d2".into()],
             begin_ms: 10_000,
             done_ms: 10_050,
             repaired_ms: 14_000,
@@ -222,7 +223,11 @@ mod tests {
             missing: Vec::new(),
             routes_moved_ms: Some(50),
             bfd_ms: None,
-            taken_over: [1].into(),
+            notes: Vec::new(),
+            failed: ["d2".to_owned()].into(),
+            before: [(1, "d2".to_owned())].into(),
+            after: [(1, "d1".to_owned())].into(),
+            patience_ms: 10_000,
             guard_releases: 0,
             guard_releases_injected: 0,
         }
@@ -234,7 +239,7 @@ mod tests {
         ended.finished(5_000);
         let mut lost = connection(2, Cohort::Echo);
         lost.progress(2_100, 2_350);
-        lost.failed(9_900, "reset");
+        lost.failed(9_900, "reset", None);
         let records = [ended, lost, stalls_at(connection(3, Cohort::Echo), &[])];
         let line = timeline(&records, &[facts()], &TERMS, &CALM);
         assert_eq!((line.from_ms, line.every_ms), (1_000, 250));
@@ -291,7 +296,7 @@ mod tests {
     fn lost_connections_are_in_no_distribution_of_their_phase() {
         let mut lost = connection(1, Cohort::Echo);
         lost.progress(9_900, 10_150);
-        lost.failed(12_000, "reset");
+        lost.failed(12_000, "reset", None);
         let phases = stalls(&[lost], &[facts()], &TERMS, &CALM);
         let step = &phases.steps[0];
         assert_eq!((step.before.stalls.count, step.during.stalls.count), (1, 0));

@@ -1,6 +1,6 @@
-//! The steps of the scenario, their names and bounds.
+//! The steps of the scenario: their names, and whether they can be done in some order.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
@@ -20,46 +20,72 @@ pub enum StepName {
     HangDaemon,
     /// No frame in or out although the link stays up, everything on it stopped.
     LoseMachine,
+    /// Three directors join at once.
+    AddThree,
+    /// Two directors are drained at once, and come back.
+    DrainTwo,
+    /// Every daemon is restarted, one after another without a pause.
+    RollingRestart,
+    /// `kill -9` of two daemons, one of which leads shards.
+    KillWithLeader,
+    /// `kill -9` of every daemon at once.
+    KillAll,
+    /// SIGSTOP for 30 s of a daemon that does not lead the control group.
+    FreezeFollower,
+    /// One director does not hear another one any more, who hears it.
+    OneWay,
+    /// A director and its peers do not hear each other, while its traffic goes on.
+    CutOff,
+    /// The router's ECMP is reshuffled while a backend is removed.
+    Reshuffle,
 }
 
-/// Whether the steps can be done in this order on so many directors.
-pub fn check(steps: &[StepName], directors: usize) -> Result<()> {
+/// Whether the steps can be done in this order on so many directors; `option` named them.
+pub fn check(option: &str, steps: &[StepName], directors: usize) -> Result<()> {
     let (mut directors, mut drained) = (directors, false);
     for (index, step) in steps.iter().enumerate() {
-        let name = step.name();
-        match step {
-            StepName::AddNode => directors += 1,
-            StepName::UndrainNode => drained = false,
-            StepName::DrainNode => {
-                ensure!(
-                    !drained,
-                    "--steps: one director can be drained at a time, step {} ({name}) \
-                    would be the second: put undrain-node in between",
-                    index + 1
-                );
-                ensure!(
-                    directors > 1,
-                    "--steps: the last director cannot be drained: \
-                    use --directors 2 or more"
-                );
-                drained = true;
-            }
-            StepName::KillDaemon | StepName::HangDaemon | StepName::LoseMachine => {
-                ensure!(
-                    directors > usize::from(drained),
-                    "--steps: at step {} ({name}) the only \
-                    director is drained: use --directors 2 or more, or put undrain-node before it",
-                    index + 1
-                );
-            }
+        let (name, number) = (step.name(), index + 1);
+        if *step == StepName::UndrainNode {
+            ensure!(
+                drained,
+                "{option}: at step {number} ({name}) no director is drained: put drain-node before it"
+            );
+            drained = false;
         }
+        if *step == StepName::DrainNode {
+            ensure!(
+                !drained,
+                "{option}: one director can be drained at a time, step {number} ({name}) \
+                 would be the second: put undrain-node in between"
+            );
+            ensure!(
+                directors > 1,
+                "{option}: the last director cannot be drained: use --directors 2 or more"
+            );
+            drained = true;
+            continue;
+        }
+        let serving = directors - usize::from(drained);
+        let needed = step.serving_needed();
+        if serving < needed && drained {
+            bail!(
+                "{option}: at step {number} ({name}) too few directors are left while one is drained: \
+                 use --directors {} or more, or put undrain-node before it",
+                needed + 1
+            );
+        }
+        ensure!(
+            serving >= needed,
+            "{option}: step {number} ({name}) needs {needed} directors: use --directors {needed} or more"
+        );
+        directors += step.newcomers();
     }
     Ok(())
 }
 
 impl StepName {
-    /// All steps in the order of the demo.
-    pub const ALL: [StepName; 6] = [
+    /// The steps of the demo, in order.
+    pub const DEMO: [StepName; 6] = [
         StepName::AddNode,
         StepName::DrainNode,
         StepName::UndrainNode,
@@ -77,21 +103,93 @@ impl StepName {
             StepName::KillDaemon => "kill-daemon",
             StepName::HangDaemon => "hang-daemon",
             StepName::LoseMachine => "lose-machine",
+            StepName::AddThree => "add-three",
+            StepName::DrainTwo => "drain-two",
+            StepName::RollingRestart => "rolling-restart",
+            StepName::KillWithLeader => "kill-with-leader",
+            StepName::KillAll => "kill-all",
+            StepName::FreezeFollower => "freeze-follower",
+            StepName::OneWay => "one-way",
+            StepName::CutOff => "cut-off",
+            StepName::Reshuffle => "reshuffle",
         }
     }
 
     /// Whether an operator asks for it, so that it may cost nothing at all.
     pub fn is_planned(self) -> bool {
-        matches!(self, StepName::AddNode | StepName::DrainNode | StepName::UndrainNode)
+        matches!(
+            self,
+            StepName::AddNode
+                | StepName::DrainNode
+                | StepName::UndrainNode
+                | StepName::AddThree
+                | StepName::DrainTwo
+                | StepName::RollingRestart
+        )
     }
 
-    /// The aim for the 99th percentile of stalls (ms). Shown, not judged.
-    pub fn stall_bound_ms(self) -> u64 {
+    /// Whether a director stops to forward, so that the router has to leave it.
+    pub fn is_crash(self) -> bool {
+        matches!(
+            self,
+            StepName::KillDaemon
+                | StepName::HangDaemon
+                | StepName::LoseMachine
+                | StepName::KillWithLeader
+                | StepName::KillAll
+                | StepName::FreezeFollower
+        )
+    }
+
+    /// Whether the daemons it is about have been started anew when it is over.
+    pub fn restarts(self) -> bool {
+        matches!(
+            self,
+            StepName::KillDaemon
+                | StepName::LoseMachine
+                | StepName::KillWithLeader
+                | StepName::KillAll
+                | StepName::RollingRestart
+        )
+    }
+
+    /// Whether it proves nothing unless connections change director.
+    pub fn has_to_move(self) -> bool {
+        self.is_crash() || matches!(self, StepName::CutOff | StepName::Reshuffle)
+    }
+
+    /// How many directors it brings.
+    pub fn newcomers(self) -> usize {
         match self {
-            StepName::KillDaemon => 800,
-            StepName::HangDaemon => 1_000,
-            StepName::LoseMachine => 1_600,
-            _ => 300,
+            StepName::AddNode => 1,
+            StepName::AddThree => 3,
+            _ => 0,
+        }
+    }
+
+    /// How many directors have to serve before it.
+    fn serving_needed(self) -> usize {
+        match self {
+            // Someone has to be left for a majority.
+            StepName::KillWithLeader => 5,
+            StepName::DrainTwo => 3,
+            StepName::OneWay
+            | StepName::CutOff
+            | StepName::Reshuffle
+            | StepName::RollingRestart => 2,
+            StepName::FreezeFollower => 2,
+            _ => 1,
+        }
+    }
+
+    /// The aim for the 99th percentile of stalls (ms), where there is one. Shown, not judged.
+    pub fn stall_bound_ms(self) -> Option<u64> {
+        match self {
+            StepName::KillDaemon => Some(800),
+            StepName::HangDaemon => Some(1_000),
+            StepName::LoseMachine => Some(1_600),
+            _ if self.is_planned() => Some(300),
+            _ => None,
         }
     }
 
@@ -109,16 +207,21 @@ impl StepName {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use StepName::{AddNode, DrainNode, KillDaemon, UndrainNode};
+    use StepName::{AddNode, AddThree, DrainNode, KillDaemon, KillWithLeader, UndrainNode};
 
     #[test]
     fn steps_that_cannot_be_done_are_refused_before_anything_is_raised() {
-        assert!(check(&StepName::ALL, 1).is_ok(), "the first step brings a second director");
+        let check = |steps: &[StepName], directors| check("--steps", steps, directors);
+        assert!(check(&StepName::DEMO, 1).is_ok(), "the first step brings a second director");
         assert!(check(&[KillDaemon], 1).is_ok());
+        assert!(check(&[AddThree, KillWithLeader], 2).is_ok());
         for (steps, directors, word) in [
             (&[DrainNode, KillDaemon][..], 1, "--directors 2"),
             (&[DrainNode, DrainNode], 3, "undrain-node in between"),
             (&[DrainNode, UndrainNode, DrainNode, AddNode, DrainNode], 3, "step 5"),
+            (&[UndrainNode], 3, "put drain-node before it"),
+            (&[KillWithLeader], 3, "needs 5 directors"),
+            (&[DrainNode, KillWithLeader], 5, "put undrain-node before it"),
         ] {
             let text = check(steps, directors).unwrap_err().to_string();
             assert!(text.contains(word), "{text}");

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::report::{Report, StepReport, Verdict};
 use super::steps::StepName;
-use super::table::aligned;
+use super::table::{aligned, word};
 
 /// The summary of reports in files.
 pub fn of_files(files: &[PathBuf]) -> Result<String> {
@@ -37,11 +37,7 @@ pub fn render(reports: &[Report]) -> String {
     text += &aligned(&rows);
     text += "\n";
     for report in reports {
-        let word = match report.verdict {
-            Verdict::Pass => "PASS",
-            Verdict::Fail => "FAIL",
-            Verdict::Unknown => "UNKNOWN",
-        };
+        let word = word(report.verdict);
         writeln!(text, "seed {}: {word}: {}", report.seed, report.reason).ok();
     }
     let passed = reports.iter().filter(|r| r.verdict == Verdict::Pass).count();
@@ -69,7 +65,7 @@ fn row(name: StepName, runs: &[&StepReport]) -> Vec<String> {
         format!("{} of {}", sum(|s| s.young.survived), sum(|s| s.young.total)),
         moved,
         p99.to_string(),
-        format!("< {bound}{}", missed(p99, bound)),
+        bound.map_or("-".into(), |bound| format!("< {bound}{}", missed(p99, bound))),
     ]
 }
 
@@ -108,6 +104,8 @@ mod tests {
             cohorts: vec![echo],
             stall_ms,
             losses: Vec::new(),
+            ages: Vec::new(),
+            lost: Vec::new(),
         };
         let reason = "so".into();
         Report { verdict, reason, seed, took_ms: 1, steps: vec![step], ..Report::default() }

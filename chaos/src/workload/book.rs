@@ -7,7 +7,7 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 
 use super::messages::{Flow, Look};
-use super::record::{Cohort, Record, Transport};
+use super::record::{Cohort, Patience, Record, Transport};
 use crate::clock::now_ms;
 
 /// All records of this process, shared by its tasks (one thread).
@@ -51,24 +51,27 @@ impl Book {
         self.entries.borrow().iter().map(|e| e.record.clone()).collect()
     }
 
-    /// The open connections.
-    pub fn flows(&self) -> Vec<Flow> {
+    /// The connections that are open or on their way, or have ended since then.
+    pub fn flows(&self, since_ms: u64) -> Vec<Flow> {
         let entries = self.entries.borrow();
-        let open = entries.iter().map(|e| &e.record).filter(|r| r.ended.is_none());
-        open.filter_map(|r| {
-            let (id, transport, remote) = (r.id, r.transport, r.remote);
-            r.connected_ms.and(r.local).map(|local| Flow { id, transport, local, remote })
-        })
-        .collect()
+        let records = entries.iter().map(|e| &e.record);
+        let there = records.filter(|r| r.ended_ms().is_none_or(|at| at >= since_ms));
+        there
+            .filter_map(|r| {
+                let (id, transport, remote) = (r.id, r.transport, r.remote);
+                r.local.map(|local| Flow { id, transport, local, remote })
+            })
+            .collect()
     }
 
     /// How things are.
-    pub fn look(&self, since_ms: u64, connected_before_ms: u64) -> Look {
+    pub fn look(&self, since_ms: u64, connected_before_ms: u64, patience_ms: u64) -> Look {
         let now = now_ms();
+        let patience = Patience::of(patience_ms);
         let mut look = Look::default();
         let mut pending = std::collections::BTreeMap::new();
         for Entry { record, .. } in self.entries.borrow().iter() {
-            let lost = record.lost_ms(now).is_some();
+            let lost = record.lost_with(&patience, now).is_some();
             if lost && record.cohort == Cohort::Young {
                 look.young_lost += 1;
             } else if lost {
@@ -77,6 +80,7 @@ impl Book {
             if record.ended.is_some() {
                 continue;
             }
+            look.passing += u64::from(!lost && record.cohort.passes());
             let Some(connected) = record.connected_ms else { continue };
             look.open += u64::from(record.cohort != Cohort::Young);
             if lost {
@@ -117,9 +121,14 @@ impl Page {
         }
     }
 
-    /// Notes that it broke.
+    /// Notes that it broke, in our own judgement.
     pub fn failed(&self, error: impl std::fmt::Display) {
-        self.note(|r| r.failed(now_ms(), error.to_string()));
+        self.note(|r| r.failed(now_ms(), error.to_string(), None));
+    }
+
+    /// Notes that it broke, and what the system says of it.
+    pub fn broke(&self, doing: &str, error: &std::io::Error) {
+        self.note(|r| r.failed(now_ms(), format!("{doing}: {error}"), error.raw_os_error()));
     }
 
     /// Waits for `pause_ms`, or until the connection is told to speak.

@@ -22,19 +22,34 @@ pub async fn run(book: Book, target: SocketAddrV4, file: Rc<Vec<u8>>) {
     let Some(stream) = connect(&page, target).await else { return };
     match download(&page, stream, &file).await {
         Ok(()) => page.note(|r| r.finished(now_ms())),
-        Err(error) => page.failed(error),
+        Err(Broken::System(error)) => page.broke("downloading", &error),
+        Err(Broken::Content(what)) => page.failed(what),
     }
 }
 
-async fn download(page: &Page, mut stream: TcpStream, file: &[u8]) -> Result<(), String> {
+/// Why a download broke.
+enum Broken {
+    /// The system says so.
+    System(std::io::Error),
+    /// What came is not what should have.
+    Content(String),
+}
+
+impl From<std::io::Error> for Broken {
+    fn from(error: std::io::Error) -> Broken {
+        Broken::System(error)
+    }
+}
+
+async fn download(page: &Page, mut stream: TcpStream, file: &[u8]) -> Result<(), Broken> {
     let request = format!("GET {BULK_PATH} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.map_err(|e| e.to_string())?;
+    stream.write_all(request.as_bytes()).await?;
     let mut head = Vec::new();
     let mut chunk = vec![0; 64 << 10];
     let body_from = loop {
-        let got = stream.read(&mut chunk).await.map_err(|e| e.to_string())?;
+        let got = stream.read(&mut chunk).await?;
         if got == 0 {
-            return Err("closed before an answer".into());
+            return Err(Broken::Content("closed before an answer".into()));
         }
         progress(page);
         head.extend_from_slice(&chunk[..got]);
@@ -44,7 +59,8 @@ async fn download(page: &Page, mut stream: TcpStream, file: &[u8]) -> Result<(),
     };
     let text = String::from_utf8_lossy(&head[..body_from]).into_owned();
     if !text.starts_with("HTTP/1.1 200") {
-        return Err(format!("nginx answered {}", text.lines().next().unwrap_or_default()));
+        let first = text.lines().next().unwrap_or_default();
+        return Err(Broken::Content(format!("nginx answered {first}")));
     }
     if let Some(name) = text.lines().find_map(|l| l.strip_prefix("X-Backend: ")) {
         page.note(|r| r.answered_by(name.trim(), now_ms()));
@@ -52,9 +68,10 @@ async fn download(page: &Page, mut stream: TcpStream, file: &[u8]) -> Result<(),
     let mut received = Received { page, file, at: 0, sum: Sha256::new() };
     received.take(&head[body_from..]);
     while received.at < file.len() {
-        let got = stream.read(&mut chunk).await.map_err(|e| e.to_string())?;
+        let got = stream.read(&mut chunk).await?;
         if got == 0 {
-            return Err(format!("closed after {} of {} bytes", received.at, file.len()));
+            let (came, all) = (received.at, file.len());
+            return Err(Broken::Content(format!("closed after {came} of {all} bytes")));
         }
         progress(page);
         received.take(&chunk[..got]);

@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::book::Book;
+use super::burst::Reserved;
 use super::messages::{Answer, Command, Order, Said};
 use super::record::Cohort;
 use super::{bulk, drip, echo, udp};
@@ -21,6 +22,7 @@ use crate::clock::now_ms;
 pub struct Client {
     book: Book,
     young: Option<JoinHandle<()>>,
+    reserved: Reserved,
     /// The file of downloads, read once.
     file: RefCell<Option<Rc<Vec<u8>>>>,
 }
@@ -28,7 +30,12 @@ pub struct Client {
 impl Client {
     /// A client without connections; the numbers of its records begin at `base`.
     pub fn new(base: u64) -> Client {
-        Client { book: Book::new(base), young: None, file: RefCell::new(None) }
+        Client {
+            book: Book::new(base),
+            young: None,
+            reserved: Reserved::default(),
+            file: RefCell::new(None),
+        }
     }
 
     /// Obeys. Runs in a `LocalSet`.
@@ -46,10 +53,22 @@ impl Client {
                     });
                 }
             }
-            Command::Look { since_ms, connected_before_ms } => {
-                return Ok(Said::Look(self.book.look(since_ms, connected_before_ms)));
+            Command::Look { since_ms, connected_before_ms, patience_ms } => {
+                let look = self.book.look(since_ms, connected_before_ms, patience_ms);
+                return Ok(Said::Look(look));
             }
-            Command::Flows => return Ok(Said::Flows { flows: self.book.flows() }),
+            Command::Reserve { count, target } => {
+                // The earlier ones first, so that their ports are free again.
+                self.reserved = Reserved::default();
+                self.reserved = Reserved::bind(count, target)?;
+                return Ok(Said::Reserved { locals: self.reserved.locals() });
+            }
+            Command::Burst { ports, target, over_ms } => {
+                std::mem::take(&mut self.reserved).open(&self.book, &ports, target, over_ms)?;
+            }
+            Command::Flows { since_ms } => {
+                return Ok(Said::Flows { flows: self.book.flows(since_ms) });
+            }
             Command::Records => {
                 return Ok(Said::Records { now_ms: now_ms(), records: self.book.records() });
             }

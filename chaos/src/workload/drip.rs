@@ -19,7 +19,7 @@ pub async fn run(book: Book, target: SocketAddrV4) {
     let Some(mut stream) = connect(&page, target).await else { return };
     let mut name = [0; MAX_NAME];
     if let Err(error) = stream.read_exact(&mut name).await {
-        return page.failed(error);
+        return page.broke("reading", &error);
     }
     page.note(|r| {
         let now = now_ms();
@@ -30,7 +30,7 @@ pub async fn run(book: Book, target: SocketAddrV4) {
     loop {
         let byte = match stream.read_u8().await {
             Ok(byte) => byte,
-            Err(error) => return page.failed(error),
+            Err(error) => return page.broke("reading", &error),
         };
         let now = now_ms();
         page.note(|r| {

@@ -37,34 +37,42 @@ impl Pace {
 /// Connects and notes it; the error is noted too.
 pub async fn connect(page: &Page, target: SocketAddrV4) -> Option<TcpStream> {
     match TcpStream::connect(target).await {
-        Ok(stream) => {
-            page.local(stream.local_addr());
-            page.note(|r| r.connected(now_ms()));
-            // A failure here costs a delay and no more.
-            stream.set_nodelay(true).ok();
-            Some(stream)
-        }
+        Ok(stream) => Some(connected(page, stream)),
         Err(error) => {
-            page.failed(format!("connect: {error}"));
+            page.broke("connecting", &error);
             None
         }
     }
 }
 
+/// Notes that the connection is there.
+pub fn connected(page: &Page, stream: TcpStream) -> TcpStream {
+    page.local(stream.local_addr());
+    page.note(|r| r.connected(now_ms()));
+    // A failure here costs a delay and no more.
+    stream.set_nodelay(true).ok();
+    stream
+}
+
 /// Opens a connection and talks at its pace to the end.
 pub async fn run(book: Book, cohort: Cohort, target: SocketAddrV4) {
     let page = book.open(cohort, Transport::Tcp, target);
-    let pace = Pace::of(cohort);
-    let Some(mut stream) = connect(&page, target).await else { return };
+    if let Some(stream) = connect(&page, target).await {
+        talk(&page, stream, Pace::of(cohort)).await;
+    }
+}
+
+/// Talks at a pace to the end.
+pub async fn talk(page: &Page, mut stream: TcpStream, pace: Pace) {
     let mut seq = 0;
     loop {
         seq += 1;
         let pause_ms = rand::rng().random_range(pace.every_ms.clone());
-        if let Err(error) = exchange(&page, &mut stream, seq, pause_ms).await {
-            return page.failed(error);
+        if let Err(error) = exchange(page, &mut stream, seq, pause_ms).await {
+            return page.broke("exchanging", &error);
         }
         if pace.exchanges.is_some_and(|most| seq >= u64::from(most)) {
-            return close(&page, stream).await;
+            return close(page, stream).await;
         }
         page.pause(pause_ms).await;
     }
@@ -126,6 +134,6 @@ async fn close(page: &Page, mut stream: TcpStream) {
             page.note(|r| r.corrupt(now_ms()));
             page.failed("bytes that nobody asked for");
         }
-        Err(error) => page.failed(format!("closing: {error}")),
+        Err(error) => page.broke("closing", &error),
     }
 }

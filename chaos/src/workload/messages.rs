@@ -40,6 +40,23 @@ pub enum Command {
         /// Where to.
         target: SocketAddrV4,
     },
+    /// Bind sockets for a burst, and tell their addresses; those of an earlier one are given up.
+    Reserve {
+        /// How many.
+        count: u32,
+        /// Where they will go.
+        target: SocketAddrV4,
+    },
+    /// Open short connections from sockets that were bound for it, spread evenly over a time; the other
+    /// sockets are given up.
+    Burst {
+        /// The ports of the sockets.
+        ports: Vec<u16>,
+        /// Where to.
+        target: SocketAddrV4,
+        /// Over how long (ms).
+        over_ms: u64,
+    },
     /// Idle connections that have exchanged nothing since then speak, spread over a time.
     Speak {
         /// Since when.
@@ -53,9 +70,14 @@ pub enum Command {
         since_ms: u64,
         /// Of those that were connected before then.
         connected_before_ms: u64,
+        /// Silence beyond the gap after which one counts as lost.
+        patience_ms: u64,
     },
-    /// List the open connections.
-    Flows,
+    /// List the connections that are open, or have ended since then.
+    Flows {
+        /// Since when.
+        since_ms: u64,
+    },
     /// Give everything that is remembered.
     Records,
 }
@@ -78,7 +100,12 @@ pub enum Said {
     Done,
     /// How things are.
     Look(Look),
-    /// The open connections.
+    /// The sockets that were bound.
+    Reserved {
+        /// Their addresses.
+        locals: Vec<SocketAddrV4>,
+    },
+    /// The connections that were asked for.
     Flows {
         /// Each one.
         flows: Vec<Flow>,
@@ -101,6 +128,8 @@ pub struct Look {
     pub pending: Vec<(Cohort, u64)>,
     /// Connections that were lost so far, young ones left out.
     pub lost: u64,
+    /// Connections that are to end by themselves, and have not yet.
+    pub passing: u64,
     /// Young connections that were lost so far.
     pub young_lost: u64,
     /// The longest that an open connection is overdue now (ms).

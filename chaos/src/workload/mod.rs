@@ -3,6 +3,7 @@
 
 pub mod book;
 pub mod bulk;
+pub mod burst;
 pub mod client;
 pub mod drip;
 pub mod echo;

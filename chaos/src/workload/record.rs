@@ -48,6 +48,11 @@ impl Cohort {
             Cohort::Young => "young",
         }
     }
+
+    /// Whether such connections end by themselves.
+    pub fn passes(self) -> bool {
+        matches!(self, Cohort::Bulk | Cohort::Young)
+    }
 }
 
 /// Transport of a connection.
@@ -76,10 +81,46 @@ pub struct Ended {
     pub at_ms: u64,
     /// What went wrong; none: it came to its proper end.
     pub error: Option<String>,
+    /// The system's number for it, where the system said so.
+    #[serde(default)]
+    pub errno: Option<i32>,
 }
 
 /// No progress for this long beyond the expected gap: the connection is lost.
 pub const LOST_AFTER_MS: u64 = 10_000;
+
+/// How long silence may last until a connection counts as lost: [`LOST_AFTER_MS`], but longer where
+/// a fault takes the service away for a known while.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Patience(Vec<Span>);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Span {
+    from_ms: u64,
+    until_ms: u64,
+    patience_ms: u64,
+}
+
+impl Patience {
+    /// The same at all times.
+    pub fn of(patience_ms: u64) -> Patience {
+        let mut patience = Patience::default();
+        patience.between(0, u64::MAX, patience_ms);
+        patience
+    }
+
+    /// Another one for progress that is due between two times.
+    pub fn between(&mut self, from_ms: u64, until_ms: u64, patience_ms: u64) {
+        self.0.push(Span { from_ms, until_ms, patience_ms });
+    }
+
+    /// How long progress may be late that was due then.
+    fn at(&self, due_ms: u64) -> u64 {
+        let spans = self.0.iter().filter(|s| (s.from_ms..s.until_ms).contains(&due_ms));
+        spans.map(|s| s.patience_ms).max().unwrap_or(LOST_AFTER_MS)
+    }
+}
+
 /// A shorter excess is not noted: it is scheduling, not a stall.
 const NOTED_FROM_MS: u64 = 5;
 
@@ -182,18 +223,18 @@ impl Record {
     }
 
     /// It broke.
-    pub fn failed(&mut self, now: u64, error: impl Into<String>) {
-        self.end(now, Some(error.into()));
+    pub fn failed(&mut self, now: u64, error: impl Into<String>, errno: Option<i32>) {
+        self.end(Ended { at_ms: now, error: Some(error.into()), errno });
     }
 
     /// It came to its proper end.
     pub fn finished(&mut self, now: u64) {
-        self.end(now, None);
+        self.end(Ended { at_ms: now, error: None, errno: None });
     }
 
-    fn end(&mut self, at_ms: u64, error: Option<String>) {
+    fn end(&mut self, ended: Ended) {
         // The first end counts.
-        self.ended.get_or_insert(Ended { at_ms, error });
+        self.ended.get_or_insert(ended);
     }
 
     /// When it ended, if it has.
@@ -201,12 +242,17 @@ impl Record {
         self.ended.as_ref().map(|e| e.at_ms)
     }
 
-    /// When it was lost, judged at `now`: by an error, by a close, or by 10 s without progress beyond
-    /// the expected gap. What comes after that makes it no less lost.
+    /// When it was lost, judged at `now` with the usual patience.
+    pub fn lost_ms(&self, now: u64) -> Option<u64> {
+        self.lost_with(&Patience::default(), now)
+    }
+
+    /// When it was lost, judged at `now`: by an error, by a close, or by too long without progress
+    /// beyond the expected gap. What comes after that makes it no less lost.
     ///
     /// The time of a silent loss is a second after progress was due: that tells which step broke it,
     /// also for an answer that was under way when the step began.
-    pub fn lost_ms(&self, now: u64) -> Option<u64> {
+    pub fn lost_with(&self, patience: &Patience, now: u64) -> Option<u64> {
         let error = self.ended.as_ref().filter(|e| e.error.is_some()).map(|e| e.at_ms);
         // Silence before an error counts too: whoever hears nothing for 10 s is lost then, not when a
         // late reset says so. A proper end owes nothing any more.
@@ -222,7 +268,7 @@ impl Record {
             .iter()
             .copied()
             .chain(waits)
-            .find(|s| s.came_ms >= s.due_ms + LOST_AFTER_MS)
+            .find(|s| s.came_ms >= s.due_ms + patience.at(s.due_ms))
             .map(|s| s.due_ms + 1_000);
         error.into_iter().chain(silence).min()
     }
@@ -231,7 +277,7 @@ impl Record {
     pub fn loss(&self) -> String {
         match self.ended.as_ref().and_then(|e| e.error.as_deref()) {
             Some(error) => error.to_owned(),
-            None => format!("no progress for {} s beyond its gap", LOST_AFTER_MS / 1000),
+            None => "it fell silent".to_owned(),
         }
     }
 
@@ -268,11 +314,11 @@ mod tests {
     fn silence_before_a_late_error_is_the_loss() {
         let mut r = record();
         r.progress(3001, 3251);
-        r.failed(60_000, "reset");
+        r.failed(60_000, "reset", None);
         assert_eq!(r.lost_ms(100_000), Some(4251));
         let mut soon = record();
         soon.progress(3001, 3251);
-        soon.failed(3300, "reset");
+        soon.failed(3300, "reset", None);
         assert_eq!(soon.lost_ms(100_000), Some(3300));
     }
 
@@ -299,13 +345,27 @@ mod tests {
         assert_eq!(r.lost_ms(13_250), Some(4_250));
         r.progress(14_000, 14_250);
         assert_eq!(r.lost_ms(14_001), Some(4_250));
-        assert_eq!(r.loss(), "no progress for 10 s beyond its gap");
+        assert_eq!(r.loss(), "it fell silent");
+    }
+
+    #[test]
+    fn a_fault_that_takes_the_service_away_is_waited_for_longer() {
+        let mut r = record();
+        r.progress(3000, 3250);
+        let mut patience = Patience::default();
+        patience.between(3_000, 4_000, 30_000);
+        assert_eq!(r.lost_with(&patience, 33_249), None);
+        assert_eq!(r.lost_with(&patience, 33_250), Some(4_250));
+        r.progress(20_000, 20_250);
+        assert_eq!(r.lost_with(&patience, 20_001), None);
+        assert_eq!(r.lost_with(&patience, 30_250), Some(21_250), "outside of the span");
+        assert_eq!(r.lost_with(&Patience::of(60_000), 30_250), None);
     }
 
     #[test]
     fn an_error_is_a_loss_and_a_proper_end_is_none() {
         let mut r = record();
-        r.failed(5000, "connection reset by peer");
+        r.failed(5000, "connection reset by peer", None);
         r.finished(6000);
         assert_eq!(r.lost_ms(90_000), Some(5000));
         assert_eq!(r.loss(), "connection reset by peer");

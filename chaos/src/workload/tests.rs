@@ -9,7 +9,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use super::client::Client;
 use super::messages::{Command, Look, Said};
-use super::record::{Cohort, Record};
+use super::record::{Cohort, LOST_AFTER_MS, Record};
 use super::server::Services;
 use crate::clock::now_ms;
 use crate::scenario::wait::until;
@@ -52,7 +52,10 @@ fn records(client: &mut Client) -> Vec<Record> {
 }
 
 fn look(client: &mut Client, since_ms: u64) -> Look {
-    match client.obey(Command::Look { since_ms, connected_before_ms: u64::MAX }).unwrap() {
+    match client
+        .obey(Command::Look { since_ms, connected_before_ms: u64::MAX, patience_ms: LOST_AFTER_MS })
+        .unwrap()
+    {
         Said::Look(look) => look,
         other => panic!("{other:?}"),
     }
@@ -91,7 +94,9 @@ async fn every_kind_makes_progress_and_nothing_is_wrong() {
                 assert!(record.ended.is_none() && record.local.is_some(), "{record:?}");
                 assert!(record.id >= 1_000);
             }
-            let Said::Flows { flows } = client.obey(Command::Flows).unwrap() else { panic!() };
+            let Said::Flows { flows } = client.obey(Command::Flows { since_ms: 0 }).unwrap() else {
+                panic!()
+            };
             assert_eq!(flows.len(), 11);
         })
         .await;
@@ -134,6 +139,35 @@ async fn young_ones_come_and_go() {
             let records = records(&mut client);
             assert!(records.iter().all(|r| r.lost_ms(now_ms()).is_none()), "{records:?}");
             assert_eq!(look(&mut client, 0).young_lost, 0);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_burst_comes_from_the_ports_that_were_chosen() {
+    LocalSet::new()
+        .run_until(async {
+            let target = serve("b1").await.echo;
+            let mut client = Client::new(0);
+            let reserved = match client.obey(Command::Reserve { count: 20, target }).unwrap() {
+                Said::Reserved { locals } => locals,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(reserved.len(), 20);
+            let chosen: Vec<SocketAddrV4> = reserved.iter().copied().step_by(2).collect();
+            let ports = chosen.iter().map(|l| l.port()).collect();
+            client.obey(Command::Burst { ports, target, over_ms: 50 }).unwrap();
+            wait(&mut client, "all have exchanged", |records| {
+                records.len() == 10 && records.iter().all(|r| r.progress >= 2)
+            })
+            .await;
+            let mut locals: Vec<_> = records(&mut client).iter().filter_map(|r| r.local).collect();
+            locals.sort();
+            assert_eq!(locals, chosen);
+            assert_eq!(look(&mut client, 0).passing, 10);
+            let again = Command::Burst { ports: vec![reserved[1].port()], target, over_ms: 0 };
+            let error = client.obey(again).unwrap_err().to_string();
+            assert!(error.contains("is not reserved"), "the others were given up: {error}");
         })
         .await;
 }

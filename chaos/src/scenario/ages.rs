@@ -1,0 +1,241 @@
+//! Connections by their age when the fault came, and what is known of those that were lost. Pure.
+
+use super::faults::{Rule, rule};
+use super::judge::{Facts, MARGIN_MS, Terms, is_over};
+use super::report::{Age, AgeReport, How, LOST_LISTED, LostConnection};
+use crate::workload::record::{Patience, Record};
+
+/// Younger ones are newborn (ms).
+pub const NEWBORN_MS: u64 = 50;
+
+/// How old a connection was when the step began; none: it does not concern it.
+pub fn age(record: &Record, facts: &Facts, terms: &Terms, patience: &Patience) -> Option<Age> {
+    if is_over(record, facts, terms, patience) || record.opened_ms > facts.judged_ms {
+        return None;
+    }
+    if record.opened_ms >= facts.begin_ms {
+        return Some(Age::Later);
+    }
+    let age_ms = record.connected_ms.and_then(|at| facts.begin_ms.checked_sub(at));
+    Some(match age_ms {
+        Some(ms) if ms >= terms.replicate_after_ms + MARGIN_MS => Age::Long,
+        Some(ms) if ms >= NEWBORN_MS => Age::Young,
+        _ => Age::Newborn,
+    })
+}
+
+/// Counts a step's connections by age, and lists those that were lost; the step answers until `until`.
+pub fn tell(
+    records: &[Record],
+    facts: &Facts,
+    until: u64,
+    terms: &Terms,
+    patience: &Patience,
+) -> (Vec<AgeReport>, Vec<LostConnection>) {
+    let within = |at: &u64| (facts.begin_ms..until).contains(at);
+    let mut ages = Age::ALL.map(|age| AgeReport::new(age, rule(facts.name, age).text()));
+    let mut losses = Vec::new();
+    for record in records {
+        let Some(age) = age(record, facts, terms, patience) else { continue };
+        let cohort = &mut ages[age as usize];
+        let lost = record.lost_with(patience, terms.taken_ms).filter(&within);
+        if record.connected_ms.is_none() {
+            cohort.unconnected += u64::from(lost.is_some());
+            continue;
+        }
+        let moved = facts.moved(record.id);
+        cohort.eligible += 1;
+        cohort.moved += u64::from(moved);
+        cohort.wrong_backend += u64::from(record.moved_ms.iter().any(&within));
+        cohort.corrupt += u64::from(record.corrupt_ms.iter().any(&within));
+        let Some(at_ms) = lost else {
+            cohort.survived += 1;
+            continue;
+        };
+        let lost = describe(record, facts, age, at_ms);
+        cohort.lost += 1;
+        cohort.moved_lost += u64::from(moved);
+        cohort.reset += u64::from(lost.how == How::Reset);
+        losses.push(lost);
+    }
+    for cohort in &mut ages {
+        cohort.bound();
+    }
+    // What had no excuse is listed first.
+    losses.sort_by_key(|l| (l.excused, l.age, l.at_ms));
+    losses.truncate(LOST_LISTED);
+    (ages.into(), losses)
+}
+
+fn describe(record: &Record, facts: &Facts, age: Age, at_ms: u64) -> LostConnection {
+    let after = |ms: u64| ms as i64 - facts.begin_ms as i64;
+    LostConnection {
+        id: record.id,
+        kind: record.cohort.name().into(),
+        age,
+        age_ms: -after(record.connected_ms.unwrap_or(record.opened_ms)),
+        client: record.local,
+        vip: record.remote,
+        backend: record.backend.clone(),
+        how: how(record, at_ms),
+        error: record.loss(),
+        errno: record.ended.as_ref().and_then(|e| e.errno),
+        at_ms: after(at_ms),
+        last_byte_ms: record.last_ms.map(after),
+        exchanges: record.progress,
+        director_before: facts.before.get(&record.id).cloned(),
+        director_after: facts.after.get(&record.id).cloned(),
+        excused: matches!(rule(facts.name, age), Rule::Excused(_)),
+    }
+}
+
+fn how(record: &Record, lost_ms: u64) -> How {
+    if !record.corrupt_ms.is_empty() {
+        return How::Damage;
+    }
+    let Some(ended) = record.ended.as_ref().filter(|e| e.error.is_some()) else {
+        return How::Silence;
+    };
+    match ended.errno {
+        Some(libc::ECONNRESET | libc::EPIPE) => How::Reset,
+        // It was lost by its silence; what the kernel said later is no other fate.
+        _ if ended.at_ms > lost_ms => How::Silence,
+        Some(libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH) => How::TimedOut,
+        None if ended.error.as_deref().is_some_and(is_close) => How::Closed,
+        _ => How::Other,
+    }
+}
+
+/// An end of file in the midst of things is no error of the system.
+fn is_close(error: &str) -> bool {
+    error.contains("early eof") || error.contains("closed")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::scenario::steps::StepName;
+    use crate::workload::record::{Cohort, Transport};
+
+    const TERMS: Terms = Terms {
+        seed: 1,
+        replicate_after_ms: 3_000,
+        began_ms: 0,
+        taken_ms: 100_000,
+        releases_before: 0,
+        young_needed: None,
+    };
+
+    fn facts(name: StepName) -> Facts {
+        Facts {
+            name,
+            directors: vec!["d1".into()],
+            begin_ms: 10_000,
+            done_ms: 10_100,
+            repaired_ms: 20_000,
+            judged_ms: 22_000,
+            missing: Vec::new(),
+            notes: Vec::new(),
+            routes_moved_ms: None,
+            bfd_ms: None,
+            failed: BTreeSet::from(["d1".into()]),
+            before: [(1, "d1".into()), (2, "d2".into()), (3, "d2".into())].into(),
+            after: [(1, "d2".into()), (2, "d2".into()), (3, "d3".into())].into(),
+            patience_ms: 10_000,
+            guard_releases: 0,
+            guard_releases_injected: 0,
+        }
+    }
+
+    fn record(id: u64, opened: u64) -> Record {
+        let vip = "203.0.113.10:7001".parse().unwrap();
+        let mut record = Record::new(id, Cohort::Young, Transport::Tcp, vip, opened);
+        record.connected(opened);
+        record.progress(opened, opened + 500);
+        record
+    }
+
+    #[test]
+    fn ages_begin_where_they_are_said_to() {
+        let facts = facts(StepName::KillDaemon);
+        let of = |r: &Record| age(r, &facts, &TERMS, &Patience::default());
+        for (opened, expected) in [
+            (6_000, Age::Long),
+            (6_001, Age::Young),
+            (9_950, Age::Young),
+            (9_951, Age::Newborn),
+            (10_000, Age::Later),
+            (22_000, Age::Later),
+        ] {
+            let mut record = record(1, opened);
+            record.finished(opened.max(10_000) + 400);
+            assert_eq!(of(&record), Some(expected), "{opened}");
+        }
+        let mut over = record(1, 9_000);
+        over.finished(9_999);
+        assert_eq!(of(&over), None);
+        assert_eq!(of(&record(1, 22_001)), None);
+        let mut half_open = Record::new(4, Cohort::Young, Transport::Tcp, over.remote, 9_000);
+        assert_eq!(of(&half_open), Some(Age::Newborn), "the handshake was not done");
+        half_open.connected(10_400);
+        assert_eq!(of(&half_open), Some(Age::Newborn));
+    }
+
+    #[test]
+    fn lost_ones_are_counted_by_age_with_what_is_known_of_them() {
+        let mut records: Vec<Record> = (1..=3).map(|id| record(id, 9_000)).collect();
+        records[0].failed(10_400, "exchanging: reset", Some(libc::ECONNRESET));
+        records[1].finished(10_500);
+        records[2].finished(10_500);
+        let mut never = Record::new(4, Cohort::Young, Transport::Tcp, records[0].remote, 9_980);
+        never.failed(11_000, "connecting: refused", Some(libc::ECONNREFUSED));
+        records.push(never);
+        let patience = Patience::default();
+        let (ages, lost) =
+            tell(&records, &facts(StepName::KillDaemon), u64::MAX, &TERMS, &patience);
+        let young = &ages[Age::Young as usize];
+        assert_eq!((young.eligible, young.moved, young.survived), (3, 2, 2));
+        assert_eq!((young.lost, young.moved_lost, young.reset), (1, 1, 1));
+        assert_eq!(young.bound, None);
+        let newborn = &ages[Age::Newborn as usize];
+        assert_eq!((newborn.eligible, newborn.unconnected), (0, 1), "it was no connection yet");
+        assert_eq!(lost.len(), 1);
+        let lost = &lost[0];
+        assert_eq!((lost.how, lost.age_ms, lost.at_ms), (How::Reset, 1_000, 400));
+        assert_eq!(lost.last_byte_ms, Some(-1_000));
+        assert_eq!(lost.director_before.as_deref(), Some("d1"));
+        assert_eq!(lost.director_after.as_deref(), Some("d2"));
+        assert!(!lost.excused);
+    }
+
+    #[test]
+    fn how_it_was_lost_is_told_by_what_came_first() {
+        let ended = |error: &str, errno, at| {
+            let mut r = record(1, 9_000);
+            r.failed(at, error, errno);
+            let lost = r.lost_ms(100_000).unwrap();
+            how(&r, lost)
+        };
+        assert_eq!(ended("reading", Some(libc::ETIMEDOUT), 9_900), How::TimedOut);
+        assert_eq!(ended("reading", Some(libc::ETIMEDOUT), 60_000), How::Silence);
+        assert_eq!(ended("exchanging: early eof", None, 9_900), How::Closed);
+        assert_eq!(ended("exchanging", Some(libc::ECONNRESET), 60_000), How::Reset);
+        assert_eq!(how(&record(1, 9_000), 10_500), How::Silence);
+    }
+
+    #[test]
+    fn what_had_no_excuse_is_listed_first_and_the_list_is_bounded() {
+        let mut records: Vec<Record> = (1..=300).map(|id| record(id, 9_990)).collect();
+        records.push(record(301, 9_000));
+        for record in &mut records {
+            record.failed(10_400, "reset", Some(libc::ECONNRESET));
+        }
+        let patience = Patience::default();
+        let (ages, lost) =
+            tell(&records, &facts(StepName::KillDaemon), u64::MAX, &TERMS, &patience);
+        assert_eq!(ages[Age::Newborn as usize].lost, 300);
+        assert_eq!((lost.len(), lost[0].id), (LOST_LISTED, 301));
+    }
+}

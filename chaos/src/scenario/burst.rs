@@ -1,0 +1,86 @@
+//! Which ports a burst of young connections uses: enough on the directors that the fault is about.
+
+use std::collections::BTreeSet;
+
+use super::clients::Port;
+
+/// The burst begins this long before the fault (ms): all of it is younger than `replicate-after`.
+pub const BEFORE_MS: u64 = 2_900;
+/// And goes on for this long in all (ms): past the fault, so that some are newborn then.
+pub const OVER_MS: u64 = 3_400;
+
+/// How many connections a burst has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Size {
+    /// Those that sit on a director that the fault is about.
+    pub hit: usize,
+    /// Others.
+    pub bystanders: usize,
+}
+
+impl Size {
+    /// How many ports have to be tried, so that enough of them lead to those directors.
+    pub fn candidates(&self, targets: usize, serving: usize) -> u32 {
+        let hit = if targets == 0 { self.hit } else { (self.hit * serving).div_ceil(targets) };
+        // Others are among those already, but where all are hit; a tenth more than is to be expected.
+        (hit.max(self.hit + self.bystanders) * 11 / 10 + 16) as u32
+    }
+}
+
+/// Takes as many as are wished for, in the order of the ports: which ones a hash put first is no
+/// pattern that a hash would know.
+pub fn pick(ports: Vec<Port>, targets: &BTreeSet<String>, size: Size) -> Vec<Port> {
+    let (hit, others): (Vec<Port>, Vec<Port>) =
+        ports.into_iter().partition(|p| targets.contains(&p.director));
+    // Where the fault is about nobody, all are others.
+    let bystanders = if targets.is_empty() { size.hit + size.bystanders } else { size.bystanders };
+    let mut chosen: Vec<Port> =
+        hit.into_iter().take(size.hit).chain(others.into_iter().take(bystanders)).collect();
+    // Both kinds at all ages.
+    chosen.sort_by_key(|p| u32::from(p.local.port()).wrapping_mul(0x9e37_79b9));
+    chosen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ports(count: u16, directors: u16) -> Vec<Port> {
+        let port = |n: u16| Port {
+            client: 0,
+            local: std::net::SocketAddrV4::new([10, 72, 1, 2].into(), 40_000 + n),
+            director: format!("d{}", 1 + n % directors),
+        };
+        (0..count).map(port).collect()
+    }
+
+    #[test]
+    fn enough_sit_on_the_directors_that_are_hit() {
+        let size = Size { hit: 100, bystanders: 50 };
+        for (targets, serving) in [(1, 3), (1, 4), (2, 5), (3, 3)] {
+            let candidates = size.candidates(targets, serving) as u16;
+            let names = (1..=targets).map(|n| format!("d{n}")).collect();
+            let chosen = pick(ports(candidates, serving as u16), &names, size);
+            let hit = chosen.iter().filter(|p| names.contains(&p.director)).count();
+            assert_eq!(hit, 100, "{targets} of {serving}");
+            let others = if targets == serving { 0 } else { 50 };
+            assert_eq!(chosen.len() - hit, others, "{targets} of {serving}");
+        }
+    }
+
+    #[test]
+    fn both_kinds_come_at_all_times() {
+        let size = Size { hit: 100, bystanders: 100 };
+        let names = BTreeSet::from(["d1".to_owned()]);
+        let chosen = pick(ports(600, 3), &names, size);
+        let early = chosen[..100].iter().filter(|p| p.director == "d1").count();
+        assert!((30..70).contains(&early), "{early}");
+    }
+
+    #[test]
+    fn a_fault_about_nobody_takes_any() {
+        let size = Size { hit: 40, bystanders: 80 };
+        let chosen = pick(ports(size.candidates(0, 3) as u16, 3), &BTreeSet::new(), size);
+        assert_eq!(chosen.len(), 120);
+    }
+}

@@ -1,0 +1,146 @@
+//! Directors that stop to forward: killed, frozen, lost.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+
+use super::{EFFECT, Effect, End, Lasting, ask, names};
+use crate::clock::{monotonic_of, now_ms, unix_ms};
+use crate::lab::plan::Site;
+use crate::lab::{bird, cluster, links, spawn};
+use crate::router::bfd;
+use crate::scenario::run::Run;
+use crate::scenario::wait::{until, until_every};
+
+/// A director by chance, and of the others the one that leads most shards.
+pub async fn with_leader(run: &mut Run, serving: &[Site]) -> Result<Vec<Site>> {
+    let index = run.random(serving.len());
+    let victim = *serving.get(index).context("nobody serves")?;
+    let mut leads: BTreeMap<String, usize> = BTreeMap::new();
+    for group in ask(run, &[victim]).await?.groups {
+        if let Some(leader) = group.leader.filter(|_| group.name != "control") {
+            *leads.entry(leader).or_default() += 1;
+        }
+    }
+    let others = serving.iter().filter(|s| **s != victim);
+    let leader = others.max_by_key(|s| leads.get(&s.name()).copied().unwrap_or(0));
+    let leader = *leader.context("a second director is needed")?;
+    ensure!(leads.contains_key(&leader.name()), "nobody but {} leads a shard", victim.name());
+    Ok(vec![victim, leader])
+}
+
+/// A director that does not lead the control group.
+pub async fn follower(run: &mut Run, serving: &[Site]) -> Result<Vec<Site>> {
+    let leader = ask(run, &[]).await?.leader.context("the control group has no leader")?;
+    let followers: Vec<Site> = serving.iter().copied().filter(|s| s.name() != leader).collect();
+    let index = run.random(followers.len());
+    Ok(vec![*followers.get(index).context("every director leads")?])
+}
+
+/// A crash has its effect when the router has left every route of the directors.
+async fn router_leaves(run: &Run, targets: &[Site], effect: &mut Effect) {
+    effect.failed = targets.to_vec();
+    effect.done_ms = effect.begin_ms;
+    for target in targets {
+        let name = target.name();
+        let left =
+            until_every("the router leaves", EFFECT, Duration::from_millis(10), async || {
+                run.monitor.history().left(&name, effect.begin_ms).context("not yet")
+            });
+        match left.await {
+            Ok(at) => effect.done_ms = effect.done_ms.max(at),
+            Err(_) => {
+                effect.done_ms = now_ms();
+                effect.missing.push(format!("the router never left the routes of {name}"));
+            }
+        }
+    }
+    if effect.missing.is_empty() {
+        effect.routes_moved_ms = Some(effect.done_ms - effect.begin_ms);
+    }
+}
+
+/// `kill -9`.
+pub async fn kill(run: &mut Run, targets: &[Site]) -> Result<Effect> {
+    let mut pids = Vec::new();
+    for target in targets {
+        pids.push(cluster::daemon_pid(&run.plan, *target).await?);
+    }
+    let mut effect = Effect { begin_ms: now_ms(), ..Effect::default() };
+    for pid in &pids {
+        spawn::signal(*pid, Signal::SIGKILL)?;
+    }
+    router_leaves(run, targets, &mut effect).await;
+    for pid in pids {
+        let gone = until("the daemon is gone", EFFECT, async || {
+            ensure!(!spawn::alive(pid), "it is there");
+            Ok(())
+        });
+        if gone.await.is_err() {
+            effect.missing.push(format!("process {pid} outlived its SIGKILL"));
+        }
+    }
+    Ok(effect)
+}
+
+/// SIGSTOP for a while.
+pub async fn freeze(run: &mut Run, target: Site, for_ms: u64) -> Result<Effect> {
+    let pid = cluster::daemon_pid(&run.plan, target).await?;
+    let mut effect = Effect { begin_ms: now_ms(), ..Effect::default() };
+    spawn::signal(pid, Signal::SIGSTOP)?;
+    run.lasting = Some(Lasting { until_ms: effect.begin_ms + for_ms, end: End::Thaw(pid) });
+    router_leaves(run, &[target], &mut effect).await;
+    if spawn::state(pid) != Some('T') {
+        effect.missing.push(format!("process {pid} was not stopped"));
+    }
+    Ok(effect)
+}
+
+/// Notes whether the others have declared it down.
+pub async fn is_declared_down(run: &Run, target: Site, effect: &mut Effect) {
+    let name = target.name();
+    let down = until("it is declared down", Duration::from_secs(15), async || {
+        let status = ask(run, &[target]).await?;
+        let node = status.nodes.iter().find(|n| n.name == name).context("it is no member")?;
+        ensure!(!node.up, "it is up");
+        Ok(())
+    });
+    if down.await.is_err() {
+        effect.missing.push(format!("nobody declared {} down", names(&[target])));
+    }
+}
+
+/// No frame in or out, and everything on it stopped.
+pub async fn lose_machine(run: &mut Run, target: Site) -> Result<Effect> {
+    let netns = run.plan.netns(target);
+    let processes = spawn::processes(&netns).await?;
+    let begin_unix_ms = unix_ms();
+    let mut effect = Effect { begin_ms: now_ms(), ..Effect::default() };
+    links::cut(&run.plan, target).await?;
+    for process in &processes {
+        spawn::signal(process.pid, Signal::SIGSTOP)?;
+    }
+    router_leaves(run, &[target], &mut effect).await;
+    let log = bird::log_file(&run.plan, "r1");
+    let lost = until("BFD gives it up", Duration::from_secs(2), async || {
+        let text = std::fs::read_to_string(&log)?;
+        bfd::lost(&text, target.addr(), begin_unix_ms).context("no BFD loss in the router's log")
+    });
+    match lost.await {
+        Ok(unix) => effect.bfd_ms = Some(monotonic_of(unix).saturating_sub(effect.begin_ms)),
+        Err(_) => effect.missing.push("the router logged no BFD loss".into()),
+    }
+    Ok(effect)
+}
+
+/// The machine is there again, with the same disk.
+pub async fn replace_machine(run: &mut Run, target: Site) -> Result<()> {
+    run.progress.say(&format!("{} is started anew on the same disk", target.name()));
+    spawn::kill_all(&run.plan.netns(target)).await?;
+    links::mend(&run.plan, target).await?;
+    bird::start_director(&run.plan, target).await?;
+    cluster::start(&run.plan, target, None).await?;
+    Ok(())
+}

@@ -1,0 +1,254 @@
+//! What each step does to the cluster, and how the router shows that it happened.
+
+mod crash;
+mod network;
+mod planned;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+
+use super::run::Run;
+use super::steps::StepName;
+use super::wait::until;
+use crate::admin;
+use crate::clock::now_ms;
+use crate::lab::cluster::{self, SETTLED};
+use crate::lab::plan::{Site, VIPS, director};
+use crate::lab::{Plan, links, spawn};
+use crate::router::monitor::History;
+
+/// How long a step may take to have its effect.
+const EFFECT: Duration = Duration::from_secs(30);
+
+/// What came of an injection.
+#[derive(Clone, Debug, Default)]
+pub struct Effect {
+    /// When it was injected.
+    pub begin_ms: u64,
+    /// When it had taken effect.
+    pub done_ms: u64,
+    /// Why it did not really happen; empty: it did.
+    pub missing: Vec<String>,
+    /// What else is worth knowing.
+    pub notes: Vec<String>,
+    /// How long the router took to move its routes.
+    pub routes_moved_ms: Option<u64>,
+    /// How long the router's BFD took to give the director up.
+    pub bfd_ms: Option<u64>,
+    /// The directors that failed, or were restarted: nothing stays on them.
+    pub failed: Vec<Site>,
+}
+
+/// A fault that lasts: what ends it, and when.
+#[derive(Clone, Debug)]
+pub struct Lasting {
+    until_ms: u64,
+    end: End,
+}
+
+#[derive(Clone, Debug)]
+enum End {
+    /// A frozen process goes on.
+    Thaw(u32),
+    /// The router lets packets through again.
+    Pass,
+}
+
+/// Everything short of the step itself: machines for newcomers.
+pub async fn prepare(run: &mut Run, step: StepName, targets: &[Site]) -> Result<()> {
+    if step.newcomers() > 0 { planned::machines(run, targets).await } else { Ok(()) }
+}
+
+/// The directors that a step is about.
+pub async fn choose(run: &mut Run, step: StepName) -> Result<Vec<Site>> {
+    let serving: Vec<Site> = run.serving().collect();
+    let count = match step {
+        StepName::AddNode | StepName::AddThree => {
+            let last = run.plan.directors.iter().max().copied().unwrap_or(0);
+            return Ok((1..=step.newcomers() as u8).map(|n| director(last + n)).collect());
+        }
+        // It has to be one that is drained; without a drain before, there is nothing to undo.
+        StepName::UndrainNode => {
+            return Ok(vec![run.drained.first().copied().unwrap_or(director(1))]);
+        }
+        StepName::RollingRestart | StepName::KillAll => return Ok(serving),
+        StepName::Reshuffle => 0,
+        StepName::DrainTwo | StepName::OneWay => 2,
+        StepName::KillWithLeader => return crash::with_leader(run, &serving).await,
+        StepName::FreezeFollower => return crash::follower(run, &serving).await,
+        _ => 1,
+    };
+    let mut left = serving;
+    ensure!(left.len() >= count, "{} directors serve, {count} are needed", left.len());
+    let mut chosen = Vec::new();
+    for _ in 0..count {
+        let index = run.random(left.len());
+        chosen.push(left.remove(index));
+    }
+    Ok(chosen)
+}
+
+/// Does it. Errors are those of the lab; what merely did not happen is told in the effect.
+pub async fn inject(run: &mut Run, step: StepName, targets: &[Site]) -> Result<Effect> {
+    match step {
+        StepName::AddNode | StepName::AddThree => planned::add(run, targets).await,
+        StepName::DrainNode | StepName::DrainTwo => planned::drain(run, targets).await,
+        StepName::UndrainNode => planned::undrain(run, targets).await,
+        StepName::RollingRestart => planned::rolling_restart(run, targets).await,
+        StepName::KillDaemon | StepName::KillWithLeader | StepName::KillAll => {
+            crash::kill(run, targets).await
+        }
+        StepName::HangDaemon => crash::freeze(run, first(targets)?, 10_000).await,
+        StepName::FreezeFollower => {
+            let target = first(targets)?;
+            let mut effect = crash::freeze(run, target, 30_000).await?;
+            crash::is_declared_down(run, target, &mut effect).await;
+            Ok(effect)
+        }
+        StepName::LoseMachine => crash::lose_machine(run, first(targets)?).await,
+        StepName::OneWay => network::one_way(run, targets).await,
+        StepName::CutOff => network::cut_off(run, first(targets)?).await,
+        StepName::Reshuffle => network::reshuffle(run).await,
+    }
+}
+
+fn first(targets: &[Site]) -> Result<Site> {
+    targets.first().copied().context("a step of this kind is about somebody")
+}
+
+/// Lets a fault that lasts come to its end, at the time that was set; without one, nothing.
+pub async fn outlast(run: &mut Run) -> Result<()> {
+    let Some(Lasting { until_ms, end }) = run.lasting.take() else { return Ok(()) };
+    while now_ms() < until_ms {
+        let left = until_ms.saturating_sub(now_ms());
+        run.progress.now(&format!("the fault lasts for another {} s", left.div_ceil(1000)));
+        tokio::time::sleep(Duration::from_millis(left.min(1_000))).await;
+    }
+    match end {
+        End::Thaw(pid) => {
+            spawn::signal(pid, Signal::SIGCONT)?;
+            run.progress.say("the daemon goes on");
+        }
+        End::Pass => {
+            links::pass(&run.plan).await?;
+            run.progress.say("the directors can reach each other again");
+        }
+    }
+    Ok(())
+}
+
+/// Restores what was lost and waits until the cluster has settled.
+pub async fn repair(run: &mut Run, step: StepName, targets: &[Site]) -> Result<()> {
+    match step {
+        StepName::KillDaemon | StepName::KillWithLeader | StepName::KillAll => {
+            run.progress.say(&format!("{} started anew", are(targets)));
+            start_all(&run.plan, targets).await?;
+        }
+        StepName::LoseMachine => crash::replace_machine(run, first(targets)?).await?,
+        StepName::DrainTwo => planned::undrain(run, targets).await.map(|_| ())?,
+        StepName::Reshuffle => network::shuffle_back(run).await?,
+        _ => {}
+    }
+    cluster::settled(&run.plan, SETTLED).await?;
+    routes_agree(run).await
+}
+
+/// Starts daemons at the same moment and waits until each answers.
+async fn start_all(plan: &Plan, sites: &[Site]) -> Result<()> {
+    let mut starting = tokio::task::JoinSet::new();
+    for site in sites.iter().copied() {
+        let plan = plan.clone();
+        starting.spawn_local(async move { cluster::start(&plan, site, None).await });
+    }
+    while let Some(started) = starting.join_next().await {
+        started.context("starting a daemon")??;
+    }
+    Ok(())
+}
+
+/// `d1`, `d1 and d2`.
+pub fn names(sites: &[Site]) -> String {
+    let names: Vec<String> = sites.iter().map(|s| s.name()).collect();
+    names.join(" and ")
+}
+
+fn are(sites: &[Site]) -> String {
+    format!("{} {}", names(sites), if sites.len() == 1 { "is" } else { "are" })
+}
+
+/// Waits until the router sends every VIP to every director that shall serve.
+async fn routes_agree(run: &Run) -> Result<()> {
+    until("the router uses every director", EFFECT, async || {
+        let now = run.monitor.history().now();
+        for vip in VIPS {
+            let devices = now.get(&vip.to_string()).context("the router has no route to a VIP")?;
+            for site in run.plan.directors() {
+                let wanted = !run.drained.contains(&site);
+                ensure!(
+                    devices.contains(&site.name()) == wanted,
+                    "{vip} goes by {devices:?}, {} {} serve",
+                    site.name(),
+                    if wanted { "should" } else { "should not" }
+                );
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+fn vips() -> Vec<String> {
+    VIPS.iter().map(ToString::to_string).collect()
+}
+
+/// One that can be asked while these are busy.
+fn any_other(run: &Run, targets: &[Site]) -> Site {
+    let others = run.serving().find(|d| !targets.contains(d));
+    others.or(run.plan.directors().find(|d| !targets.contains(d))).unwrap_or(director(1))
+}
+
+/// What a director that is not concerned says of the cluster.
+async fn ask(run: &Run, targets: &[Site]) -> Result<holdfast_schema::admin::ClusterStatus> {
+    let status = admin::status(&run.plan.admin_socket(any_other(run, targets))).await?;
+    status.cluster.context("it belongs to no cluster")
+}
+
+fn span(history: &History, targets: &[Site], since_ms: u64) -> Option<u64> {
+    let spans: Vec<(u64, u64)> =
+        targets.iter().filter_map(|t| history.span(&t.name(), since_ms)).collect();
+    let first = spans.iter().map(|(first, _)| *first).min()?;
+    Some(spans.iter().map(|(_, last)| *last).max()? - first)
+}
+
+/// Waits until the router (no longer) sends VIPs to these directors.
+async fn router_follows(
+    run: &Run,
+    targets: &[Site],
+    serves: bool,
+    within: Duration,
+    effect: &mut Effect,
+) {
+    let shown = until("the router follows", within, async || {
+        let history = run.monitor.history();
+        let late: BTreeSet<String> = targets
+            .iter()
+            .map(|t| t.name())
+            .filter(|name| history.serves(name, &vips()) != serves)
+            .collect();
+        ensure!(late.is_empty(), "{late:?}");
+        Ok(())
+    })
+    .await;
+    effect.done_ms = now_ms();
+    if shown.is_err() {
+        effect.missing.push(format!(
+            "the router {} sends VIPs to {}",
+            if serves { "never" } else { "still" },
+            names(targets)
+        ));
+    }
+    effect.routes_moved_ms = span(&run.monitor.history(), targets, effect.begin_ms);
+}

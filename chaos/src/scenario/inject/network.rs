@@ -1,0 +1,86 @@
+//! Faults of the network between the directors, and of the router's hash.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{Effect, End, Lasting, any_other, router_follows};
+use crate::clock::now_ms;
+use crate::lab::plan::{PEER_PORT, Site};
+use crate::lab::{backends, cluster, links};
+use crate::scenario::run::Run;
+use crate::scenario::wait::until;
+
+/// How long such a fault lasts (ms): longer than it takes to be declared down, or cut off.
+const LASTS_MS: u64 = 12_000;
+/// Within this time directors say something to each other that can be dropped.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// A director that is cut off announces worse after 4 s.
+const ANNOUNCES_WORSE: Duration = Duration::from_secs(12);
+
+/// What the first says does not reach the second.
+pub async fn one_way(run: &mut Run, targets: &[Site]) -> Result<Effect> {
+    let [from, to] = targets else { bail!("two directors are needed") };
+    let rule = format!("ip saddr {} ip daddr {} udp dport {PEER_PORT}", from.addr(), to.addr());
+    let mut effect = drop_until_later(run, &[rule]).await?;
+    packets_are_dropped(run, &mut effect).await;
+    Ok(effect)
+}
+
+/// The director and its peers do not hear each other.
+pub async fn cut_off(run: &mut Run, target: Site) -> Result<Effect> {
+    let addr = target.addr();
+    let rules = ["saddr", "daddr"].map(|side| format!("ip {side} {addr} udp dport {PEER_PORT}"));
+    let mut effect = drop_until_later(run, &rules).await?;
+    packets_are_dropped(run, &mut effect).await;
+    router_follows(run, &[target], false, ANNOUNCES_WORSE, &mut effect).await;
+    Ok(effect)
+}
+
+async fn drop_until_later(run: &mut Run, rules: &[String]) -> Result<Effect> {
+    let begin_ms = now_ms();
+    links::block(&run.plan, rules).await?;
+    run.lasting = Some(Lasting { until_ms: begin_ms + LASTS_MS, end: End::Pass });
+    Ok(Effect { begin_ms, done_ms: begin_ms, ..Effect::default() })
+}
+
+/// The router has to show that there was something to drop.
+async fn packets_are_dropped(run: &Run, effect: &mut Effect) {
+    let dropped = until("the router drops packets", HEARTBEAT, async || {
+        let dropped = links::blocked(&run.plan).await?;
+        ensure!(!dropped.is_empty() && dropped.iter().all(|n| *n > 0), "{dropped:?}");
+        Ok(())
+    });
+    if dropped.await.is_err() {
+        effect.missing.push("the router dropped no packet between the directors".into());
+    }
+    effect.done_ms = now_ms();
+}
+
+/// The backend that is taken away: the last one.
+fn leaving(run: &Run) -> Result<String> {
+    Ok(run.plan.backends().last().context("a lab has backends")?.name())
+}
+
+/// New connections go to other backends from now on, and the router hashes by other fields.
+pub async fn reshuffle(run: &mut Run) -> Result<Effect> {
+    let (at, backend) = (any_other(run, &[]), leaving(run)?);
+    let mut effect = Effect { begin_ms: now_ms(), ..Effect::default() };
+    for group in backends::GROUPS {
+        cluster::holdfast(&run.plan, at, &["backend", "drain", group, &backend]).await?;
+    }
+    links::hash_by(&run.plan, links::HashFields::WithoutProtocol).await?;
+    effect.done_ms = now_ms();
+    effect.notes.push(format!("{backend} is the backend that left"));
+    Ok(effect)
+}
+
+/// As it was.
+pub async fn shuffle_back(run: &mut Run) -> Result<()> {
+    links::hash_by(&run.plan, links::HashFields::All).await?;
+    let (at, backend) = (any_other(run, &[]), leaving(run)?);
+    for group in backends::GROUPS {
+        cluster::holdfast(&run.plan, at, &["backend", "undrain", group, &backend]).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,386 @@
+//! The fault matrix: every fault in a lab that suits it, for each seed, and all of it together.
+
+use std::cell::RefCell;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use anyhow::{Context, Result, ensure};
+
+use super::burst::Size;
+use super::environment;
+use super::faults::{rule, what};
+use super::progress::Progress;
+use super::report::{Age, AgeReport, Environment, FaultReport, MatrixReport, Report, Verdict};
+use super::run::{Settings, Young};
+use super::steps::{self, StepName};
+use super::table::{AGE_HEAD, AGE_INTRO, age_rows, aligned, word};
+use super::{replicate_after_ms, whole_run};
+use crate::args::{Chaos, Ground};
+use crate::clock::now_ms;
+use crate::interrupt::{Outcome, guarded};
+use crate::lab::{Plan, down};
+use crate::{doctor, files};
+
+/// A lab, and the faults that are injected in it, one after another.
+struct Bed {
+    name: &'static str,
+    directors: u8,
+    faults: &'static [StepName],
+}
+
+/// Few directors cost little; those that need more have a lab of their own.
+const BEDS: [Bed; 3] = [
+    Bed {
+        name: "three",
+        directors: 3,
+        faults: &[
+            StepName::KillDaemon,
+            StepName::HangDaemon,
+            StepName::LoseMachine,
+            StepName::FreezeFollower,
+            StepName::OneWay,
+            StepName::CutOff,
+            StepName::Reshuffle,
+            StepName::KillAll,
+        ],
+    },
+    Bed {
+        name: "growing",
+        directors: 2,
+        faults: &[
+            StepName::AddNode,
+            StepName::DrainNode,
+            StepName::UndrainNode,
+            StepName::RollingRestart,
+            StepName::AddThree,
+            StepName::DrainTwo,
+        ],
+    },
+    Bed { name: "five", directors: 5, faults: &[StepName::KillWithLeader] },
+];
+
+/// A lab that is to be raised, and what is to happen in it.
+struct Job {
+    seed: u64,
+    bed: &'static str,
+    directors: u8,
+    faults: Vec<StepName>,
+}
+
+/// What has to be done for these faults (none: all) and seeds.
+fn jobs(faults: &[StepName], seeds: impl Iterator<Item = u64> + Clone) -> Result<Vec<Job>> {
+    let mut all = Vec::new();
+    for bed in &BEDS {
+        let wanted = |f: &&StepName| faults.is_empty() || faults.contains(f);
+        let chosen: Vec<StepName> = bed.faults.iter().filter(wanted).copied().collect();
+        // A director that drains alone needs a second one, which another fault may have brought.
+        let needed = if chosen.contains(&StepName::DrainTwo) { 3 } else { 2 };
+        let brought: usize = chosen.iter().map(|f| f.newcomers()).sum();
+        let missing = needed.max(usize::from(bed.directors)) - usize::from(bed.directors);
+        let directors = bed.directors + missing.saturating_sub(brought) as u8;
+        steps::check("--faults", &chosen, directors.into())?;
+        if !chosen.is_empty() {
+            all.push((bed.name, directors, chosen));
+        }
+    }
+    let jobs = seeds.flat_map(|seed| {
+        all.iter().map(move |(bed, directors, faults)| Job {
+            seed,
+            bed,
+            directors: *directors,
+            faults: faults.clone(),
+        })
+    });
+    Ok(jobs.collect())
+}
+
+/// The young connections of the matrix: `crowd` of them on directors that fail.
+fn young(crowd: u32) -> Young {
+    let crowd = crowd as usize;
+    Young {
+        burst: Size { hit: crowd, bystanders: crowd / 4 },
+        planned: Size { hit: crowd / 4, bystanders: crowd / 4 },
+        // A seventh comes after the fault, and some are newborn then.
+        needed: Some((crowd as u64 * 5 / 7).min(1_000)),
+        per_second: 40,
+    }
+}
+
+/// Runs the matrix, says what survived, cleans up.
+pub async fn chaos(chaos: Chaos) -> Result<ExitCode> {
+    let began_ms = now_ms();
+    ensure!(chaos.seeds > 0, "--seeds has to be 1 or more");
+    let seeds = match chaos.seed {
+        Some(seed) => seed..=seed,
+        None => 1..=chaos.seeds,
+    };
+    let jobs = jobs(&chaos.faults, seeds)?;
+    if let Some(file) = &chaos.report {
+        files::remove(file)?;
+    }
+    let netns_before = down::netns_is_mounted();
+    let runs = Rc::new(RefCell::new(Vec::new()));
+    let standing = Rc::new(RefCell::new(None));
+    let work = {
+        let (chaos, runs, standing) = (chaos.clone(), runs.clone(), standing.clone());
+        async move {
+            crate::ready_for_a_lab().await?;
+            doctor::clean_up(netns_before).await;
+            let count = jobs.len();
+            for (number, job) in (1..).zip(jobs) {
+                println!(
+                    "\n== lab {number} of {count}: seed {}, {} ({} directors): {}",
+                    job.seed,
+                    job.bed,
+                    job.directors,
+                    list(&job.faults)
+                );
+                let report = one(&chaos, job, &standing).await?;
+                runs.borrow_mut().push(report);
+                write(&chaos, &combine(&chaos, &runs.borrow(), now_ms() - began_ms))?;
+            }
+            Ok(())
+        }
+    };
+    let outcome = guarded(work).await?;
+    doctor::clean_up(netns_before).await;
+    let left = standing.borrow_mut().take();
+    if let Some(run) = left {
+        down::remove(&run).await?;
+    }
+    match outcome {
+        Outcome::Interrupted(code) => Ok(ExitCode::from(code)),
+        Outcome::Done(Err(error)) if runs.borrow().is_empty() => Err(error),
+        Outcome::Done(ended) => {
+            let mut report = combine(&chaos, &runs.borrow(), now_ms() - began_ms);
+            if let Err(error) = ended {
+                eprintln!("error: {error:#}");
+                report.reason = format!("the matrix broke off: {error:#}; {}", report.reason);
+                report.verdict = report.verdict.worse(Verdict::Unknown);
+            }
+            println!("{}", render(&report));
+            write(&chaos, &report)?;
+            if let Some(file) = &chaos.report {
+                println!("The report is in {}.", file.display());
+            }
+            Ok(ExitCode::from(report.verdict.exit_code()))
+        }
+    }
+}
+
+/// One lab from its raising to its removal.
+async fn one(chaos: &Chaos, job: Job, standing: &RefCell<Option<String>>) -> Result<Report> {
+    let began_ms = now_ms();
+    let ground = Ground { directors: job.directors, ..chaos.ground() };
+    let plan: Plan = crate::wish(&ground, true)?.plan()?;
+    let settings = Settings {
+        seed: job.seed,
+        inject: true,
+        replicate_after_ms: replicate_after_ms(&ground.replicate_after)?,
+        young: young(chaos.young),
+    };
+    *standing.borrow_mut() = Some(plan.run.clone());
+    let environment = environment::now(&plan, chaos.commit.as_deref());
+    let progress = Progress::new();
+    let ended = whole_run(plan.clone(), settings, job.faults, progress, began_ms).await;
+    let mut report = ended.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        Report::nothing_known(&error, job.seed, now_ms() - began_ms)
+    });
+    report.lab = job.bed.into();
+    report.environment = Environment { load_after: environment::load(), ..environment };
+    if report.verdict != Verdict::Pass || chaos.keep_logs.is_some() {
+        let to = chaos.keep_logs.as_ref().map(|to| to.join(format!("{}-{}", job.bed, job.seed)));
+        crate::keep_logs(&plan.dir(), to.as_deref(), &plan.run);
+    }
+    down::remove(&plan.run).await.context("taking the lab away")?;
+    *standing.borrow_mut() = None;
+    println!("{} (seed {}): {}: {}", job.bed, job.seed, word(report.verdict), report.reason);
+    Ok(report)
+}
+
+fn write(chaos: &Chaos, report: &MatrixReport) -> Result<()> {
+    let Some(file) = &chaos.report else { return Ok(()) };
+    files::write_for_caller(file, &(serde_json::to_string_pretty(report)? + "\n"))
+}
+
+fn list(faults: &[StepName]) -> String {
+    faults.iter().map(|f| f.name()).collect::<Vec<_>>().join(", ")
+}
+
+/// The command that does the same again.
+fn command(chaos: &Chaos) -> String {
+    let mut text = String::from("holdfast-chaos chaos");
+    if !chaos.faults.is_empty() {
+        write!(text, " --faults {}", list(&chaos.faults).replace(", ", ",")).ok();
+    }
+    match chaos.seed {
+        Some(seed) => write!(text, " --seed {seed}").ok(),
+        None => write!(text, " --seeds {}", chaos.seeds).ok(),
+    };
+    write!(text, " --young {}", chaos.young).ok();
+    text
+}
+
+/// All runs together.
+fn combine(chaos: &Chaos, runs: &[Report], took_ms: u64) -> MatrixReport {
+    let mut faults: Vec<FaultReport> = Vec::new();
+    for step in runs.iter().flat_map(|r| &r.steps) {
+        let at = faults.iter().position(|f| f.name == step.name).unwrap_or_else(|| {
+            let ages = Age::ALL.map(|age| AgeReport::new(age, rule(step.name, age).text()));
+            faults.push(FaultReport {
+                name: step.name,
+                what: what(step.name).into(),
+                runs: 0,
+                happened: 0,
+                ages: ages.into(),
+                eligible: 0,
+                lost: 0,
+            });
+            faults.len() - 1
+        });
+        let fault = &mut faults[at];
+        fault.runs += 1;
+        fault.happened += u64::from(step.happened);
+        for (sum, age) in fault.ages.iter_mut().zip(&step.ages) {
+            sum.add(age);
+        }
+        fault.eligible += step.cohorts.iter().map(|c| c.eligible).sum::<u64>();
+        fault.lost += step.cohorts.iter().map(|c| c.eligible - c.survived).sum::<u64>();
+    }
+    let verdict = runs.iter().map(|r| r.verdict).fold(Verdict::Pass, Verdict::worse);
+    let bad = runs.iter().filter(|r| r.verdict != Verdict::Pass);
+    let told: Vec<String> = bad
+        .map(|r| format!("seed {}, {}: {}: {}", r.seed, r.lab, word(r.verdict), r.reason))
+        .collect();
+    let reason = if told.is_empty() {
+        let happened: u64 = faults.iter().map(|f| f.happened).sum();
+        format!("{happened} faults, and nothing was lost that could live")
+    } else {
+        told.join("; ")
+    };
+    MatrixReport { verdict, reason, command: command(chaos), took_ms, faults, runs: runs.to_vec() }
+}
+
+/// The matrix as text.
+fn render(report: &MatrixReport) -> String {
+    let mut rows = vec![AGE_HEAD.map(str::to_owned).to_vec()];
+    for fault in &report.faults {
+        let runs = format!("{} of {}", fault.happened, fault.runs);
+        rows.extend(age_rows(fault.name.name(), &runs, &fault.ages));
+    }
+    let mut text = String::from(AGE_INTRO);
+    text += &aligned(&rows);
+    let excused = report.faults.iter().flat_map(|fault| {
+        let ages = fault.ages.iter().filter(|a| a.lost > 0 && a.rule.starts_with("shown"));
+        ages.map(|a| format!("{}, {}: {}", fault.name.name(), a.age.name(), a.rule))
+    });
+    for line in excused {
+        writeln!(text, "\n{line}").ok();
+    }
+    let took = report.took_ms / 1000;
+    writeln!(text, "\n{}: {} ({took} s)", word(report.verdict), report.reason).ok();
+    writeln!(text, "Again: {}", report.command).ok();
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Parser, ValueEnum};
+
+    use super::*;
+    use crate::args::{Action, Arguments};
+    use crate::scenario::report::{Seconds, Stalls, StepReport};
+
+    fn arguments(words: &[&str]) -> Chaos {
+        let line = ["holdfast-chaos", "chaos"].iter().chain(words);
+        match Arguments::try_parse_from(line).unwrap().action {
+            Action::Chaos(chaos) => chaos,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_fault_has_a_lab() {
+        for fault in StepName::value_variants() {
+            let found = BEDS.iter().filter(|b| b.faults.contains(fault)).count();
+            assert_eq!(found, 1, "{}", fault.name());
+        }
+        let all = jobs(&[], 1..=2).unwrap();
+        assert_eq!(all.len(), 2 * BEDS.len());
+        let most = BEDS.iter().map(|b| {
+            usize::from(b.directors) + b.faults.iter().map(|f| f.newcomers()).sum::<usize>()
+        });
+        assert_eq!(most.max(), Some(6));
+    }
+
+    #[test]
+    fn labs_are_raised_only_for_what_is_asked_for() {
+        let some = jobs(&[StepName::OneWay, StepName::KillDaemon], std::iter::once(7)).unwrap();
+        assert_eq!(some.len(), 1);
+        assert_eq!(some[0].faults, [StepName::KillDaemon, StepName::OneWay], "in the lab's order");
+        let two = jobs(&[StepName::DrainTwo], std::iter::once(7)).unwrap();
+        assert_eq!(two[0].directors, 3, "one has to be left");
+        let error = jobs(&[StepName::UndrainNode], std::iter::once(7)).err().unwrap();
+        assert!(error.to_string().contains("--faults: at step 1"), "{error}");
+    }
+
+    #[test]
+    fn the_command_that_repeats_it_is_understood() {
+        let given = arguments(&["--faults", "one-way,kill-all", "--seed", "3", "--young", "200"]);
+        let text = command(&given);
+        assert_eq!(text, "holdfast-chaos chaos --faults one-way,kill-all --seed 3 --young 200");
+        let words: Vec<&str> = text.split(' ').skip(2).collect();
+        assert_eq!(command(&arguments(&words)), text);
+        for wrong in
+            [&["--seed", "1", "--seeds", "2"][..], &["--faults", "flood"], &["--seeds", "x"]]
+        {
+            let line = ["holdfast-chaos", "chaos"].iter().chain(wrong);
+            assert!(Arguments::try_parse_from(line).is_err(), "{wrong:?}");
+        }
+    }
+
+    fn run(seed: u64, verdict: Verdict, lost: u64) -> Report {
+        let mut young = AgeReport::new(Age::Young, String::new());
+        young.eligible = 1_000;
+        young.lost = lost;
+        let long = AgeReport::new(Age::Long, String::new());
+        let step = StepReport {
+            name: StepName::KillDaemon,
+            director: "d1".into(),
+            happened: true,
+            notes: Vec::new(),
+            took_s: Seconds::default(),
+            repair_s: Seconds::default(),
+            routes_moved_ms: None,
+            bfd_ms: None,
+            eligible_taken_over: 40,
+            guard_releases: 0,
+            guard_releases_injected: 0,
+            young: Default::default(),
+            cohorts: Vec::new(),
+            stall_ms: Stalls::default(),
+            losses: Vec::new(),
+            ages: vec![long, young],
+            lost: Vec::new(),
+        };
+        let (reason, lab) = ("so".into(), "three".into());
+        Report { verdict, reason, seed, took_ms: 1, lab, steps: vec![step], ..Report::default() }
+    }
+
+    #[test]
+    fn seeds_are_added_up_and_the_worst_verdict_counts() {
+        let given = arguments(&["--seeds", "2"]);
+        let all = combine(&given, &[run(1, Verdict::Pass, 0), run(2, Verdict::Unknown, 0)], 5);
+        assert_eq!(all.verdict, Verdict::Unknown);
+        assert_eq!(all.reason, "seed 2, three: UNKNOWN: so");
+        assert_eq!(all.faults[0].ages[1].bound, Some(0.0015));
+        let text = render(&all);
+        assert!(text.contains("2 of 2") && text.contains("< 0.15 %"), "{text}");
+        let failed = combine(&given, &[run(1, Verdict::Fail, 3), run(2, Verdict::Unknown, 0)], 5);
+        assert_eq!((failed.verdict, failed.faults[0].ages[1].lost), (Verdict::Fail, 3));
+        let passed = combine(&given, &[run(1, Verdict::Pass, 0)], 5);
+        assert_eq!(passed.reason, "1 faults, and nothing was lost that could live");
+    }
+}
