@@ -1,0 +1,58 @@
+//! Connections that have ended at a host: so that what comes late can be told from what comes to the
+//! wrong host.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use super::event::{ConnectionId, EventKind, Stray};
+use super::segment::{Flags, Segment};
+use super::tcp::Tcp;
+
+/// A host's own socket and the other end's.
+pub(super) type Sockets = (SocketAddr, SocketAddr);
+
+/// How far from the last numbers of a connection its late segments are: a window to each side, and
+/// what was written but never sent.
+const NEAR: u32 = 1 << 18;
+
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    id: Option<ConnectionId>,
+    expected: u32,
+    sent: u32,
+}
+
+/// The last connection that ended between each two sockets.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Bygone {
+    ended: BTreeMap<Sockets, Ended>,
+}
+
+impl Bygone {
+    pub(super) fn add(&mut self, id: Option<ConnectionId>, tcp: &Tcp) {
+        let ended = Ended { id, expected: tcp.sequence_expected(), sent: tcp.sequence_end() };
+        self.ended.insert(tcp.sockets(), ended);
+    }
+
+    /// Judges a segment that met no connection.
+    pub(super) fn judge(&self, segment: &Segment<'_>) -> (Option<ConnectionId>, EventKind) {
+        let stray = Stray {
+            flags: segment.flags,
+            seq: segment.seq,
+            ack: segment.ack,
+            data: segment.payload.len() as u32,
+        };
+        let near = |a: u32, b: u32| a.wrapping_sub(b).wrapping_add(NEAR) <= 2 * NEAR;
+        match self.ended.get(&(segment.dst, segment.src)) {
+            Some(ended)
+                if near(segment.seq, ended.expected)
+                    || segment.flags.has(Flags::ACK) && near(segment.ack, ended.sent) =>
+            {
+                (ended.id, EventKind::Late(stray))
+            }
+            // Resets end something that is gone here; they say nothing about who sent what where.
+            _ if segment.flags.has(Flags::RST) => (None, EventKind::Late(stray)),
+            _ => (None, EventKind::Misrouted(stray)),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The client's side of a dialogue: requests out, responses verified.
+
+use super::dialogue::{Dialogue, HEAD_LEN, Head};
+use super::event::EventKind;
+use super::payload::{self, Direction};
+
+/// How far a client has come with its dialogue.
+#[derive(Clone, Debug)]
+pub(super) struct Exchange {
+    pub(super) dialogue: Dialogue,
+    /// Requests written.
+    asked: u32,
+    asked_bytes: u64,
+    /// Responses that arrived whole.
+    answered: u32,
+    /// Where the current response begins, and how far it has come.
+    begin: u64,
+    offset: u64,
+    head: Vec<u8>,
+    backend: Option<u32>,
+    broken: bool,
+}
+
+impl Exchange {
+    pub(super) fn new(dialogue: Dialogue) -> Exchange {
+        Exchange {
+            dialogue,
+            asked: 0,
+            asked_bytes: 0,
+            answered: 0,
+            begin: 0,
+            offset: 0,
+            head: Vec::new(),
+            backend: None,
+            broken: false,
+        }
+    }
+
+    fn requests(&self) -> u32 {
+        u32::from(self.dialogue.requests)
+    }
+
+    /// Whether all responses have arrived.
+    pub(super) fn complete(&self) -> bool {
+        self.answered == self.requests()
+    }
+
+    /// Whether the last request was written.
+    pub(super) fn all_asked(&self) -> bool {
+        self.asked == self.requests()
+    }
+
+    /// Whether half of the last response has arrived.
+    pub(super) fn within_last(&self) -> bool {
+        let last = self.answered + 1 == self.requests() && self.all_asked();
+        let half = self.dialogue.response_len(self.answered) as u64 / 2;
+        self.complete() || last && self.offset - self.begin >= half
+    }
+
+    /// Responses that arrived whole.
+    pub(super) fn answered(&self) -> u32 {
+        self.answered
+    }
+
+    /// The next request's bytes.
+    pub(super) fn ask(&mut self) -> Vec<u8> {
+        let request = self.dialogue.request(self.asked, self.asked_bytes);
+        self.asked += 1;
+        self.asked_bytes += request.len() as u64;
+        request
+    }
+
+    /// Takes bytes of the backend's stream. False: they are wrong, nothing more can be made of it.
+    pub(super) fn take(&mut self, mut bytes: &[u8], note: &mut dyn FnMut(EventKind)) -> bool {
+        while !bytes.is_empty() && !self.broken {
+            if self.answered == self.asked {
+                self.corrupt(bytes, note); // nobody asked for that
+                break;
+            }
+            let have = (self.offset - self.begin) as usize;
+            let len = self.dialogue.response_len(self.answered);
+            let wanted = if have < HEAD_LEN { HEAD_LEN - have } else { len - have };
+            let (now, rest) = bytes.split_at(wanted.min(bytes.len()));
+            if have < HEAD_LEN {
+                self.head.extend_from_slice(now);
+                if let Ok(head) = <[u8; HEAD_LEN]>::try_from(self.head.as_slice()) {
+                    self.take_head(&Head::parse(&head), now, note);
+                }
+            } else if let Err(offset) =
+                payload::verify(self.dialogue.id.0, Direction::Down, self.offset, now)
+            {
+                let wrong = &now[(offset - self.offset) as usize..];
+                self.offset = offset;
+                self.corrupt(wrong, note);
+            }
+            bytes = rest;
+            if self.broken {
+                break;
+            }
+            self.offset += now.len() as u64;
+            if self.offset - self.begin == len as u64 {
+                note(EventKind::Delivered { number: self.answered, bytes: len as u64 });
+                self.answered += 1;
+                self.begin = self.offset;
+                self.head.clear();
+            }
+        }
+        !self.broken
+    }
+
+    fn take_head(&mut self, head: &Head, bytes: &[u8], note: &mut dyn FnMut(EventKind)) {
+        if head.id != self.dialogue.id || head.number != self.answered {
+            let id = self.dialogue.id.0;
+            match payload::belongs_to(id, Direction::Down, self.offset, bytes) {
+                None if head.id != self.dialogue.id => {
+                    note(EventKind::CrossTalk { of: head.id });
+                    self.broken = true;
+                }
+                _ => self.corrupt(bytes, note),
+            }
+        } else if let Some(from) = self.backend.replace(head.identity)
+            && from != head.identity
+        {
+            note(EventKind::BackendChanged { from, to: head.identity });
+        }
+    }
+
+    fn corrupt(&mut self, bytes: &[u8], note: &mut dyn FnMut(EventKind)) {
+        let id = self.dialogue.id.0;
+        let belongs_to = payload::belongs_to(id, Direction::Down, self.offset, bytes);
+        note(EventKind::Corrupt { offset: self.offset, belongs_to });
+        self.broken = true;
+    }
+}
