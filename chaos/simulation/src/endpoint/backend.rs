@@ -53,6 +53,11 @@ impl Served {
         let Some(dialogue) = self.service.dialogue() else {
             return self.tcp.state() != State::SynReceived;
         };
+        // Both have closed: only acknowledgements are missing. Whether the client has got everything,
+        // it knows itself.
+        if matches!(self.tcp.state(), State::Closing | State::LastAck | State::TimeWait) {
+            return false;
+        }
         let gives_up = dialogue.ending.client_resets() || dialogue.ending == Ending::Vanish;
         match gives_up {
             true => !self.service.all_received(),
@@ -150,17 +155,23 @@ impl Backend {
             return;
         };
         let half_open = served.tcp.state() == State::SynReceived;
+        let was_living = served.living();
         served.tcp.receive(now_us, segment, out);
         let completes = half_open && served.tcp.state() != State::SynReceived;
         if self.config.expects_address {
             self.judge_address(now_us, segment, completes);
         }
-        self.work(now_us, sockets, out);
+        self.work(now_us, sockets, was_living, out);
     }
 
     fn accept(&mut self, now_us: u64, syn: &Segment<'_>, out: &mut Vec<Vec<u8>>) {
         let sockets = (syn.dst, syn.src);
-        let isn = draw_isn(&mut self.rng);
+        // Beyond the numbers of the connection before, as Linux does it: its late segments lie outside
+        // the window.
+        let isn = match self.bygone.sequence_end(&sockets) {
+            Some(end) => end.wrapping_add(self.rng.between(100_000, 400_000) as u32),
+            None => draw_isn(&mut self.rng),
+        };
         let served = Served {
             tcp: Tcp::accept(&self.config.tcp, syn, isn, now_us, out),
             service: Service::new(self.config.identity),
@@ -237,10 +248,10 @@ impl Backend {
             .map(|(sockets, _)| *sockets)
             .collect();
         for sockets in due {
-            if let Some(served) = self.connections.get_mut(&sockets) {
-                served.tcp.tick(now_us, out);
-            }
-            self.work(now_us, sockets, out);
+            let Some(served) = self.connections.get_mut(&sockets) else { continue };
+            let was_living = served.living();
+            served.tcp.tick(now_us, out);
+            self.work(now_us, sockets, was_living, out);
         }
         self.next_us()
     }
@@ -252,8 +263,9 @@ impl Backend {
         if self.down { None } else { next() }
     }
 
-    /// Takes what TCP has to say about a connection, and goes on serving it.
-    fn work(&mut self, now_us: u64, sockets: Sockets, out: &mut Vec<Vec<u8>>) {
+    /// Takes what TCP has to say about a connection, and goes on serving it. `living` is whether it
+    /// was that before what has just happened.
+    fn work(&mut self, now_us: u64, sockets: Sockets, living: bool, out: &mut Vec<Vec<u8>>) {
         let Some(served) = self.connections.get_mut(&sockets) else { return };
         let (log, summary) = (&mut self.log, &mut self.summary);
         let known = served.id();
@@ -284,7 +296,6 @@ impl Backend {
             note(kind);
         }
         while let Some(signal) = served.tcp.signal() {
-            let living = served.living();
             let counted = std::mem::replace(&mut served.ended, true);
             let count = match signal {
                 Signal::Connected => {
@@ -324,7 +335,9 @@ impl Backend {
                     note(EventKind::ResetIgnored);
                     None
                 }
-                Signal::SynOnLiving => {
+                Signal::SynOnLiving(seq) => {
+                    // The network may have kept one of the connection before.
+                    let living = living && !self.bygone.began(&sockets, seq);
                     note(EventKind::SynOnLiving { living });
                     None
                 }

@@ -20,6 +20,7 @@ struct Ended {
     id: Option<ConnectionId>,
     expected: u32,
     sent: u32,
+    peer_isn: u32,
 }
 
 /// The last connection that ended between each two sockets.
@@ -30,8 +31,19 @@ pub(super) struct Bygone {
 
 impl Bygone {
     pub(super) fn add(&mut self, id: Option<ConnectionId>, tcp: &Tcp) {
-        let ended = Ended { id, expected: tcp.sequence_expected(), sent: tcp.sequence_end() };
+        let (expected, sent) = (tcp.sequence_expected(), tcp.sequence_end());
+        let ended = Ended { id, expected, sent, peer_isn: tcp.peer_isn() };
         self.ended.insert(tcp.sockets(), ended);
+    }
+
+    /// Whether a SYN with this number began the connection that was here before.
+    pub(super) fn began(&self, sockets: &Sockets, seq: u32) -> bool {
+        self.ended.get(sockets).is_some_and(|ended| ended.peer_isn == seq)
+    }
+
+    /// The sequence number behind all that this host sent on the connection that was here before.
+    pub(super) fn sequence_end(&self, sockets: &Sockets) -> Option<u32> {
+        self.ended.get(sockets).map(|ended| ended.sent)
     }
 
     /// Judges a segment that met no connection.

@@ -323,7 +323,7 @@ impl Client {
                     end = Some(End::TimedOut);
                 }
                 Signal::ResetIgnored => note(EventKind::ResetIgnored),
-                Signal::SynOnLiving => note(EventKind::SynOnLiving { living: !complete }),
+                Signal::SynOnLiving(_) => note(EventKind::SynOnLiving { living: !complete }),
             }
         }
         if end.is_none() && !connection.ended {

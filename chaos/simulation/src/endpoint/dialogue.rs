@@ -18,7 +18,7 @@ const MAGIC: [u8; 4] = *b"hfS1";
 /// How much is said.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Volume {
-    /// Requests and responses of some hundred bytes.
+    /// Requests and responses of some hundred bytes, which fit into datagrams.
     Small,
     /// Large requests, small responses.
     Up,
@@ -105,7 +105,7 @@ impl Dialogue {
     pub fn response_len(&self, number: u32) -> usize {
         match self.volume {
             Volume::Down => self.size(2, number, 8_000, 60_000),
-            _ => self.size(2, number, HEAD_LEN as u64, 2_000),
+            _ => self.size(2, number, HEAD_LEN as u64, 1_300), // fits into one datagram
         }
     }
 

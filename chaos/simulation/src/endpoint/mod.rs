@@ -28,3 +28,6 @@ pub use client::Client;
 pub use event::{ConnectionId, Event, EventKind, OpenConnection, Stray, Summary};
 pub use plan::{ClientPlan, Setting, Target, Transport};
 pub use tcp::TcpConfig;
+
+#[cfg(test)]
+mod tests;

@@ -106,8 +106,8 @@ pub enum Signal {
     TimedOut(State),
     /// A reset or SYN that was challenged or ignored.
     ResetIgnored,
-    /// A SYN with another number than this connection's.
-    SynOnLiving,
+    /// A SYN with this number, which is not this connection's.
+    SynOnLiving(u32),
 }
 
 /// Segments of one's own on their way at the most.
@@ -254,10 +254,10 @@ impl Tcp {
         self.received.finished()
     }
 
-    /// Whether everything written was acknowledged.
+    /// Whether all data that were written are acknowledged.
     #[must_use]
     pub fn all_acknowledged(&self) -> bool {
-        self.buffer.is_empty() && self.unacked == self.unsent
+        self.buffer.is_empty()
     }
 
     /// The next thing that happened.

@@ -88,7 +88,7 @@ impl Tcp {
         if flags.has(Flags::SYN) {
             // The peer's own SYN again is no other connection, and a new one may follow one that ends.
             if at != 0 && !matches!(self.state, State::TimeWait | State::LastAck) {
-                self.signals.push_back(Signal::SynOnLiving);
+                self.signals.push_back(Signal::SynOnLiving(segment.seq));
             }
             self.challenge(now_us, out);
             return;
