@@ -50,18 +50,17 @@ impl Served {
 
     /// Whether something was still to be done that the client has not given up by its plan.
     fn living(&self) -> bool {
-        let Some(dialogue) = self.service.dialogue() else {
-            return self.tcp.state() != State::SynReceived;
-        };
+        // Of a connection on which nothing was said yet, the client alone knows what it wants.
+        let Some(dialogue) = self.service.dialogue() else { return false };
         // Both have closed: only acknowledgements are missing. Whether the client has got everything,
         // it knows itself.
         if matches!(self.tcp.state(), State::Closing | State::LastAck | State::TimeWait) {
             return false;
         }
-        let gives_up = dialogue.ending.client_resets() || dialogue.ending == Ending::Vanish;
-        match gives_up {
-            true => !self.service.all_received(),
-            false => !(self.service.all_answered() && self.tcp.all_acknowledged()),
+        match dialogue.ending {
+            Ending::Vanish => !self.service.last_may_be_sent(),
+            Ending::Reset | Ending::ResetInResponse => !self.service.all_received(),
+            _ => !(self.service.all_answered() && self.tcp.all_acknowledged()),
         }
     }
 
@@ -316,8 +315,7 @@ impl Backend {
                 }
                 Signal::Reset | Signal::Refused if counted => None, // TIME_WAIT
                 Signal::Reset | Signal::Refused => {
-                    let half_open = id.is_none() && !living;
-                    note(match half_open {
+                    note(match id.is_none() {
                         true => EventKind::HalfOpenEnded,
                         false => EventKind::Reset { living },
                     });

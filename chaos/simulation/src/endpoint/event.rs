@@ -87,7 +87,7 @@ pub enum EventKind {
         /// Nothing explains it: the other end did not fall silent on purpose.
         living: bool,
     },
-    /// A half-open connection of the backend was given up.
+    /// A connection of the backend, half-open or without a word yet, was given up or reset.
     HalfOpenEnded,
     /// Everything was acknowledged, but what has to come did not.
     Stalled,

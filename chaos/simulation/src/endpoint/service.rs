@@ -38,6 +38,11 @@ impl Service {
         self.dialogue.is_some_and(|dialogue| self.received == u32::from(dialogue.requests))
     }
 
+    /// Whether the client may have sent its last request.
+    pub(super) fn last_may_be_sent(&self) -> bool {
+        self.dialogue.is_some_and(|dialogue| self.received + 1 >= u32::from(dialogue.requests))
+    }
+
     /// Whether all responses were written.
     pub(super) fn all_answered(&self) -> bool {
         self.all_received() && self.answered == self.received

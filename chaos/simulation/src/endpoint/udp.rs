@@ -11,6 +11,9 @@ use super::timers::{Expiry, Retransmission};
 /// Offsets of the datagrams of a flow are this far apart.
 const STRIDE: u64 = 4_096;
 
+/// Longest interval between two tries.
+const RETRY_MOST_US: u64 = 5_000_000;
+
 /// A request as the backend reads it: preamble, number, which backend answered before (0: none), body.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Request {
@@ -79,7 +82,7 @@ impl Flow {
     pub(super) fn new(plan: ConnectionPlan, config: &TcpConfig, now_us: u64) -> Flow {
         let timer = Retransmission::new(
             config.retransmit_us * 2,
-            config.retransmit_most_us,
+            config.retransmit_most_us.min(RETRY_MOST_US),
             config.give_up_syn_us,
         );
         Flow { plan, number: 0, send_at_us: Some(now_us), timer, backend: None, finished: false }

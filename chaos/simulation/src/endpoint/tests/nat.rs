@@ -71,7 +71,7 @@ fn world(seed: u64, tells: Tells, expects_address: bool) -> Network {
         connections: 20,
         first_id: 100,
         begin_us: (0, 1_000_000),
-        tcp: TcpConfig::default(),
+        tcp: TcpConfig { retransmit_most_us: 5_000_000, ..TcpConfig::default() },
         patience_us: 300_000_000,
     };
     let mut network = Network::bad(seed);

@@ -178,7 +178,8 @@ fn a_half_closed_connection_still_carries_data() {
 #[test]
 fn both_may_close_at_once() {
     let (mut a, mut b) = pair();
-    (a.close(), b.close());
+    a.close();
+    b.close();
     let (from_a, from_b) = (flush(&mut a), flush(&mut b));
     let (from_a, from_b) = (hand(&mut a, &from_b), hand(&mut b, &from_a));
     assert_eq!((a.state(), b.state()), (State::Closing, State::Closing));
