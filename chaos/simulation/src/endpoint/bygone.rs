@@ -68,3 +68,44 @@ impl Bygone {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::tcp::TcpConfig;
+
+    #[test]
+    fn numbers_tell_late_segments_from_those_of_others() {
+        let (client, backend): Sockets =
+            ("192.0.2.1:1000".parse().unwrap(), "192.0.2.2:80".parse().unwrap());
+        let mut out = Vec::new();
+        let mut tcp =
+            Tcp::connect(&TcpConfig::default(), (client, backend), u32::MAX - 5, 0, &mut out);
+        let mut answer = Segment::bare(backend, client, Flags::SYN.with(Flags::ACK));
+        (answer.seq, answer.ack) = (u32::MAX, u32::MAX - 4);
+        tcp.receive(0, &answer, &mut out);
+        let mut bygone = Bygone::default();
+        bygone.add(Some(ConnectionId(3)), &tcp);
+        let far = 1 << 30;
+        for (seq, ack, flags, id) in [
+            (0, far, Flags::ACK, Some(3)),
+            (100_000, far, Flags::ACK, Some(3)),
+            (far, u32::MAX - 4, Flags::ACK, Some(3)),
+            (far, u32::MAX - 4, Flags::FIN, None), // no acknowledgement
+            (far, far, Flags::ACK, None),
+        ] {
+            let mut segment = Segment::bare(backend, client, flags);
+            (segment.seq, segment.ack) = (seq, ack);
+            let (judged, kind) = bygone.judge(&segment);
+            assert_eq!(judged, id.map(ConnectionId), "{seq} {ack}");
+            assert_eq!(matches!(kind, EventKind::Late(_)), id.is_some(), "{seq} {ack}");
+        }
+        // Of other sockets.
+        let other = Segment { seq: 0, ..Segment::bare(client, backend, Flags::ACK) };
+        assert!(matches!(bygone.judge(&other), (None, EventKind::Misrouted(_))));
+        let reset = Segment { flags: Flags::RST, ..other };
+        assert!(matches!(bygone.judge(&reset), (None, EventKind::Late(_))));
+        assert!(bygone.began(&(client, backend), u32::MAX));
+        assert!(!bygone.began(&(client, backend), 0));
+    }
+}

@@ -132,3 +132,119 @@ impl Exchange {
         self.broken = true;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::dialogue::{Ending, Volume};
+    use crate::endpoint::event::ConnectionId;
+    use crate::endpoint::service::Service;
+
+    fn dialogue(id: u64) -> Dialogue {
+        Dialogue {
+            id: ConnectionId(id),
+            client: "192.0.2.1:5".parse().unwrap(),
+            requests: 3,
+            volume: Volume::Small,
+            ending: Ending::ClientCloses,
+        }
+    }
+
+    /// An exchange that has asked twice, and the backend's two responses.
+    fn asked() -> (Exchange, Vec<u8>, Vec<u8>) {
+        let mut exchange = Exchange::new(dialogue(1));
+        exchange.ask();
+        exchange.ask();
+        let first = dialogue(1).response(0, 0, 7);
+        let second = dialogue(1).response(1, first.len() as u64, 7);
+        (exchange, first, second)
+    }
+
+    fn kinds(exchange: &mut Exchange, bytes: &[u8]) -> Vec<EventKind> {
+        let mut kinds = Vec::new();
+        exchange.take(bytes, &mut |kind| kinds.push(kind));
+        kinds
+    }
+
+    fn delivered(number: u32, bytes: &[u8]) -> EventKind {
+        EventKind::Delivered { number, bytes: bytes.len() as u64 }
+    }
+
+    #[test]
+    fn responses_however_cut() {
+        for cut in [1, 3, 16, 17, 100, 5_000] {
+            let (mut exchange, first, second) = asked();
+            let mut got = Vec::new();
+            for piece in [first.as_slice(), &second].concat().chunks(cut) {
+                got.extend(kinds(&mut exchange, piece));
+            }
+            assert_eq!(got, [delivered(0, &first), delivered(1, &second)], "{cut}");
+            assert!(!exchange.complete());
+        }
+    }
+
+    #[test]
+    fn another_backend_in_the_same_stream() {
+        let (mut exchange, first, _) = asked();
+        let second = dialogue(1).response(1, first.len() as u64, 8);
+        kinds(&mut exchange, &first);
+        let got = kinds(&mut exchange, &second);
+        assert_eq!(got, [EventKind::BackendChanged { from: 7, to: 8 }, delivered(1, &second)]);
+    }
+
+    #[test]
+    fn a_response_for_another_connection() {
+        let (mut exchange, ..) = asked();
+        let of = ConnectionId(2);
+        let got = kinds(&mut exchange, &dialogue(2).response(0, 0, 7));
+        assert_eq!(got, [EventKind::CrossTalk { of }]);
+    }
+
+    #[test]
+    fn a_response_twice_or_too_early_or_damaged() {
+        let (mut exchange, first, second) = asked();
+        kinds(&mut exchange, &first);
+        let got = kinds(&mut exchange, &first);
+        assert!(matches!(got[..], [EventKind::Corrupt { .. }]), "{got:?}");
+
+        let (mut exchange, ..) = asked();
+        let got = kinds(&mut exchange, &second);
+        assert!(matches!(got[..], [EventKind::Corrupt { offset: 0, .. }]), "{got:?}");
+
+        let (mut exchange, first, _) = asked();
+        let mut damaged = first;
+        let last = damaged.len() - 1;
+        damaged[last] ^= 1;
+        let got = kinds(&mut exchange, &damaged);
+        assert_eq!(got, [EventKind::Corrupt { offset: last as u64, belongs_to: None }]);
+        assert_eq!(kinds(&mut exchange, &second), []);
+
+        // A third response to two requests.
+        let (mut exchange, first, second) = asked();
+        let third = dialogue(1).response(2, (first.len() + second.len()) as u64, 7);
+        kinds(&mut exchange, &[first, second].concat());
+        let got = kinds(&mut exchange, &third);
+        assert!(matches!(got[..], [EventKind::Corrupt { .. }]), "{got:?}");
+    }
+
+    #[test]
+    fn the_backend_verifies_requests_and_answers_each_once() {
+        for cut in [1, 47, 48, 49, 9_000] {
+            let (mut exchange, mut service) = (Exchange::new(dialogue(1)), Service::new(7));
+            let mut notes = 0;
+            for number in 0..3 {
+                for piece in exchange.ask().chunks(cut) {
+                    assert!(service.take(1_000, piece, &mut |_| notes += 1));
+                }
+                assert_eq!(notes, number + 1);
+                let response = service.respond(1_000_000).unwrap();
+                assert!(exchange.take(&response, &mut |_| {}));
+                assert_eq!(service.respond(1_000_000), None);
+            }
+            assert!(exchange.complete() && service.all_answered());
+            let mut wrong = Vec::new();
+            assert!(!service.take(2_000_000, b"more", &mut |kind| wrong.push(kind)));
+            assert!(matches!(wrong[..], [EventKind::Corrupt { .. }]), "{wrong:?}");
+        }
+    }
+}

@@ -23,7 +23,7 @@ pub struct Target {
     pub address: SocketAddr,
     /// The listener's protocol.
     pub transport: Transport,
-    /// The listener's idle timeout: idle connections stay idle for just less than that.
+    /// The listener's idle timeout: idle connections stay idle for less than that by a few retransmissions.
     pub idle_timeout_us: u64,
 }
 
@@ -170,13 +170,15 @@ fn draw_connection(
         (Transport::Tcp, _) => Kind::Bulk,
     };
     let idle = target.idle_timeout_us;
+    // Time for a few retransmissions is left: a network may lose what ends the silence.
+    let longest = idle.saturating_sub((idle / 16).max(setting.tcp.retransmit_us * 4));
     let (requests, pause_us) = match kind {
         Kind::Short => (rng.between(1, 4), (0, 2_000)),
         Kind::Long => (rng.between(5, 40), (0, idle / 8)),
-        Kind::Idle => (rng.between(2, 3), (idle - idle / 4, idle - idle / 16)),
+        Kind::Idle => (rng.between(2, 3), (longest - longest / 4, longest)),
         Kind::HalfOpen => (1, (0, 0)),
         Kind::Bulk => (rng.between(1, 3), (0, 1_000)),
-        Kind::Udp if rng.chance(1, 4) => (rng.between(2, 3), (idle / 2, idle - idle / 8)),
+        Kind::Udp if rng.chance(1, 4) => (rng.between(2, 3), (longest / 2, longest)),
         Kind::Udp => (rng.between(1, 30), (0, idle / 8)),
     };
     let volume = match kind {
@@ -218,5 +220,65 @@ pub(super) fn draw_isn(rng: &mut Rng) -> u32 {
         0 => rng.draw() as u32,
         1 => 0_u32.wrapping_sub(rng.between(1, 3) as u32),
         _ => 0_u32.wrapping_sub(rng.between(1, 60_000) as u32),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setting() -> Setting {
+        let target = |port, transport| Target {
+            address: SocketAddr::new("203.0.113.1".parse().unwrap(), port),
+            transport,
+            idle_timeout_us: 3_000_000,
+        };
+        Setting {
+            address: "192.0.2.1".parse().unwrap(),
+            targets: vec![target(80, Transport::Tcp), target(53, Transport::Udp)],
+            connections: 40,
+            first_id: 1_000,
+            begin_us: (5, 9_000),
+            tcp: TcpConfig::default(),
+            patience_us: 1,
+        }
+    }
+
+    #[test]
+    fn plans_repeat_and_keep_within_their_setting() {
+        let mut met = std::collections::BTreeSet::new();
+        for seed in 0..200 {
+            let plan = ClientPlan::draw(&setting(), seed);
+            assert_eq!(plan, ClientPlan::draw(&setting(), seed));
+            assert_eq!(plan.connections.len(), 40);
+            for (connection, id) in plan.connections.iter().zip(1_000..) {
+                assert_eq!(connection.dialogue.id, ConnectionId(id));
+                assert!(connection.dialogue.requests > 0 && connection.syn_copies > 0);
+                assert!(connection.pause_us.0 <= connection.pause_us.1);
+                assert!(connection.pause_us.1 <= 2_200_000, "{connection:?}");
+                met.insert(format!("{:?}", connection.kind));
+                met.insert(format!("{:?}", connection.dialogue.ending));
+                met.insert(format!("{:?}", connection.dialogue.volume));
+                match connection.after {
+                    None => assert!((5..=9_000).contains(&connection.start_us)),
+                    // The predecessor is on the same port, and will end.
+                    Some(before) => {
+                        let before = (before.0 - 1_000) as usize;
+                        let before = &plan.connections[before];
+                        assert_eq!(before.dialogue.client, connection.dialogue.client);
+                        assert_eq!(before.target, connection.target);
+                        assert_ne!(before.dialogue.ending, Ending::Vanish);
+                        met.insert("successor".to_owned());
+                    }
+                }
+            }
+        }
+        assert_eq!(met.len(), 6 + 7 + 3 + 1, "{met:?}");
+    }
+
+    #[test]
+    fn no_targets_no_connections() {
+        let setting = Setting { targets: Vec::new(), ..setting() };
+        assert!(ClientPlan::draw(&setting, 1).connections.is_empty());
     }
 }
