@@ -10,7 +10,7 @@ CARGO ?= cargo
 TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),$(CURDIR)/target)
 BIN := $(TARGET_DIR)/release
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-BUILD := $(CARGO) build --release --locked --workspace --bins
+BUILD := $(CARGO) build --release --locked --workspace --exclude holdfast-simulation --bins
 
 # make demo
 SEED ?= 1
@@ -21,6 +21,8 @@ COMMIT = $(shell git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/
 FAULTS ?=
 SEEDS ?= 1
 MATRIX ?= target/chaos-report.json
+# make soak
+FROM ?= 1
 # make lab-up, make lab-down
 DIRECTORS ?= 3
 BACKENDS ?= 3
@@ -33,7 +35,7 @@ help: ## Show this list
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "  Variables: SEED=$(SEED) REPORT=$(REPORT) DIRECTORS=$(DIRECTORS) BACKENDS=$(BACKENDS) CLIENTS=$(CLIENTS) LAB=$(LAB)"
+	@echo "  Variables: SEED=$(SEED) SEEDS=$(SEEDS) FROM=$(FROM) REPORT=$(REPORT) DIRECTORS=$(DIRECTORS) BACKENDS=$(BACKENDS) CLIENTS=$(CLIENTS) LAB=$(LAB)"
 
 .PHONY: cargo
 cargo:
@@ -70,6 +72,13 @@ lab-down: ## Take the lab of LAB=lab.json away
 .PHONY: test
 test: packages ## Everything CI runs
 	@SUDO="$(SUDO)" tests/run.sh
+
+# A number on the command line counts.
+soak: SEEDS = 10000
+.PHONY: soak
+soak: packages ## Run SEEDS seeds of the simulation, beginning with FROM, on all processors
+	HOLDFAST_COMMIT=$$(git rev-parse --short HEAD) $(CARGO) run --release --locked --quiet -p holdfast-simulation -- \
+	    soak --seeds $(SEEDS) --from $(FROM) --marks
 
 .PHONY: bench
 bench: packages ## Benchmarks: packet core, lab forwarding rate against a bare forwarder, replication

@@ -8,7 +8,7 @@ SUDO=${SUDO-$([ "$(id -u)" = 0 ] || echo sudo)}
 TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 EXAMPLES=$TARGET_DIR/release/examples
 
-$CARGO build --release --locked --quiet --workspace --examples --bins
+$CARGO build --release --locked --quiet --workspace --exclude holdfast-simulation --examples --bins
 
 echo "== packet core: FullNAT, both directions, ns a packet (median) and instructions a packet"
 for sessions in 1000 100000 1000000; do

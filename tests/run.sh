@@ -25,9 +25,16 @@ fi
 
 stage_fmt() { $CARGO fmt --all --check; }
 
-stage_build() { $CARGO build --release --locked --workspace --bins --tests --examples; }
+# The simulation is built by itself (stage `simulation`): the parts that it switches off in the other
+# crates must not get into the daemon, and cargo would build all of them with all of their features.
+WORKSPACE="--workspace --exclude holdfast-simulation"
 
-stage_clippy() { $CARGO clippy --release --locked --workspace --all-targets -- -D warnings; }
+stage_build() { $CARGO build --release --locked $WORKSPACE --bins --tests --examples; }
+
+stage_clippy() {
+    $CARGO clippy --release --locked $WORKSPACE --all-targets -- -D warnings
+    $CARGO clippy --release --locked -p holdfast-simulation --all-targets -- -D warnings
+}
 
 stage_docs() { RUSTDOCFLAGS="-D warnings" $CARGO doc --release --locked --workspace --no-deps --quiet; }
 
@@ -55,13 +62,20 @@ stage_deny() {
 # The packet core and the vocabulary once more with debug assertions on.
 stage_assertions() { $CARGO test --locked --quiet -p holdfast-schema -p holdfast-director --lib --tests; }
 
-stage_unit() { $CARGO test --release --locked --workspace --exclude holdfast-tests; }
+stage_unit() { $CARGO test --release --locked $WORKSPACE --exclude holdfast-tests; }
+
+# Seeds of the simulation, in a minute or so. `make soak SEEDS=10000` runs more of them.
+stage_simulation() {
+    $CARGO test --release --locked -p holdfast-simulation
+    HOLDFAST_COMMIT=$(git rev-parse --short HEAD 2>/dev/null || echo unknown) \
+        $CARGO run --release --locked --quiet -p holdfast-simulation -- soak --seeds 300
+}
 
 stage_e2e() {
     HOLDFAST_BIN_DIR="$TARGET_DIR/release" $CARGO test --release --locked -p holdfast-tests -- --test-threads=1 --nocapture
 }
 
-for name in ${STAGES:-fmt build clippy docs deny assertions unit e2e}; do
+for name in ${STAGES:-fmt build clippy docs deny assertions unit simulation e2e}; do
     echo "== $name"
     started=$SECONDS
     "stage_$name"

@@ -16,7 +16,7 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// How long (ms) after an unclean start ports stay confined: no session that the store does not
 /// know can be alive or at rest on the other half after that.
-fn confinement_ms(cluster: &ClusterState) -> u64 {
+pub fn confinement_ms(cluster: &ClusterState) -> u64 {
     let after = cluster.listeners.values().map(|l| match l.spec.replicate_after {
         ReplicateAfter::Millis(ms) => u64::from(ms),
         ReplicateAfter::Never => u64::from(l.spec.idle_timeout_ms),

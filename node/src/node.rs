@@ -1,6 +1,5 @@
 //! What the parts of the daemon share.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -20,9 +19,10 @@ use crate::health::service::Health;
 use crate::netlink::Netlink;
 use crate::netlink::watch::Network;
 use crate::peers::{Request, Response, Summaries};
+use crate::sessions::flushes::Flushes;
 
 /// After a change of membership or announcements nobody is denied with authority for this long (ms).
-const NO_DENIAL_MS: u64 = 10_000;
+pub const NO_DENIAL_MS: u64 = 10_000;
 
 /// What the announcer last published.
 #[derive(Clone, Debug, Default)]
@@ -68,17 +68,6 @@ pub struct NodeCounters {
     pub route_changes: AtomicU64,
 }
 
-/// A planned change as the session loop saw it.
-#[derive(Clone, Copy, Debug)]
-pub struct FlushSeen {
-    /// When it was first seen.
-    pub since_ms: u64,
-    /// Whole passes of the sweep since then.
-    pub passes: u64,
-    /// Everything that was here then is replicated.
-    pub done: bool,
-}
-
 /// Everything that lives as long as the daemon.
 pub struct Node {
     /// The node file.
@@ -102,7 +91,7 @@ pub struct Node {
     /// What the announcer last said.
     pub announced: Mutex<Arc<Announced>>,
     /// Planned changes and how far this director's flush is.
-    pub flushes: Mutex<BTreeMap<u64, FlushSeen>>,
+    pub flushes: Mutex<Flushes>,
     /// What is missing among rules and blackholes.
     pub rule_problems: Mutex<Vec<String>>,
     /// Counters.
@@ -159,7 +148,7 @@ impl Node {
             // It forwards nothing yet, so it knows nothing that others do not.
             return (true, 0);
         };
-        let done = self.flushes.lock().get(&planned).is_some_and(|f| f.done);
+        let done = self.flushes.lock().done(planned);
         (done, forwarder.sessions().unreplicated())
     }
 

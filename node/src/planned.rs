@@ -21,14 +21,14 @@ const DOWN_MS: u64 = 10_000;
 
 /// What the leader remembers of planned changes.
 #[derive(Default)]
-struct Watch {
+pub struct Watch {
     seen_ms: BTreeMap<u64, u64>,
     down_ms: BTreeMap<u64, u64>,
 }
 
 impl Watch {
     /// The planned changes to end now.
-    fn overdue(&mut self, cluster: &ClusterState, now_ms: u64) -> Vec<u64> {
+    pub fn overdue(&mut self, cluster: &ClusterState, now_ms: u64) -> Vec<u64> {
         let there = |id: &u64| cluster.planned.iter().any(|p| p.id == *id);
         self.seen_ms.retain(|id, _| there(id));
         self.down_ms.retain(|id, _| there(id));

@@ -113,7 +113,7 @@ fn shown(
 }
 
 /// Whether enough others serve to make up the voters without this director.
-fn votes_movable(cluster: &ClusterState, me: Option<DirectorId>) -> bool {
+pub fn votes_movable(cluster: &ClusterState, me: Option<DirectorId>) -> bool {
     let live = cluster.members.values().filter(|m| !m.down);
     let wanted =
         voters_wanted(live.clone().count()).max(voters_wanted(cluster.members.len()).min(3));

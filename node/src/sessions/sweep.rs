@@ -11,14 +11,14 @@ use holdfast_schema::cluster::{ClusterState, DirectorId, MemberState};
 use holdfast_schema::session::SessionChange;
 
 use crate::clock::mono_ms;
-use crate::node::{FlushSeen, Node};
+use crate::node::Node;
 
 /// Time between two steps.
-const STEP: Duration = Duration::from_millis(10);
+pub const STEP: Duration = Duration::from_millis(10);
 
 /// While a change is planned, a step looks at this many records: new sessions must not wait for
 /// the rest of a slow pass.
-const FLUSH_BUDGET: usize = 65_536;
+pub const FLUSH_BUDGET: usize = 65_536;
 
 /// Changes that the store takes or refuses together.
 const CHUNK: usize = 512;
@@ -47,7 +47,7 @@ pub fn run(node: &Arc<Node>) {
         }
         let Some(cluster) = node.cluster() else { continue };
         let flush = cluster.change_planned() || node.leaving.load(Ordering::Relaxed);
-        begin_flushes(node, &cluster, now_ms);
+        node.flushes.lock().begin(&cluster.planned, now_ms);
         let policy = SweepPolicy {
             flush,
             quorum: node.store.has_quorum(),
@@ -65,20 +65,22 @@ pub fn run(node: &Arc<Node>) {
             node.store.attach_sink(table.clone());
         }
         if progress.pass_complete && flush {
-            note_pass(node, |since_ms| table.unreplicated_before(since_ms));
+            let unreplicated_before = |since_ms| table.unreplicated_before(since_ms);
+            node.flushes.lock().pass_complete(unreplicated_before);
         }
     }
 }
 
 /// Directors whose sessions may be adopted at once, computed when the cluster changes.
 #[derive(Default)]
-struct Departed {
+pub struct Departed {
     of: Option<Arc<ClusterState>>,
     list: Vec<DirectorId>,
 }
 
 impl Departed {
-    fn of(&mut self, cluster: &Arc<ClusterState>, me: Option<DirectorId>) -> &[DirectorId] {
+    /// All numbers ever given away that do not serve.
+    pub fn of(&mut self, cluster: &Arc<ClusterState>, me: Option<DirectorId>) -> &[DirectorId] {
         if !self.of.as_ref().is_some_and(|c| Arc::ptr_eq(c, cluster)) {
             let serves = |id: &DirectorId| {
                 cluster.members.get(id).is_some_and(|m| {
@@ -104,13 +106,14 @@ fn propose(node: &Node, shard: ShardId, changes: &[SessionChange]) -> bool {
 /// Changes that the store had no room for yet. A step can find more than a shard's queue takes; its
 /// records count as said, so the rest must be said before the next step.
 #[derive(Default)]
-struct Unsaid {
+pub struct Unsaid {
     by_shard: BTreeMap<ShardId, Vec<SessionChange>>,
     since_ms: Option<u64>,
 }
 
 impl Unsaid {
-    fn add(&mut self, changes: Vec<(ShardId, SessionChange)>) {
+    /// Takes what a step of the sweep has found.
+    pub fn add(&mut self, changes: Vec<(ShardId, SessionChange)>) {
         for (shard, change) in changes {
             self.by_shard.entry(shard).or_default().push(change);
         }
@@ -118,7 +121,7 @@ impl Unsaid {
 
     /// Says what finds room; true: nothing is left. What has found none for too long is given up,
     /// for a later pass to say again: the walk also frees what is over, and must go on.
-    fn say(
+    pub fn say(
         &mut self,
         now_ms: u64,
         mut push: impl FnMut(ShardId, &[SessionChange]) -> bool,
@@ -139,26 +142,6 @@ impl Unsaid {
             *self = Unsaid::default();
         }
         self.by_shard.is_empty()
-    }
-}
-
-fn begin_flushes(node: &Node, cluster: &ClusterState, now_ms: u64) {
-    let mut flushes = node.flushes.lock();
-    if flushes.is_empty() && cluster.planned.is_empty() {
-        return;
-    }
-    flushes.retain(|id, _| cluster.planned.iter().any(|p| p.id == *id));
-    for planned in &cluster.planned {
-        flushes.entry(planned.id).or_insert(FlushSeen { since_ms: now_ms, passes: 0, done: false });
-    }
-}
-
-/// A pass is complete. The first one after the beginning of a flush may have begun before it, so
-/// from the second on every session that was there has been looked at under the flush policy.
-fn note_pass(node: &Node, unreplicated_before: impl Fn(u64) -> u64) {
-    for seen in node.flushes.lock().values_mut().filter(|f| !f.done) {
-        seen.passes += 1;
-        seen.done = seen.passes >= 2 && unreplicated_before(seen.since_ms) == 0;
     }
 }
 

@@ -1,0 +1,59 @@
+//! A director: its machine, and the process on it that is made of the real cores.
+
+pub mod announcer;
+pub mod asking;
+pub mod clock;
+pub mod flush;
+pub mod frame;
+pub mod message;
+pub mod packets;
+pub mod process;
+pub mod sessions;
+pub mod share;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use clock::Clock;
+use process::Process;
+use share::Log;
+
+/// What survives the death of a process.
+#[derive(Clone, Default)]
+pub struct Disk {
+    /// How often it has started.
+    pub incarnation: u64,
+    /// The last run ended clean.
+    pub clean: bool,
+}
+
+/// A machine and its process.
+pub struct Director {
+    /// Its number, from 1 on.
+    pub id: u32,
+    /// Its clocks.
+    pub clock: Clock,
+    /// Its disk.
+    pub disk: Disk,
+    /// The process that runs, if one does.
+    pub process: Option<Box<Process>>,
+    /// The process is stopped; since when (us).
+    pub frozen_since: Option<u64>,
+    /// The guard has let go of the routes of the frozen process.
+    pub released: bool,
+    /// The machine is dead.
+    pub dead: bool,
+    /// Counts processes, so that what concerns an earlier one is recognised.
+    pub life: u32,
+    /// When it looks at everything next.
+    pub turn_us: u64,
+    /// Where the store is kept.
+    pub log: Rc<RefCell<Log>>,
+}
+
+impl Director {
+    /// Whether something runs here.
+    pub fn runs(&self) -> bool {
+        self.process.is_some() && self.frozen_since.is_none() && !self.dead
+    }
+}

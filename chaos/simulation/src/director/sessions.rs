@@ -1,0 +1,74 @@
+//! Sessions between the packet path and the store: the sweep as the daemon's loop drives it.
+
+use std::sync::Arc;
+
+use holdfast_director::session::{SessionTable, SweepPolicy, Sweeper};
+use holdfast_director::tables::ForwardingTables;
+use holdfast_node::sessions::flushes::Flushes;
+use holdfast_node::sessions::sweep::{Departed, FLUSH_BUDGET, Unsaid};
+use holdfast_schema::bucket::ShardId;
+use holdfast_schema::cluster::{ClusterState, DirectorId};
+use holdfast_schema::session::SessionChange;
+
+/// The sweep of one process.
+pub struct Sessions {
+    sweeper: Sweeper,
+    departed: Departed,
+    unsaid: Unsaid,
+    /// How far the flushes are.
+    pub flushes: Flushes,
+}
+
+/// A step's surroundings.
+pub struct Around<'a> {
+    /// Now (ms on this director's clock).
+    pub now_ms: u64,
+    /// Time since the step before (ms).
+    pub interval_ms: u64,
+    /// This director.
+    pub me: DirectorId,
+    /// The cluster as applied here.
+    pub cluster: &'a Arc<ClusterState>,
+    /// What is forwarded by.
+    pub tables: &'a ForwardingTables,
+    /// Whether the store has a quorum.
+    pub quorum: bool,
+}
+
+impl Sessions {
+    /// A sweep at its beginning.
+    pub fn new(table: &Arc<SessionTable>) -> Sessions {
+        Sessions {
+            sweeper: Sweeper::new(table),
+            departed: Departed::default(),
+            unsaid: Unsaid::default(),
+            flushes: Flushes::default(),
+        }
+    }
+
+    /// One step. `propose` takes changes for a shard, or has no room for them.
+    pub fn step(
+        &mut self,
+        table: &Arc<SessionTable>,
+        around: &Around<'_>,
+        mut propose: impl FnMut(ShardId, &[SessionChange]) -> bool,
+    ) {
+        let Around { now_ms, cluster, .. } = *around;
+        if !self.unsaid.say(now_ms, &mut propose) {
+            return;
+        }
+        let flush = cluster.change_planned();
+        self.flushes.begin(&cluster.planned, now_ms);
+        let departed = self.departed.of(cluster, Some(around.me));
+        let policy = SweepPolicy { flush, quorum: around.quorum, departed };
+        let usual = Sweeper::budget(table, around.interval_ms);
+        let budget = if flush { usual.max(FLUSH_BUDGET) } else { usual };
+        let mut out = Vec::new();
+        let progress = self.sweeper.step(table, around.tables, now_ms, &policy, budget, &mut out);
+        self.unsaid.add(out);
+        self.unsaid.say(now_ms, &mut propose);
+        if progress.pass_complete && flush {
+            self.flushes.pass_complete(|since_ms| table.unreplicated_before(since_ms));
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Many seeds, on several threads, with progress.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::plan::Without;
+use crate::run::{self, Outcome};
+use crate::world::marks::Marks;
+
+/// Failures that are told in full.
+const TOLD: usize = 3;
+
+/// One seed in this many runs twice, and has to do the same again.
+const TWICE: u64 = 50;
+
+/// Which seeds, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Soak {
+    /// The first seed.
+    pub from: u64,
+    /// How many.
+    pub seeds: u64,
+    /// On how many threads.
+    pub jobs: usize,
+    /// What is switched off.
+    pub without: Option<Without>,
+    /// Whether it ends at the first failure.
+    pub stop: bool,
+}
+
+/// What came of them.
+#[derive(Default)]
+pub struct Tally {
+    /// Seeds that ran.
+    pub ran: u64,
+    /// Those in which a rule was broken.
+    pub failed: Vec<Outcome>,
+    /// Seeds that did something else the second time.
+    pub unlike: Vec<u64>,
+    /// The rare paths that were reached.
+    pub marks: Marks,
+    /// Connections begun.
+    pub connections: u64,
+    /// Time that passed in the worlds (us).
+    pub world_us: u64,
+    /// Time all runs took together.
+    pub took: Duration,
+}
+
+impl Tally {
+    fn take(&mut self, outcome: Outcome) {
+        self.ran += 1;
+        self.marks.add(&outcome.marks);
+        self.connections += outcome.connections.0;
+        self.world_us += outcome.world_us;
+        self.took += outcome.took;
+        if outcome.violation.is_some() {
+            self.failed.push(outcome);
+        }
+    }
+}
+
+impl Soak {
+    /// Runs them. `progress` is told now and then.
+    pub fn run(&self, progress: impl Fn(&Tally, Duration) + Sync) -> Tally {
+        let next = AtomicU64::new(self.from);
+        let over = AtomicBool::new(false);
+        let tally = Mutex::new(Tally::default());
+        let begun = Instant::now();
+        let work = || {
+            while !over.load(Ordering::Relaxed) {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= self.from + self.seeds {
+                    break;
+                }
+                let outcome = run::seed(seed, self.without);
+                let again = seed.is_multiple_of(TWICE).then(|| run::seed(seed, self.without).hash);
+                let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+                if again.is_some_and(|hash| hash != outcome.hash) {
+                    tally.unlike.push(seed);
+                }
+                if self.stop && outcome.violation.is_some() {
+                    over.store(true, Ordering::Relaxed);
+                }
+                tally.take(outcome);
+                progress(&tally, begun.elapsed());
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..self.jobs.max(1) {
+                scope.spawn(work);
+            }
+        });
+        let mut tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
+        tally.failed.sort_by_key(|outcome| outcome.seed);
+        tally
+    }
+}
+
+impl Tally {
+    /// Whether every rule held, the same way each time.
+    pub fn good(&self) -> bool {
+        self.failed.is_empty() && self.unlike.is_empty()
+    }
+
+    /// What is told at the end.
+    pub fn report(&self, commit: &str) -> String {
+        let mut lines = Vec::new();
+        for outcome in self.failed.iter().take(TOLD) {
+            lines.push(outcome.report());
+        }
+        for outcome in &self.failed {
+            if let Some(violation) = &outcome.violation {
+                lines.push(format!("seed {}, commit {commit}: {violation}", outcome.seed));
+            }
+        }
+        for seed in &self.unlike {
+            lines.push(format!("seed {seed} did something else the second time"));
+        }
+        lines.push(self.marks.table());
+        lines.push(format!(
+            "{} seeds, {} failed, {} connections, {:.0} s simulated, {:.1} ms CPU a seed",
+            self.ran,
+            self.failed.len(),
+            self.connections,
+            self.world_us as f64 / 1e6,
+            self.took.as_secs_f64() * 1e3 / self.ran.max(1) as f64,
+        ));
+        lines.join("\n")
+    }
+}

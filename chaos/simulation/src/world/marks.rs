@@ -1,0 +1,104 @@
+//! Marks: proof that a rare path was reached, and how often.
+
+use std::collections::BTreeMap;
+
+/// The paths that seeds have to reach between them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Mark {
+    /// A packet met a director that did not know its session, and another one told.
+    MissFound,
+    /// A director said with authority that a session does not exist.
+    MissDenied,
+    /// A director had to say that it does not know.
+    AuthorityWithheld,
+    /// One SYN was seen by two directors, and one of the two sessions gave way.
+    Twin,
+    /// An expiry of the store met a session that was alive here.
+    Veto,
+    /// A delete of an old use of a key met a newer one.
+    LateDelete,
+    /// A session was adopted from another director.
+    Adopted,
+    /// A newer session took the key of an older one.
+    Superseded,
+    /// A bucket got other homes while it had young sessions.
+    HomeChange,
+    /// A snapshot was installed over a live session.
+    SnapshotOverLive,
+    /// A snapshot was installed.
+    Snapshot,
+    /// A director was stalled, and threw away what waited in its rings.
+    Stalled,
+    /// A planned change ended.
+    PlannedChange,
+    /// A drain came to its end.
+    Drained,
+    /// A director came back with a new replica number.
+    NewReplica,
+    /// A client's key was used again while an older session of it lingered.
+    KeyReused,
+    /// A packet of a session was forwarded by a director that did not create it.
+    Takeover,
+    /// A session expired in the store.
+    Expired,
+}
+
+impl Mark {
+    /// All of them.
+    pub const ALL: [Mark; 18] = [
+        Mark::MissFound,
+        Mark::MissDenied,
+        Mark::AuthorityWithheld,
+        Mark::Twin,
+        Mark::Veto,
+        Mark::LateDelete,
+        Mark::Adopted,
+        Mark::Superseded,
+        Mark::HomeChange,
+        Mark::SnapshotOverLive,
+        Mark::Snapshot,
+        Mark::Stalled,
+        Mark::PlannedChange,
+        Mark::Drained,
+        Mark::NewReplica,
+        Mark::KeyReused,
+        Mark::Takeover,
+        Mark::Expired,
+    ];
+}
+
+/// How often each mark was reached.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Marks(BTreeMap<Mark, u64>);
+
+impl Marks {
+    /// Reaches a mark `times` times.
+    pub fn reach(&mut self, mark: Mark, times: u64) {
+        if times > 0 {
+            *self.0.entry(mark).or_default() += times;
+        }
+    }
+
+    /// How often it was reached.
+    pub fn count(&self, mark: Mark) -> u64 {
+        self.0.get(&mark).copied().unwrap_or(0)
+    }
+
+    /// Adds those of another run.
+    pub fn add(&mut self, other: &Marks) {
+        other.0.iter().for_each(|(mark, times)| self.reach(*mark, *times));
+    }
+}
+
+impl Marks {
+    /// All marks and how often they were reached, in words.
+    pub fn table(&self) -> String {
+        let line = |mark: &Mark| format!("{:>22}  {}", format!("{mark:?}"), self.count(*mark));
+        Mark::ALL.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The marks that nobody reached.
+    pub fn missed(&self) -> Vec<Mark> {
+        Mark::ALL.into_iter().filter(|mark| self.count(*mark) == 0).collect()
+    }
+}

@@ -1,0 +1,404 @@
+//! The world: everything there is, and what happens next.
+
+mod faults;
+pub mod happening;
+mod hosts;
+pub mod marks;
+mod orphans;
+mod packets;
+mod peers;
+mod phases;
+mod queue;
+mod router;
+pub mod rules;
+pub mod trace;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use holdfast_schema::cluster::DirectorId;
+
+use crate::director::clock::Clock;
+use crate::director::message::Message;
+use crate::director::process::{Birth, Effects, Miss, Process, TURN_US};
+use crate::director::share::Log;
+use crate::director::{Director, Disk};
+use crate::plan::{PacketWeather, Plan, cluster};
+use crate::rng::Rng;
+use happening::Happening;
+use hosts::Hosts;
+use marks::{Mark, Marks};
+use peers::Peers;
+use queue::Queue;
+use router::Router;
+use rules::{Rule, Violation};
+use trace::{FlowId, Trace};
+
+/// Something that is going to happen.
+#[derive(Debug)]
+enum Event {
+    AtRouter(Vec<u8>),
+    AtDirector(u32, Vec<u8>),
+    AtClient(u32, Vec<u8>),
+    AtBackend(u32, Vec<u8>),
+    /// A director's workers look at their queues.
+    Work(u32),
+    /// A director looks at everything, if that is the time at which it wants to.
+    Turn(u32, u64),
+    WakeClient(u32, u64),
+    WakeBackend(u32, u64),
+    Message(u32, u32, Message),
+    /// The router learns what a process announces.
+    Routes(u32, u32, holdfast_node::announce::wish::Wish),
+    /// The router notices that a process is gone.
+    Withdrawn(u32, u32),
+    /// BIRD shows what a process announces.
+    Shown(u32, u32, holdfast_node::announce::wish::Wish),
+    /// The guard of a process looks whether it beats.
+    GuardLooks(u32, u32),
+    Fault(usize),
+    FaultEnds(usize),
+}
+
+/// All of it.
+pub struct World {
+    /// What the seed stands for.
+    pub plan: Plan,
+    queue: Queue<Event>,
+    trace: Trace<Happening>,
+    /// The rare paths that were reached.
+    pub marks: Marks,
+    /// The rules that were broken.
+    pub violations: Vec<Violation>,
+    net: Rng,
+    weather: PacketWeather,
+    router: Router,
+    peers: Peers,
+    directors: Vec<Director>,
+    hosts: Hosts,
+    log: Rc<RefCell<Log>>,
+    /// Directors whose workers are about to look.
+    working: BTreeSet<u32>,
+    /// Directors whose packets are lost.
+    dark: BTreeMap<usize, u32>,
+    /// Client sockets by the addresses of the leg to the backend.
+    replies: BTreeMap<(u64, u64), FlowId>,
+    /// Table hashes by revision and health version.
+    hashes: BTreeMap<(u64, u64), u64>,
+    /// Backends that were told to take nothing new.
+    draining: Vec<u32>,
+    healed: bool,
+    /// Client sockets whose session died with the last director that knew it.
+    orphans: BTreeSet<FlowId>,
+    /// Client sockets that had a connection, and those that had several.
+    sockets_used: BTreeSet<FlowId>,
+    sockets_reused: BTreeSet<FlowId>,
+    /// Since when there has been a quorum (us).
+    quorum_since_us: Option<u64>,
+}
+
+impl World {
+    /// The world before anything happens.
+    pub fn new(plan: Plan) -> World {
+        let seed = plan.seed;
+        let mut rng = Rng::new(seed, "world");
+        let log = Rc::new(RefCell::new(Log::new(cluster::record(&plan))));
+        let drift = u64::from(plan.drift_ppm);
+        let directors = (1..=plan.directors).map(|id| Director {
+            id,
+            clock: Clock::new(
+                rng.between(1_000_000, 1_000_000_000),
+                rng.between(0, 2 * drift) as i64 - drift as i64,
+            ),
+            disk: Disk { incarnation: 1, clean: true },
+            process: None,
+            frozen_since: None,
+            dead: false,
+            released: false,
+            life: 0,
+            turn_us: u64::MAX,
+            log: log.clone(),
+        });
+        let directors = directors.collect();
+        let mut world = World {
+            queue: Queue::default(),
+            trace: Trace::default(),
+            marks: Marks::default(),
+            violations: Vec::new(),
+            net: Rng::new(seed, "packets"),
+            weather: plan.weather,
+            router: Router::new(plan.resilient, rng.draw()),
+            peers: Peers::new(Rng::new(seed, "peers"), plan.peer_us),
+            hosts: Hosts::new(&plan),
+            directors,
+            log,
+            working: BTreeSet::new(),
+            dark: BTreeMap::new(),
+            replies: BTreeMap::new(),
+            hashes: BTreeMap::new(),
+            draining: Vec::new(),
+            healed: false,
+            orphans: BTreeSet::new(),
+            sockets_used: BTreeSet::new(),
+            sockets_reused: BTreeSet::new(),
+            quorum_since_us: None,
+            plan,
+        };
+        for id in 1..=world.plan.founding {
+            world.start(id);
+        }
+        world.wake_hosts();
+        for (n, planned) in world.plan.faults.iter().enumerate() {
+            world.queue.at(planned.at_us, Event::Fault(n));
+        }
+        world
+    }
+
+    fn note(&mut self, flow: Option<FlowId>, happening: Happening) {
+        self.trace.note(self.queue.now_us(), flow, happening);
+    }
+
+    fn violate(&mut self, rule: Rule, what: String, flow: Option<FlowId>) {
+        let at_us = self.queue.now_us();
+        self.violations.push(Violation { at_us, rule, what, flow });
+    }
+
+    /// The time (us).
+    pub fn now_us(&self) -> u64 {
+        self.queue.now_us()
+    }
+
+    /// The hash over everything that happened, and how much that was.
+    pub fn hash(&self) -> (u64, u64) {
+        self.trace.hash()
+    }
+
+    /// The last events of a flow, in words.
+    pub fn words(&self, flow: Option<FlowId>) -> String {
+        self.trace.words(flow)
+    }
+
+    fn director(&mut self, id: u32) -> &mut Director {
+        &mut self.directors[id as usize - 1]
+    }
+
+    fn is_dark(&self, id: u32) -> bool {
+        self.dark.values().any(|dark| *dark == id)
+    }
+
+    /// Starts a director's process.
+    fn start(&mut self, id: u32) {
+        let (now_us, workers, without) =
+            (self.queue.now_us(), self.plan.workers, self.plan.without);
+        let seed = Rng::new(self.plan.seed, &format!("director {id}")).draw();
+        let director = self.director(id);
+        director.life += 1;
+        director.dead = false;
+        director.frozen_since = None;
+        director.released = false;
+        director.disk.incarnation += 1;
+        let unclean = !std::mem::replace(&mut director.disk.clean, false);
+        let birth = Birth {
+            me: DirectorId(id),
+            incarnation: director.disk.incarnation,
+            unclean,
+            workers,
+            seed: seed.wrapping_add(u64::from(director.life)),
+            unix_ms_at_zero: director.clock.unix_ms_at_zero(),
+            log: director.log.clone(),
+            without,
+        };
+        let incarnation = birth.incarnation;
+        let process = Process::start(birth, director.clock.local_us(now_us));
+        director.process = Some(Box::new(process));
+        director.turn_us = u64::MAX;
+        self.note(None, Happening::Started(id, incarnation));
+        self.turn_at(id, now_us);
+        self.survey();
+    }
+
+    /// One event. False: there is none before `until_us`.
+    fn step(&mut self, until_us: u64) -> bool {
+        let Some(event) = self.queue.next(until_us) else { return false };
+        match event {
+            Event::AtRouter(packet) => self.at_router(packet),
+            Event::AtDirector(id, packet) => self.at_director(id, packet),
+            Event::AtClient(n, packet) => self.at_client(n, &packet),
+            Event::AtBackend(n, packet) => self.at_backend(n, &packet),
+            Event::Work(id) => self.work(id),
+            Event::Turn(id, at_us) => self.turn(id, at_us),
+            Event::WakeClient(n, wake) => self.wake_client(n, wake),
+            Event::WakeBackend(n, wake) => self.wake_backend(n, wake),
+            Event::Message(from, to, message) => self.deliver(from, to, message),
+            Event::Routes(id, life, wish) => self.routes(id, life, wish),
+            Event::Withdrawn(id, life) => self.withdrawn(id, life),
+            Event::Shown(id, life, wish) => {
+                let director = self.director(id);
+                if director.life == life
+                    && let Some(process) = &mut director.process
+                {
+                    process.announcer.show(wish);
+                }
+            }
+            Event::GuardLooks(id, life) => self.guard_looks(id, life),
+            Event::Fault(n) => self.begin_fault(n),
+            Event::FaultEnds(n) => self.end_fault(n),
+        }
+        true
+    }
+
+    /// A director looks at everything at this time, or earlier if it wanted to already.
+    fn turn_at(&mut self, id: u32, at_us: u64) {
+        let director = self.director(id);
+        if at_us < director.turn_us {
+            director.turn_us = at_us;
+            self.queue.at(at_us, Event::Turn(id, at_us));
+        }
+    }
+
+    /// A director looks at everything.
+    fn turn(&mut self, id: u32, at_us: u64) {
+        let now_us = self.queue.now_us();
+        let quiet = self.healed && self.hosts.all_gone();
+        let director = self.director(id);
+        if director.turn_us != at_us {
+            return;
+        }
+        director.turn_us = u64::MAX;
+        if !director.runs() {
+            return;
+        }
+        let local_us = director.clock.local_us(now_us);
+        let Some(process) = &mut director.process else { return };
+        let mut effects = Effects::default();
+        process.turn(local_us, &mut effects);
+        let most_us = if quiet { 5 * TURN_US } else { TURN_US };
+        let next_us = process.next_in_us(local_us, most_us);
+        self.carry_out(id, effects);
+        self.note_quorum();
+        self.turn_at(id, now_us + next_us);
+    }
+
+    /// Something has happened that a director may want to look at soon.
+    fn hurry(&mut self, id: u32) {
+        let now_us = self.queue.now_us();
+        let director = self.director(id);
+        let local_us = director.clock.local_us(now_us);
+        if let Some(process) = &director.process {
+            let next_us = process.next_in_us(local_us, TURN_US);
+            self.turn_at(id, now_us + next_us);
+        }
+    }
+
+    /// A message arrives at a director.
+    fn deliver(&mut self, from: u32, to: u32, message: Message) {
+        let now_us = self.queue.now_us();
+        if !matches!(message, Message::Heartbeat { .. } | Message::Summary(_)) {
+            self.note(None, Happening::Message(from, to, message.word()));
+        }
+        let director = self.director(to);
+        if director.dead {
+            return;
+        }
+        if director.frozen_since.is_some() {
+            // It waits in the socket until somebody reads.
+            self.queue.after(50_000, Event::Message(from, to, message));
+            return;
+        }
+        let local_us = director.clock.local_us(now_us);
+        let Some(process) = &mut director.process else { return };
+        let mut effects = Effects::default();
+        process.hear(local_us, DirectorId(from), message, &mut effects);
+        self.carry_out(to, effects);
+        self.hurry(to);
+    }
+
+    /// Does what a process wants.
+    fn carry_out(&mut self, id: u32, effects: Effects) {
+        let now_us = self.queue.now_us();
+        for sent in effects.sent {
+            self.sent(id, sent);
+        }
+        for (to, message) in effects.messages {
+            let on_its_way = self.peers.send(now_us, id, to.0, message);
+            if let Some((at_us, from, to, message)) = on_its_way {
+                self.queue.at(at_us, Event::Message(from, to, message));
+            }
+        }
+        if effects.stalled {
+            self.marks.reach(Mark::Stalled, 1);
+            self.note(None, Happening::Stalled(id));
+        }
+        if let Some(wish) = effects.wish {
+            let life = self.director(id).life;
+            let router_us = self.net.between(2_000, 30_000);
+            let shown_us = self.net.between(1_000, 20_000);
+            self.queue.after(router_us, Event::Routes(id, life, wish));
+            self.queue.after(shown_us, Event::Shown(id, life, wish));
+        }
+        if let Some(stage) = effects.stage {
+            self.note(None, Happening::Stage(id, stage));
+        }
+        if let Some((revision, health, hash)) = effects.tables {
+            let first = *self.hashes.entry((revision, health)).or_insert(hash);
+            if first != hash {
+                let what = format!("director {id} has other tables of revision {revision}");
+                self.violate(Rule::SameTables, what, None);
+            }
+        }
+        for miss in effects.misses {
+            let mark = match miss {
+                Miss::Found => Mark::MissFound,
+                Miss::Denied => Mark::MissDenied,
+                Miss::Unknown => Mark::AuthorityWithheld,
+            };
+            self.marks.reach(mark, 1);
+        }
+    }
+
+    /// The router learns what a process announces.
+    fn routes(&mut self, id: u32, life: u32, wish: holdfast_node::announce::wish::Wish) {
+        let director = self.director(id);
+        if director.life != life || director.dead {
+            return;
+        }
+        let Some(process) = &director.process else { return };
+        // Later news have overtaken these.
+        if process.announcer.wish() != wish {
+            return;
+        }
+        let routes = wish.routes(process.cluster(), DirectorId(id), &BTreeSet::new());
+        let metric = routes.get(&cluster::TCP.ip()).copied();
+        self.router.learn(id, routes);
+        self.note(None, Happening::Announces(id, metric));
+    }
+
+    /// The router notices that a process is gone, or that its guard let go.
+    fn withdrawn(&mut self, id: u32, life: u32) {
+        let director = self.director(id);
+        if director.life != life {
+            return;
+        }
+        self.router.forget(id);
+        self.note(None, Happening::Announces(id, None));
+    }
+
+    /// Who reaches a majority.
+    fn survey(&mut self) {
+        let all: Vec<u32> = self.directors.iter().filter(|d| d.runs()).map(|d| d.id).collect();
+        let majority = self.plan.directors as usize / 2 + 1;
+        let mut best = Vec::new();
+        for leader in &all {
+            let reached: Vec<DirectorId> = std::iter::once(*leader)
+                .chain(all.iter().copied().filter(|d| d != leader && self.peers.open(*leader, *d)))
+                .map(DirectorId)
+                .collect();
+            if reached.len() >= majority {
+                best = reached;
+                break;
+            }
+        }
+        self.log.borrow_mut().reach = best;
+    }
+}

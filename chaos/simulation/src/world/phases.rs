@@ -1,0 +1,135 @@
+//! The phases of a run: faults, healing, leaving.
+
+use holdfast_schema::session::{HALF_OPEN_LINGER_MS, TIME_WAIT_LINGER_MS};
+
+use super::World;
+use super::happening::Happening;
+use super::marks::Mark;
+use super::rules::Rule;
+
+const S: u64 = 1_000_000;
+
+/// How often it is looked whether a phase is over (us).
+const LOOK_US: u64 = 500_000;
+
+/// How long everything may take to be in service again (us).
+const CONVERGE_US: u64 = 30 * S;
+
+/// What the store and the sweep may take beyond the longest linger (us): the unconfirmed, the veto's
+/// second round, the walk.
+const SETTLE_US: u64 = 30 * S;
+
+impl World {
+    /// Runs until nothing is left to be seen, or a rule is broken.
+    pub fn run(&mut self) {
+        self.safety();
+        if self.violations.is_empty() {
+            self.liveness();
+        }
+        if self.violations.is_empty() {
+            self.conservation();
+        }
+        self.collect_marks();
+    }
+
+    /// Lets time pass until `done`, a rule is broken, or it is `until_us`. Whether it is done.
+    fn until(&mut self, until_us: u64, mut done: impl FnMut(&mut World) -> bool) -> bool {
+        loop {
+            let next_us = (self.queue.now_us() + LOOK_US).min(until_us);
+            while self.violations.is_empty() && self.step(next_us) {}
+            if !self.violations.is_empty() || done(self) {
+                return true;
+            }
+            if next_us >= until_us {
+                return false;
+            }
+        }
+    }
+
+    fn safety(&mut self) {
+        self.note(None, Happening::Phase("safety: things go wrong"));
+        self.until(self.plan.heal_us, |_| false);
+    }
+
+    fn liveness(&mut self) {
+        self.note(None, Happening::Phase("liveness: everything heals"));
+        // Whoever had not joined yet does so now.
+        for id in 1..=self.plan.directors {
+            if self.director(id).process.is_none() {
+                self.start(id);
+            }
+        }
+        self.healed = true;
+        let until_us = self.queue.now_us() + CONVERGE_US;
+        let served = self.until(until_us, |world| {
+            world.directors.iter().all(|d| d.process.as_ref().is_some_and(|p| p.serves()))
+        });
+        if !served {
+            let stage =
+                |process: &crate::director::process::Process| process.announcer.stage().word();
+            let stages: Vec<_> =
+                self.directors.iter().filter_map(|d| d.process.as_deref()).map(stage).collect();
+            self.violate(Rule::Liveness, format!("not all directors serve: {stages:?}"), None);
+            return;
+        }
+        // Clients end in their own time; those that wait for something that never comes say so.
+        let until_us = self.queue.now_us() + 2 * self.plan.patience_us();
+        self.until(until_us, |world| world.hosts.all_gone());
+        if self.violations.is_empty() && !self.hosts.all_gone() {
+            self.leave();
+            let until_us = self.queue.now_us() + self.plan.patience_us();
+            let gone = self.until(until_us, |world| world.hosts.all_gone());
+            if let (false, Some((_, what))) = (gone, self.hosts.open().first()) {
+                let what = what.clone();
+                self.violate(Rule::Liveness, format!("a client cannot end: {what}"), None);
+            }
+        }
+    }
+
+    fn conservation(&mut self) {
+        self.note(None, Happening::Phase("conservation: all clients have left"));
+        let linger_ms = HALF_OPEN_LINGER_MS.max(TIME_WAIT_LINGER_MS).max(self.plan.idle_timeout_ms);
+        let until_us = self.queue.now_us() + 2 * u64::from(linger_ms) * 1_000 + SETTLE_US;
+        if self.until(until_us, |world| world.remains().is_empty()) {
+            return;
+        }
+        let remains = self.remains();
+        self.violate(Rule::Conservation, remains.join("; "), None);
+    }
+
+    /// What is left of sessions anywhere.
+    fn remains(&self) -> Vec<String> {
+        let mut remains = Vec::new();
+        for director in &self.directors {
+            let Some(process) = &director.process else { continue };
+            let stats = process.table.stats();
+            for (count, what) in [
+                (u64::from(stats.sessions), "sessions"),
+                (u64::from(stats.half_open), "half-open sessions"),
+                (stats.unreplicated, "unreplicated sessions"),
+                (u64::from(process.parked()), "waiting packets"),
+                (process.share.sessions() as u64, "sessions in the store"),
+            ] {
+                if count > 0 {
+                    remains.push(format!("director {} has {count} {what}", director.id));
+                }
+            }
+        }
+        remains
+    }
+
+    fn collect_marks(&mut self) {
+        for director in &self.directors {
+            let Some(process) = &director.process else { continue };
+            let stats = process.table.stats();
+            self.marks.reach(Mark::Adopted, stats.adopted);
+            self.marks.reach(Mark::Veto, stats.vetoed);
+            self.marks.reach(Mark::Superseded, stats.superseded);
+        }
+    }
+
+    /// Connections that were begun, and that were established.
+    pub fn connections(&self) -> (u64, u64) {
+        self.hosts.counts()
+    }
+}

@@ -1,0 +1,43 @@
+//! The simulation itself: the same seed does the same, fair worlds lose nothing, and worlds that are
+//! broken on purpose are caught, with the right rule named.
+
+use holdfast_simulation::plan::{Fault, Plan, Planned, Without};
+use holdfast_simulation::run;
+use holdfast_simulation::world::rules::Rule;
+
+const S: u64 = 1_000_000;
+
+#[test]
+fn the_same_seed_does_the_same() {
+    for seed in 1..=4 {
+        let (first, second) = (run::seed(seed, None), run::seed(seed, None));
+        assert_eq!(first.hash, second.hash, "seed {seed}");
+    }
+    assert_ne!(run::seed(1, None).hash, run::seed(2, None).hash);
+}
+
+#[test]
+fn a_fair_world_loses_nothing() {
+    for seed in 1..=8 {
+        let outcome = run::plan(Plan::fair(seed));
+        assert!(outcome.violation.is_none(), "{}", outcome.report());
+        assert!(outcome.connections.1 > 30, "{}", outcome.report());
+    }
+}
+
+/// A director dies in a world that is otherwise fair.
+fn death(seed: u64, without: Option<Without>) -> Option<Rule> {
+    let (at_us, until_us) = (20 * S, 25 * S);
+    let faults = vec![Planned { at_us, until_us, fault: Fault::Kill(1) }];
+    let outcome = run::plan(Plan { faults, without, ..Plan::fair(seed) });
+    outcome.violation.map(|violation| violation.rule)
+}
+
+#[test]
+fn sessions_that_are_not_replicated_die_with_their_director() {
+    let broken: Vec<_> = (1..=4).map(|seed| death(seed, Some(Without::Replication))).collect();
+    assert!(broken.contains(&Some(Rule::Long)), "{broken:?}");
+    // Where nobody happened to be lost: the planned change of the one that comes back never ends.
+    let named = |rule: &Option<Rule>| matches!(rule, Some(Rule::Long | Rule::Liveness));
+    assert!(broken.iter().all(named), "{broken:?}");
+}
