@@ -24,7 +24,7 @@ mod shell;
 mod status;
 mod tail;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 pub use disk::{Disk, Ended, Job, Part, Report, Writer};
@@ -61,7 +61,9 @@ fn config(replica: u64, applied: u64) -> raft::Config {
         max_inflight_msgs: INFLIGHT,
         check_quorum: true,
         pre_vote: true,
-        batch_append: true,
+        // raft-rs 0.7 would put entries that a follower needs again behind an empty message that is
+        // still waiting, without looking at its index; the follower then acknowledges what it has not.
+        batch_append: false,
         max_uncommitted_size: UNCOMMITTED_BYTES,
         max_committed_size_per_ready: 4 << 20,
         ..raft::Config::default()
