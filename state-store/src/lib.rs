@@ -15,6 +15,7 @@
 //! | [`raft`] | groups on raft-rs, their logs, the threads that drive them |
 //! | [`storage`] | RocksDB, the director's identity |
 //! | [`peer`], [`pki`] | QUIC between directors, keys and certificates |
+//! | `simulation` | what a deterministic simulation needs (feature `simulation`) |
 //! | `store` | the handle; finds leaders, asks peers, joins |
 #![forbid(unsafe_code)]
 
@@ -29,6 +30,8 @@ pub mod peer;
 pub mod pki;
 pub mod raft;
 pub mod shard;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 pub mod storage;
 mod store;
 pub mod transport;

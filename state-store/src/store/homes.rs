@@ -23,7 +23,7 @@ pub struct Young {
     /// What it says to others.
     saying: Mutex<Saying>,
     /// What it was told by others.
-    keeping: Mutex<Keeper>,
+    pub(super) keeping: Arc<Mutex<Keeper>>,
     /// Who is a home of what.
     homes: RwLock<Option<Homes>>,
     started: Instant,
@@ -33,7 +33,7 @@ impl Young {
     pub(super) fn new(me: DirectorId, incarnation: u64, limits: &super::types::Limits) -> Young {
         Young {
             saying: Mutex::new(Saying::new(me, incarnation, limits.registrations_per_home)),
-            keeping: Mutex::new(Keeper::new(me, limits.young_sessions)),
+            keeping: Arc::new(Mutex::new(Keeper::new(me, limits.young_sessions))),
             homes: RwLock::new(None),
             started: Instant::now(),
         }
@@ -177,12 +177,12 @@ impl Store {
 /// Tells the attached table what is applied, and then the homes, which need not keep it any longer.
 pub(super) struct Applied {
     pub(super) sink: Arc<dyn SessionSink>,
-    pub(super) young: Arc<Young>,
+    pub(super) keeping: Arc<Mutex<Keeper>>,
 }
 
 impl Applied {
     fn forget(&self, key: &FlowKey, incarnation: &Incarnation) {
-        self.young.keeping.lock().applied(key, incarnation);
+        self.keeping.lock().applied(key, incarnation);
     }
 }
 
@@ -204,7 +204,7 @@ impl SessionSink for Applied {
 
     fn installed(&self, shard: ShardId, records: &[SessionRecord]) {
         self.sink.installed(shard, records);
-        let mut keeping = self.young.keeping.lock();
+        let mut keeping = self.keeping.lock();
         records.iter().for_each(|r| keeping.applied(&r.key, &r.incarnation));
     }
 

@@ -6,19 +6,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use holdfast_schema::cluster::{ControlCommand, DirectorId};
-use protobuf::Message as _;
-use raft::eraftpb::Message;
 
+use super::arrived;
 use super::command::Attempt;
 use super::member::Member;
 use super::{Shared, Store};
 use crate::codec;
 use crate::codec::wire::{
-    Address, Form, Forward, JoinAsk, NodeMessage, RaftBatch, Register, Registration, Request,
-    Response, SnapshotHeader,
+    Address, Form, JoinAsk, NodeMessage, Register, Registration, Request, Response,
 };
 use crate::metrics::count;
-use crate::raft::Input;
 use crate::transport::Receiver;
 
 /// How long a leader waits for the outcome of a forwarded command.
@@ -62,23 +59,13 @@ impl Receiver for Inbox {
     fn snapshot(&self, from: DirectorId, header: Bytes, image: Bytes) -> Result<(), String> {
         let store = self.store().ok_or("the director is stopping")?;
         let member = store.shared.member().ok_or("the director is starting")?;
-        let header: SnapshotHeader = codec::decode(&header).map_err(|e| e.to_string())?;
-        if header.length != image.len() as u64 {
-            return Err(format!("{} bytes came of {}", image.len(), header.length));
-        }
-        let mut message = Message::default();
-        message.merge_from_bytes(&header.message).map_err(|e| e.to_string())?;
-        let (address, message) = (header.address, Box::new(message));
-        let groups = match address.group {
+        let (group, input) = arrived::snapshot(from, &header, image)?;
+        let groups = match group {
             Address::CONTROL => Some(&member.control),
             _ => member.sessions.get(),
         };
         let groups = groups.ok_or("the session groups have not started")?;
-        if groups.handle.say(Input::Snapshot(from, address, message, image)) {
-            Ok(())
-        } else {
-            Err("the driver is busy".to_owned())
-        }
+        if groups.handle.say(input) { Ok(()) } else { Err("the driver is busy".to_owned()) }
     }
 
     fn removed(&self, by: DirectorId) {
@@ -111,20 +98,12 @@ impl Store {
         from: DirectorId,
         message: &[u8],
     ) -> Result<(), codec::CodecError> {
-        if codec::is::<RaftBatch>(message) {
-            let batch: RaftBatch = codec::decode(message)?;
-            let (control, shards): (Vec<_>, Vec<_>) =
-                batch.messages.into_iter().partition(|m| m.address.group == Address::CONTROL);
-            if !control.is_empty() {
-                member.control.handle.say(Input::Raft(from, control));
+        if let Some(arrived) = arrived::message(from, message)? {
+            if let Some(control) = arrived.control {
+                member.control.handle.say(control);
             }
-            if let (false, Some(sessions)) = (shards.is_empty(), member.sessions.get()) {
-                sessions.handle.say(Input::Raft(from, shards));
-            }
-        } else if codec::is::<Forward>(message) {
-            let forward: Forward = codec::decode(message)?;
-            if let Some(sessions) = member.sessions.get() {
-                sessions.handle.say(Input::Forwarded(forward.shard, forward.batch));
+            if let (Some(input), Some(sessions)) = (arrived.sessions, member.sessions.get()) {
+                sessions.handle.say(input);
             }
         } else if codec::is::<Register>(message) {
             self.take_registrations(member, from, codec::decode(message)?);

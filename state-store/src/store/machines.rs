@@ -4,16 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use holdfast_schema::bucket::ShardId;
+#[cfg(any(test, feature = "simulation"))]
+use holdfast_schema::cluster::ControlCommand;
 use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::session::{SessionChange, SessionSink};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
-use super::homes::{Applied, Young};
+use super::homes::Applied;
 use super::published::{Published, View};
 use crate::codec;
 use crate::codec::disk::ControlRecord;
 use crate::codec::wire::{ChangeBatch, ControlEntry, ShardEntry};
 use crate::control;
+use crate::homes::Keeper;
 use crate::membership::MemberView;
 use crate::metrics::Metrics;
 use crate::raft::Feed;
@@ -31,6 +34,8 @@ pub struct ControlMachine {
     record: Option<ControlRecord>,
     dirty: bool,
     published: Arc<Published>,
+    #[cfg(any(test, feature = "simulation"))]
+    without_replica_ids: bool,
 }
 
 /// The records a control group begins with.
@@ -41,12 +46,25 @@ pub fn control_records(record: &ControlRecord) -> Records {
 impl ControlMachine {
     /// The machine from its records; shows what it has.
     pub fn load(records: Records, published: Arc<Published>) -> Result<ControlMachine, String> {
-        let mut machine = ControlMachine { record: None, dirty: false, published };
+        let mut machine = ControlMachine {
+            record: None,
+            dirty: false,
+            published,
+            #[cfg(any(test, feature = "simulation"))]
+            without_replica_ids: false,
+        };
         if !records.is_empty() {
             machine.install(records)?;
         }
         machine.dirty = false;
         Ok(machine)
+    }
+
+    /// Lets replicas that lost their memory keep their ids (on all directors), to prove that a
+    /// simulation notices what comes of it.
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn set_without_replica_ids(&mut self) {
+        self.without_replica_ids = true;
     }
 
     fn show(&self) {
@@ -58,7 +76,14 @@ impl ControlMachine {
 
 impl Machine for ControlMachine {
     fn apply(&mut self, _index: u64, data: &[u8]) -> Result<(), String> {
-        let entry: ControlEntry = codec::decode(data).map_err(|e| e.to_string())?;
+        #[allow(unused_mut, reason = "a simulation may change it")]
+        let mut entry: ControlEntry = codec::decode(data).map_err(|e| e.to_string())?;
+        #[cfg(any(test, feature = "simulation"))]
+        if let ControlEntry::Command(proposal) = &mut entry
+            && let ControlCommand::Started { amnesiac, .. } = &mut proposal.command
+        {
+            *amnesiac &= !self.without_replica_ids;
+        }
         let record = self.record.as_mut().ok_or("there is no state to apply it to")?;
         let forced = record.forced.len();
         let applied = control::apply(record, &entry);
@@ -133,7 +158,7 @@ pub struct ShardContext {
     /// Whom to tell.
     pub sink: SinkSlot,
     /// What this director keeps as a home.
-    pub young: Arc<Young>,
+    pub keeping: Arc<Mutex<Keeper>>,
     /// Where changes are proposed.
     pub feed: Arc<Feed>,
     /// Counters.
@@ -192,9 +217,9 @@ impl Machine for ShardMachine {
     }
 
     fn attached(&mut self) {
-        let young = self.context.young.clone();
+        let keeping = self.context.keeping.clone();
         let sink = self.context.sink.read().clone();
-        self.sink = sink.map(|sink| Arc::new(Applied { sink, young }) as Arc<dyn SessionSink>);
+        self.sink = sink.map(|sink| Arc::new(Applied { sink, keeping }) as Arc<dyn SessionSink>);
         self.tell_all();
     }
 

@@ -177,7 +177,7 @@ impl Member {
         let context = ShardContext {
             published: self.parts.published.clone(),
             sink: self.parts.sink.clone(),
-            young: self.young.clone(),
+            keeping: self.young.keeping.clone(),
             feed: self.feed.clone(),
             metrics: self.parts.metrics.clone(),
         };
@@ -413,13 +413,15 @@ fn thread_error(e: std::io::Error) -> StoreError {
     StoreError::Storage { place: "threads".to_owned(), cause: e.to_string() }
 }
 
-fn control_routes(published: &Published) -> Routes {
+/// Where the control group's replicas live.
+pub fn control_routes(published: &Published) -> Routes {
     let view = published.view();
     let members = view.iter().flat_map(|v| v.cluster.members.keys());
     members.map(|id| (u64::from(id.0), *id)).collect()
 }
 
-fn session_routes(published: &Published) -> Routes {
+/// Where the session groups' replicas live.
+pub fn session_routes(published: &Published) -> Routes {
     let view = published.view();
     let members = view.iter().flat_map(|v| v.cluster.members.values());
     members.map(|m| (m.replica.0, m.id)).collect()

@@ -1,5 +1,6 @@
 //! The handle on the store.
 
+pub(crate) mod arrived;
 mod ask;
 mod command;
 pub mod error;
@@ -7,10 +8,10 @@ mod found;
 mod homes;
 mod inbound;
 mod joining;
-mod machines;
-mod member;
+pub(crate) mod machines;
+pub(crate) mod member;
 mod open;
-mod published;
+pub(crate) mod published;
 mod quic;
 mod removing;
 mod status;

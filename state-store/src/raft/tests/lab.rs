@@ -31,15 +31,15 @@ pub const GROUP: u16 = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What was applied, by index. Shared with the test.
-type Applied = Arc<Mutex<BTreeMap<u64, Vec<u8>>>>;
+pub type Applied = Arc<Mutex<BTreeMap<u64, Vec<u8>>>>;
 
 /// Remembers every entry.
 #[derive(Default)]
 pub struct Memory {
-    applied: Applied,
-    members: Arc<Mutex<Vec<MemberView>>>,
-    dirty: Vec<u64>,
-    replaced: bool,
+    pub applied: Applied,
+    pub members: Arc<Mutex<Vec<MemberView>>>,
+    pub dirty: Vec<u64>,
+    pub replaced: bool,
 }
 
 impl Machine for Memory {

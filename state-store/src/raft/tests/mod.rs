@@ -1,6 +1,6 @@
 //! Disks that stall, break and come back, and what replicas make of it.
 
-mod lab;
+pub mod lab;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
