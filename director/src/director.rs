@@ -15,7 +15,7 @@ use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::config::XdpMode;
 use parking_lot::Mutex;
 
-use crate::core::{CoreConfig, Counters, MissAnswer, MissQuestion};
+use crate::core::{AskLimits, CoreConfig, Counters, MissAnswer, MissQuestion};
 use crate::session::{SessionTable, Slot};
 use crate::tables::ForwardingTables;
 use crate::worker::{
@@ -54,6 +54,8 @@ pub struct DirectorConfig {
     /// Where workers leave their beats (the guard's memory), by worker. Those beyond its end beat
     /// into memory of their own.
     pub beats: Vec<&'static AtomicU64>,
+    /// How often others are asked about unknown sessions (unless `core` says so).
+    pub asks: AskLimits,
     /// Limits of a worker's packet core; by default those of [`CoreConfig::for_workers`].
     pub core: Option<CoreConfig>,
     /// The session table, if it has to be there before the director; by default a new one.
@@ -74,6 +76,7 @@ impl DirectorConfig {
             frames: DEFAULT_CHUNKS,
             worker_nice: None,
             beats: Vec::new(),
+            asks: AskLimits::default(),
             core: None,
             sessions: None,
         }
@@ -146,6 +149,7 @@ impl Director {
                 // Whatever can be received can wait.
                 waiting_bytes: Interface::usable(&config.interface)?.chunk_bytes()?,
                 ..CoreConfig::for_workers(config.max_sessions, config.workers)
+                    .with_asks(&config.asks, config.workers)
             },
         };
         let pool_config = PoolConfig {

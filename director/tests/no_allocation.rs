@@ -42,13 +42,34 @@ mod support;
 
 use std::sync::Arc;
 
-use holdfast_director::core::{CoreConfig, Frame, MissAnswer, MissQuestion, Verdict};
-use holdfast_director::session::SessionTable;
+use holdfast_director::core::{CoreConfig, Count, Frame, MissAnswer, MissQuestion, Verdict};
+use holdfast_director::session::{SessionTable, Slot};
+use holdfast_schema::session::{SessionRecord, SessionSink};
 use support::packet::*;
 use support::*;
 
 const CHUNK: usize = 2048;
 const FLOWS: u16 = 400;
+
+/// What another director has opened: flows that this one is told of, and flows that it opens as well.
+fn sessions_of_another() -> Vec<SessionRecord> {
+    let mut other = Lab::new();
+    let mut cluster = cluster();
+    for (ip, lip) in &mut cluster.lips {
+        lip.owner = Some(if *ip == std::net::IpAddr::V4(FOREIGN_LIP) { ME } else { OTHER });
+    }
+    other.tables = tables_of(&cluster);
+    let syn = |port| Packet::tcp(at(CLIENT, port), at(VIP, WEB), SYN, 100, 0).bytes();
+    let ports = (0..FLOWS).flat_map(|n| [30_000 + n, 40_000 + n]);
+    ports.for_each(|port| drop(other.sent(&syn(port))));
+    let mut all = Vec::new();
+    other.table.for_each(other.now_ns / MS, |record, _| {
+        let mut record = record.clone();
+        (record.incarnation.creator, record.owner) = (OTHER, OTHER);
+        all.push(record);
+    });
+    all
+}
 
 struct Bench {
     lab: Lab,
@@ -61,7 +82,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
-        let table = Arc::new(SessionTable::new(2_000, 1_000, ME, 1));
+        let table = Arc::new(SessionTable::new(4_000, 1_000, ME, 1));
         let lab = Lab::on(table, tables_of(&cluster()), CoreConfig::for_workers(2_000, 1));
         Bench {
             lab,
@@ -108,6 +129,47 @@ impl Bench {
         self.questions.len()
     }
 
+    /// Answers every question with the record of its flow.
+    fn tell_all(&mut self, known: &[SessionRecord]) -> usize {
+        let answers: Vec<MissAnswer> = self
+            .questions
+            .iter()
+            .map(|question| {
+                let record = known.iter().find(|r| r.key == question.key).expect("it is known");
+                MissAnswer::Found { id: question.id, record: record.clone() }
+            })
+            .collect();
+        let mut released = 0;
+        let before = counting::count();
+        let Lab { core, tables, now_ns, .. } = &mut self.lab;
+        // As a worker takes them from its queue: by value.
+        for answer in answers {
+            core.answer(tables, *now_ns, &answer, &mut |_, _| released += 1);
+        }
+        // The vector itself is the test's.
+        self.allocated += counting::count() - before;
+        released
+    }
+
+    /// Puts the new sessions into the ring to their homes, and the questions into theirs.
+    fn put_down(&mut self, opened: &mut rtrb::Producer<Slot>) {
+        let before = counting::count();
+        self.lab.core.take_opened(|slot| opened.push(slot).is_ok());
+        self.allocated += counting::count() - before;
+    }
+
+    /// Sessions give way to twins, whose backends' connections are reset.
+    fn reset_half_open(&mut self) -> usize {
+        let mut sent = 0;
+        let before = counting::count();
+        let Lab { core, tables, now_ns, .. } = &mut self.lab;
+        for _ in 0..FLOWS {
+            core.reset_half_open(tables, *now_ns, &mut |_, _| sent += 1);
+        }
+        self.allocated += counting::count() - before;
+        sent
+    }
+
     fn deny_all(&mut self) -> usize {
         let mut released = 0;
         let before = counting::count();
@@ -133,6 +195,8 @@ impl Bench {
 #[test]
 fn the_packet_path_allocates_nothing() {
     let mut bench = Bench::new();
+    let (mut opened_ring, mut homes) = rtrb::RingBuffer::new(600);
+    let known = sessions_of_another();
     let flows = |make: &dyn Fn(u16) -> Packet| -> Vec<Vec<u8>> {
         (0..FLOWS).map(|n| make(20_000 + n).bytes()).collect()
     };
@@ -154,6 +218,15 @@ fn the_packet_path_allocates_nothing() {
             let next = |port| Packet::tcp(at(CLIENT, port), at(VIP, WEB), flags, isn + 1, 10);
             assert!(bench.process(&flows(&next)).iter().all(Option::is_some));
         }
+        bench.put_down(&mut opened_ring);
+        // Those of another director: they wait, are asked about, and go on with what is told.
+        let moved = |port| Packet::tcp(at(CLIENT, port + 10_000), at(VIP, WEB), ACK, 1, 1);
+        if round == 0 {
+            bench.process(&flows(&moved));
+            assert_eq!(bench.ask(), usize::from(FLOWS));
+            assert_eq!(bench.tell_all(&known), usize::from(FLOWS));
+        }
+        assert!(bench.process(&flows(&moved)).iter().all(Option::is_some));
         // Unknown ones: they wait, are asked about, and are reset or dropped for their time.
         let unknown = |port| Packet::tcp(at(CLIENT, port), at(VIP, QUIET), ACK, 1, 1);
         bench.process(&flows(&unknown));
@@ -168,7 +241,31 @@ fn the_packet_path_allocates_nothing() {
         assert!(bench.process(&flows(&nowhere)).iter().all(Option::is_none));
         assert!(bench.process(&[vec![], vec![0; 60], vec![0xff; 200]]).iter().all(Option::is_none));
     }
-    assert_eq!(bench.lab.table.stats().opened, u64::from(FLOWS) * 3);
+    // A twin takes the place of each of these, when the client shows that it is meant.
+    let twin = |port| Packet::tcp(at(CLIENT, port + 20_000), at(VIP, WEB), SYN, 100, 0);
+    let opened = bench.process(&flows(&twin));
+    bench.put_down(&mut opened_ring);
+    let replies: Vec<Vec<u8>> = opened
+        .iter()
+        .map(|sent| {
+            let (local, backend) = verified_endpoints(sent.as_ref().expect("it was opened"));
+            Packet::tcp(backend, local, SYN | ACK, 9, 101).bytes()
+        })
+        .collect();
+    bench.process(&replies);
+    known.iter().for_each(|first| bench.lab.table.twin(first));
+    let acked = |port| Packet::tcp(at(CLIENT, port + 20_000), at(VIP, WEB), ACK, 101, 77);
+    assert!(bench.process(&flows(&acked)).iter().all(Option::is_some));
+    assert_eq!(bench.lab.table.stats().twins_adopted, u64::from(FLOWS));
+    assert_eq!(bench.reset_half_open(), usize::from(FLOWS));
+    let mut told = 0;
+    while homes.pop().is_ok() {
+        told += 1;
+    }
+    assert_eq!(told, 600, "as many as the ring holds");
+    let lost = bench.lab.counters().count(Count::RegistrationsDropped);
+    assert_eq!(lost, u64::from(FLOWS) * 4 - 600);
+    assert_eq!(bench.lab.table.stats().opened, u64::from(FLOWS) * 4);
     assert_eq!(bench.allocated, 0);
     assert!(counting::count() > 0, "the allocator counts");
 }

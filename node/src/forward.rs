@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use holdfast_director::core::{Count, MissAnswer, MissQuestion};
+use holdfast_director::core::{AskLimits, Count, MissAnswer, MissQuestion};
 use holdfast_director::director::{
     CounterSnapshot, Director, DirectorConfig, DirectorError, WorkerId,
 };
@@ -27,6 +27,14 @@ pub fn session_table(spec: &NodeSpec, me: DirectorId, incarnation: u64) -> Arc<S
     Arc::new(SessionTable::new(spec.max_sessions, half_open, me, incarnation))
 }
 
+/// How often it asks others about unknown sessions.
+pub fn asks(spec: &NodeSpec) -> AskLimits {
+    AskLimits {
+        per_second: spec.asks_per_second,
+        prefix_per_second: spec.asks_per_second_and_prefix,
+    }
+}
+
 impl Forwarder {
     /// Attaches the XDP program and starts the workers. Blocks for a moment.
     pub fn start(
@@ -43,6 +51,7 @@ impl Forwarder {
         config.worker_nice = Some(WORKER_NICE);
         config.beats = beats;
         config.sessions = Some(sessions);
+        config.asks = asks(spec);
         Ok(Forwarder { director: Director::start(config, tables)? })
     }
 

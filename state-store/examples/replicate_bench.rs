@@ -33,6 +33,7 @@ impl SessionSink for Count {
     }
     fn expired(&self, _: &FlowKey, _: &Incarnation) {}
     fn installed(&self, _: ShardId, _: &[SessionRecord]) {}
+    fn twin(&self, _first: &SessionRecord) {}
     fn find(&self, _: &FlowKey) -> Known {
         Known::Nobody
     }

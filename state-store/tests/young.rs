@@ -64,13 +64,19 @@ async fn who_registers_a_connection_second_is_told_of_the_first() {
     let lab = Lab::new(3).await;
     let owners = Owner::all(&lab);
     lab.until("everything is told", || owners.iter().all(has_authority)).await;
-    owners[0].open(opened(1, &owners[0]));
-    find(&owners[2].store, key(1)).await;
+    let first = opened(1, &owners[0]);
+    owners[0].open(first.clone());
+    let kept = |owner: &Owner| owner.store.young_stats().unwrap().1.kept == 1;
+    lab.until("registered", || owners[1..].iter().all(kept)).await;
     let mut second = opened(1, &owners[1]);
     second.incarnation.stamp = 9;
     owners[1].open(second);
     let twins = || owners.iter().any(|o| o.store.young_stats().unwrap().1.twins > 0);
     lab.until("recognised", twins).await;
+    let own = || lab.nodes[1].table.sessions.lock()[&key(1)].incarnation;
+    lab.until("adopted", || own() == first.incarnation).await;
+    let verdict = owners[2].store.ask(key(1), BRIEF).await;
+    assert!(matches!(verdict, MissVerdict::Found(r) if r.incarnation == first.incarnation));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

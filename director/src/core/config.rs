@@ -67,9 +67,50 @@ impl CoreConfig {
     }
 }
 
+/// How often a director asks others about unknown sessions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AskLimits {
+    /// Questions a second.
+    pub per_second: u32,
+    /// Of them about clients of one /24.
+    pub prefix_per_second: u32,
+}
+
+impl Default for AskLimits {
+    fn default() -> AskLimits {
+        AskLimits { per_second: 20_000, prefix_per_second: 5_000 }
+    }
+}
+
+impl CoreConfig {
+    /// These limits of a whole director, shared out over so many workers. At once it asks as much as in
+    /// a tenth of a second, about a prefix as in a fifth.
+    #[must_use]
+    pub fn with_asks(self, asks: &AskLimits, workers: u16) -> CoreConfig {
+        let share = |whole: u32| whole.div_ceil(u32::from(workers.max(1))).max(1);
+        CoreConfig {
+            asks_per_second: share(asks.per_second),
+            ask_burst: share(asks.per_second / 10),
+            prefix_asks_per_second: share(asks.prefix_per_second),
+            prefix_ask_burst: share(asks.prefix_per_second / 5),
+            ..self
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directors_asking_rate_is_shared_out() {
+        let one = CoreConfig::for_workers(1_000_000, 1);
+        assert_eq!(one.clone().with_asks(&AskLimits::default(), 1), one, "the defaults agree");
+        let asks = AskLimits { per_second: 400, prefix_per_second: 50 };
+        let four = CoreConfig::for_workers(1_000_000, 4).with_asks(&asks, 4);
+        assert_eq!((four.asks_per_second, four.ask_burst), (100, 10));
+        assert_eq!((four.prefix_asks_per_second, four.prefix_ask_burst), (13, 3));
+    }
 
     #[test]
     fn shares_add_up_and_never_vanish() {

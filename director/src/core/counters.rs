@@ -62,6 +62,7 @@ counts! {
     AnswersDenied "answers_denied" "Answers that denied the session with authority.";
     AnswersUnknown "answers_unknown" "Answers that could not tell.";
     AnswersLate "answers_late" "Answers to questions that nobody waited for any more.";
+    TwinsReset "twins_reset" "Half-open connections of backends reset, because another director had the session of the same opening (not counted as answered).";
     QuestionsRefused "questions_refused" "Questions that found no room on their way to the other directors: they come again.";
     RegistrationsDropped "registrations_dropped" "New sessions that found no room on their way to their homes: a walk over all sessions makes up for them.";
     Unsent "unsent" "Packets counted as forwarded or answered that could not be transmitted (counted as dropped too).";

@@ -9,8 +9,8 @@ use super::frame::{Frame, Verdict};
 use super::meta::{Content, Meta, Segment};
 use super::nat;
 use super::reason::DropReason;
-use super::track;
 use super::{Core, Moment};
+use super::{track, twin};
 use crate::session::{Side, Slot};
 use crate::wire::TcpFlags;
 
@@ -21,6 +21,8 @@ enum Obstacle {
     Tell(IcmpError),
     /// The segment begins a new connection in place of a closing one.
     Reopen,
+    /// The segment belongs to the session's twin.
+    Twin,
 }
 
 impl Core {
@@ -58,6 +60,7 @@ impl Core {
                 }
                 Content::Error => self.drop(DropReason::Internal),
             },
+            Err(Obstacle::Twin) => self.first_twin(at, frame, key, meta, slot),
         }
     }
 
@@ -87,6 +90,10 @@ impl Core {
             && segment.seq != isn
         {
             return Err(Obstacle::Reopen);
+        }
+        let undecided = tcp && !flags.established() && session.has_twin();
+        if undecided && side == Side::Client && twin::is_of_the_other(&session, segment) {
+            return Err(Obstacle::Twin);
         }
         if session.mode() != ForwardingMode::FullNat {
             return Err(Obstacle::Reason(DropReason::UnsupportedMode));
@@ -123,6 +130,9 @@ impl Core {
         session.touch(side, at.now_ms, segment.seq.wrapping_add(segment.len), segment.ack);
         if after != flags {
             session.set_flags(after);
+            if undecided && after.established() {
+                self.table.twin_won(slot);
+            }
         }
         Ok(())
     }

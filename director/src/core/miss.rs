@@ -67,7 +67,10 @@ impl MissAnswer {
 const PLACES: usize = 1024;
 
 /// Denials of the last moment, so that a flow's next packets need not ask again. A session that
-/// comes into the tables is found before anybody looks here, so nothing has to be forgotten for it.
+/// comes into the tables is found before anybody looks here, so nothing has to be forgotten for it; one
+/// that this director hears of as a home makes them worth nothing ([`SessionTable::heard_since`]).
+///
+/// [`SessionTable::heard_since`]: crate::session::SessionTable::heard_since
 pub(super) struct Denials {
     places: Vec<Option<(FlowKey, u64)>>,
     hasher: RandomState,
@@ -89,9 +92,11 @@ impl Denials {
         }
     }
 
-    pub(super) fn remembers(&self, key: &FlowKey, now_ns: u64) -> bool {
+    /// Until when a denial of this key counts, if it does.
+    pub(super) fn until_ns(&self, key: &FlowKey, now_ns: u64) -> Option<u64> {
         let slot = self.places.get(self.place(key)).copied().flatten();
-        slot.is_some_and(|(denied, until_ns)| denied == *key && now_ns < until_ns)
+        let (_, until_ns) = slot.filter(|(denied, _)| denied == key)?;
+        (now_ns < until_ns).then_some(until_ns)
     }
 }
 
@@ -107,8 +112,8 @@ mod tests {
         };
         let mut denials = Denials::new(RandomState::with_seeds(1, 2, 3, 4));
         denials.remember(&key(1), 100);
-        assert!(denials.remembers(&key(1), 99));
-        assert!(!denials.remembers(&key(1), 100));
-        assert!(!denials.remembers(&key(2), 0));
+        assert_eq!(denials.until_ns(&key(1), 99), Some(100));
+        assert_eq!(denials.until_ns(&key(1), 100), None);
+        assert_eq!(denials.until_ns(&key(2), 0), None);
     }
 }

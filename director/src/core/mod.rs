@@ -29,6 +29,7 @@ mod nat;
 mod open;
 mod reason;
 mod track;
+mod twin;
 mod unknown;
 mod waiting;
 
@@ -37,7 +38,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 use holdfast_schema::flow::{Addr, FlowKey};
 
-pub use config::CoreConfig;
+pub use config::{AskLimits, CoreConfig};
 pub use counters::{Count, Counters, SharedCounters};
 pub use frame::{Frame, Verdict};
 pub use miss::{MissAnswer, MissKind, MissQuestion};
@@ -370,9 +371,19 @@ impl Core {
             }
             MissAnswer::NoWithAuthority { .. } => {
                 self.counters.add(Count::AnswersDenied, 1);
-                if let Some(key) = key {
-                    self.denials.remember(&key, now_ns + self.config.remember_denial_ns);
-                    self.release(&at, &key, true, release);
+                let asked_ms = |key| self.room.since_ns(key).unwrap_or(0) / 1_000_000;
+                match key {
+                    // Somebody has said meanwhile that there is one.
+                    Some(key) if self.table.heard_since(&key, asked_ms(&key)) => {
+                        if let Some(chain) = self.room.detach(&key) {
+                            self.discard_chain(chain, DropReason::MissUnknown, release);
+                        }
+                    }
+                    Some(key) => {
+                        self.denials.remember(&key, now_ns + self.config.remember_denial_ns);
+                        self.release(&at, &key, true, release);
+                    }
+                    None => {}
                 }
             }
             MissAnswer::DontKnow { .. } => {

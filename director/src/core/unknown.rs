@@ -26,6 +26,14 @@ pub(super) fn may_be_client(tables: &ForwardingTables, src: &Addr) -> bool {
 }
 
 impl Core {
+    /// Whether a session was denied a moment ago, and nobody has said since then that there is one.
+    fn remembers_denial(&self, at: &Moment<'_>, key: &FlowKey) -> bool {
+        self.denials.until_ns(key, at.now_ns).is_some_and(|until_ns| {
+            let denied_ns = until_ns.saturating_sub(self.config.remember_denial_ns);
+            !self.table.heard_since(key, denied_ns / 1_000_000)
+        })
+    }
+
     /// Judges a packet whose session is neither in L1 nor in L2.
     pub(super) fn unknown(
         &mut self,
@@ -35,7 +43,7 @@ impl Core {
         meta: &Meta,
         standing: Standing,
     ) -> Verdict {
-        let denied = standing == Standing::Denied || self.denials.remembers(key, at.now_ns);
+        let denied = standing == Standing::Denied || self.remembers_denial(at, key);
         if at.tables.is_vip(&key.dst) {
             let Some(listener) = at.tables.listener(&key.dst, key.dst_port, key.protocol) else {
                 return self.drop(DropReason::NoListener);

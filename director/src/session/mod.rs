@@ -46,6 +46,7 @@
 mod cache;
 mod classes;
 mod flush;
+mod heard;
 mod index;
 mod key;
 mod memory;
@@ -61,6 +62,7 @@ mod sweep;
 mod table;
 #[cfg(test)]
 mod tests;
+mod twin;
 mod young;
 
 pub use cache::{CacheStats, FlowCache};
@@ -70,6 +72,7 @@ pub use record::Session;
 pub use stats::{PassCounts, TableStats};
 pub use sweep::{SweepPolicy, SweepProgress, Sweeper};
 pub use table::{CLASS_PORTS, Lookup, SessionTable};
+pub use twin::{HalfOpenReset, TwinVerdict};
 pub use young::YoungWalk;
 
 /// Index of a session's record in the slab. May be stale; see the module's documentation.

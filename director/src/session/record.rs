@@ -100,6 +100,8 @@ pub(super) mod state {
     /// Freed by a worker that might not wait for the index: something still leads here, and whoever
     /// meets that removes it.
     pub const LINKED: u64 = 1 << 25;
+    /// Another director has a session of the same opening; the client's next segment decides.
+    pub const TWIN: u64 = 1 << 40;
 }
 
 /// What a record is, in the low bits of its version.
@@ -457,6 +459,12 @@ impl Session<'_> {
     /// Whether the store is known to have it.
     pub fn replicated(&self) -> bool {
         self.record.get(word::STATE) & state::ACKED != 0
+    }
+
+    /// Whether another director has a session of the same opening, and it is not decided which stays.
+    #[inline]
+    pub fn has_twin(&self) -> bool {
+        self.record.get(word::STATE) & state::TWIN != 0
     }
 
     /// The session as it is told to others.

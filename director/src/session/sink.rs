@@ -49,7 +49,7 @@ enum Standing {
 
 /// Where a record came from.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
+pub(super) enum Source {
     /// The store applied it.
     Store,
     /// Another director answered a miss with it.
@@ -68,7 +68,7 @@ impl Source {
 impl SessionTable {
     /// Runs `visit` on the record that a key leads to. (It may be ending; the caller is a guest, so it
     /// is not another session's.) `Err`: another thread was writing near it (never with `Wait::Yes`).
-    fn with<T>(
+    pub(super) fn with<T>(
         &self,
         key: &PackedKey,
         wait: Wait,
@@ -99,7 +99,12 @@ impl SessionTable {
         self.accept(record, now_ms + TIME_BASE_MS, Source::Peer)
     }
 
-    fn accept(&self, said: &SessionRecord, now: u64, source: Source) -> Result<Slot, OpenError> {
+    pub(super) fn accept(
+        &self,
+        said: &SessionRecord,
+        now: u64,
+        source: Source,
+    ) -> Result<Slot, OpenError> {
         let attempts = match source {
             Source::Store => ATTEMPTS_STORE,
             Source::Peer => ATTEMPTS_PEER,
@@ -431,6 +436,17 @@ impl SessionSink for SessionTable {
             self.lost(&key, |record| {
                 record.incarnation() == incarnation && record.get(word::STATE) & state::ACKED != 0
             });
+        }
+    }
+
+    fn twin(&self, first: &SessionRecord) {
+        self.adopt_twin(first);
+    }
+
+    fn registered(&self, records: &[SessionRecord]) {
+        for record in records {
+            self.heard_of(&record.key);
+            self.heard_of(&record.reply);
         }
     }
 

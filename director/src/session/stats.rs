@@ -66,6 +66,10 @@ pub struct TableStats {
     pub vetoed: u64,
     /// Sessions adopted from other directors.
     pub adopted: u64,
+    /// Half-open sessions that gave way to another director's of the same opening.
+    pub twins_adopted: u64,
+    /// Sessions that stayed although another director had registered one of the same opening before.
+    pub twins_kept: u64,
 }
 
 #[derive(Default)]

@@ -12,6 +12,7 @@ use holdfast_schema::session::{ForwardingMode, SessionFlags, SessionRecord, TIME
 use parking_lot::{Mutex, RwLock};
 
 use super::classes::ClassCounts;
+use super::heard::Heard;
 use super::index::{Busy, Index, Target, Wait};
 use super::key::PackedKey;
 use super::quiescence::WorkerHandle;
@@ -19,6 +20,7 @@ use super::record::{Record, Session, TIME_BASE_MS, high, pack, state, word};
 use super::refused::Refused;
 use super::slab::Slab;
 use super::stats::{Counts, PassCounts, TableStats, count};
+use super::twin::Twins;
 use super::{Side, Slot};
 use crate::tables::Configured;
 
@@ -46,6 +48,8 @@ pub struct SessionTable {
     pub(super) classes: ClassCounts,
     pub(super) counts: Counts,
     pub(super) refused: Refused,
+    pub(super) twins: Twins,
+    pub(super) heard: Heard,
     pub(super) configured: RwLock<Arc<Configured>>,
     pub(super) pass: Mutex<PassCounts>,
     pub(super) me: DirectorId,
@@ -75,6 +79,8 @@ impl SessionTable {
             classes: ClassCounts::new(hasher),
             counts: Counts::default(),
             refused: Refused::new(max_sessions),
+            twins: Twins::new(),
+            heard: Heard::new(RandomState::new()),
             configured: RwLock::default(),
             pass: Mutex::default(),
             me,
@@ -322,7 +328,10 @@ impl SessionTable {
     pub fn stats(&self) -> TableStats {
         let counts = &self.counts;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (twins_adopted, twins_kept) = self.twins.counts();
         TableStats {
+            twins_adopted,
+            twins_kept,
             capacity: self.slab.capacity(),
             sessions: counts.sessions.load(Ordering::Relaxed),
             high_water: self.slab.high_water(),

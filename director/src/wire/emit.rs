@@ -1,6 +1,9 @@
 //! Headers that Holdfast writes itself: for resets and ICMP errors.
 
-use super::{TcpFlags, checksum, icmp, ipv4, tcp};
+use super::{TcpFlags, checksum, ethernet, icmp, ipv4, tcp};
+
+/// Bytes of a frame with a bare TCP segment.
+pub const BARE_FRAME: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN + tcp::HEADER_LEN;
 
 /// Time to live of packets that begin here (RFC 1340's recommendation, still IANA's).
 pub const DEFAULT_TTL: u8 = 64;
@@ -71,6 +74,24 @@ pub fn tcp_header(header: &mut [u8; tcp::HEADER_LEN], segment: &BareSegment) {
         tcp::HEADER_LEN as u16,
     );
     [header[16], header[17]] = checksum::finish(pseudo + checksum::sum(header)).to_be_bytes();
+}
+
+/// A whole frame with nothing but a bare TCP segment.
+pub fn bare_frame(segment: &BareSegment, dst_mac: [u8; 6], src_mac: [u8; 6]) -> [u8; BARE_FRAME] {
+    let mut bytes = [0; BARE_FRAME];
+    let (mac, rest) = bytes.split_at_mut(ethernet::HEADER_LEN);
+    let (ip, tcp) = rest.split_at_mut(ipv4::HEADER_LEN);
+    if let (Some(mac), Some(ip), Some(tcp)) =
+        (mac.first_chunk_mut(), ip.first_chunk_mut(), tcp.first_chunk_mut())
+    {
+        let total = (ipv4::HEADER_LEN + tcp::HEADER_LEN) as u16;
+        ipv4_header(ip, total, ipv4::PROTOCOL_TCP, segment.src.0, segment.dst.0);
+        tcp_header(tcp, segment);
+        ethernet::set_addresses(mac, dst_mac, src_mac);
+        let [.., high, low] = mac;
+        [*high, *low] = ethernet::TYPE_IPV4.to_be_bytes();
+    }
+    bytes
 }
 
 /// Writes the header of an ICMP error, checksum over the quote included. `mtu` goes into the place

@@ -4,6 +4,8 @@ use super::{WireError, be16};
 
 /// Bytes of an Ethernet header.
 pub const HEADER_LEN: usize = 14;
+/// EtherType of IPv4.
+pub const TYPE_IPV4: u16 = 0x0800;
 
 /// What an Ethernet frame carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -18,6 +18,9 @@ use crate::session::{SessionTable, Slot};
 use crate::tables::ForwardingTables;
 use crate::xdp::monotonic_ns;
 
+/// Answers taken in one turn: packets of known sessions must not wait for more.
+const ANSWERS_A_TURN: usize = 64;
+
 /// Most answers that wait for a worker. More than there are questions on the way.
 const ANSWERS: usize = 4096;
 
@@ -142,8 +145,9 @@ impl PacketCore for Forwarder {
     fn turn(&mut self, now_ns: u64, received: usize, send: &mut SendPacket<'_>) {
         let mut unsent = [0; DropReason::COUNT];
         let parked = self.core.parked();
-        // No more than were there at first: answers must not keep packets waiting.
-        for _ in 0..self.shared.answers.len() {
+        // Answers must not keep packets waiting; without any there is time for all of them.
+        let most = if received == 0 { ANSWERS } else { ANSWERS_A_TURN };
+        for _ in 0..self.shared.answers.len().min(most) {
             let Some(answer) = self.shared.answers.pop() else { break };
             let release = &mut |frame: &mut Frame<'_>, verdict| {
                 Self::send_released(send, &mut unsent, frame, verdict);
@@ -161,6 +165,10 @@ impl PacketCore for Forwarder {
         if parked > 0 {
             self.count_unsent(&unsent);
         }
+        self.core.reset_half_open(self.tables.load(), now_ns, &mut |frame, _| {
+            // One that cannot be sent is left to the backend's own timer.
+            let _ = send(frame.packet());
+        });
         if self.core.parked() > 0 {
             self.core.take_questions(now_ns, &mut self.questions);
             for question in self.questions.drain(..) {

@@ -1,6 +1,7 @@
 //! Packets in, packets out: the packet core against packets written and read by etherparse.
 
 mod drops;
+mod floods;
 mod full_nat;
 mod icmp;
 mod misses;
@@ -8,3 +9,4 @@ mod properties;
 mod sessions;
 #[path = "../support/mod.rs"]
 mod support;
+mod twins;

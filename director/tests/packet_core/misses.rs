@@ -10,15 +10,15 @@ use super::support::packet::*;
 use super::support::*;
 
 /// A session that another director opened, as it would tell it, and its endpoints.
-struct Foreign {
-    record: SessionRecord,
-    client: std::net::SocketAddrV4,
-    vip: std::net::SocketAddrV4,
-    local: std::net::SocketAddrV4,
-    backend: std::net::SocketAddrV4,
+pub(super) struct Foreign {
+    pub(super) record: SessionRecord,
+    pub(super) client: std::net::SocketAddrV4,
+    pub(super) vip: std::net::SocketAddrV4,
+    pub(super) local: std::net::SocketAddrV4,
+    pub(super) backend: std::net::SocketAddrV4,
 }
 
-fn foreign(port: u16, udp: bool) -> Foreign {
+pub(super) fn foreign(port: u16, udp: bool) -> Foreign {
     let mut other = Lab::new();
     let mut cluster = cluster();
     for (ip, lip) in &mut cluster.lips {
@@ -271,6 +271,31 @@ fn a_denial_is_remembered_for_100_ms_and_forgotten_for_a_new_session() {
     let (local, backend) = open(&mut lab, &Packet::tcp(client, vip, SYN, 9, 0));
     let up = Packet::tcp(client, vip, ACK, 10, 1);
     assert_eq!(lab.sent(&up.bytes()), up.forwarded(local, backend).bytes());
+}
+
+#[test]
+fn a_denial_is_forgotten_when_a_registration_comes() {
+    let f = foreign(44_014, false);
+    let packet = Packet::tcp(f.client, f.vip, ACK, 1, 1).bytes();
+    let mut lab = Lab::new();
+    lab.one(&packet);
+    let id = lab.questions()[0].id;
+    assert_eq!(lab.answer(MissAnswer::NoWithAuthority { id })[0].0, Verdict::Transmit, "a reset");
+    lab.pass(10);
+    assert_eq!(lab.one(&packet).0, Verdict::Transmit, "remembered");
+    lab.table.registered(std::slice::from_ref(&f.record));
+    assert_eq!(lab.one(&packet).0, Verdict::Parked, "asked again");
+    // So is one that was on its way while the registration came.
+    let id = lab.questions()[0].id;
+    lab.pass(1);
+    lab.table.tick(lab.now_ns / MS);
+    lab.table.registered(std::slice::from_ref(&f.record));
+    let dropped = Verdict::Drop(DropReason::MissUnknown);
+    assert_eq!(lab.answer(MissAnswer::NoWithAuthority { id }), [(dropped, packet.clone())]);
+    lab.pass(1);
+    assert_eq!(lab.one(&packet).0, Verdict::Parked);
+    let id = lab.questions()[0].id;
+    assert_eq!(lab.answer(MissAnswer::NoWithAuthority { id })[0].0, Verdict::Transmit);
 }
 
 #[test]

@@ -74,7 +74,8 @@ fn limits(node: &Node, to: &mut Scrape) {
     let queued = holdfast_state_store::Limits::default();
     for (of, limit) in [
         ("parked_packets", u64::from(core.waiting_packets) * workers),
-        ("misses_asked_per_second", u64::from(core.asks_per_second) * workers),
+        ("misses_asked_per_second", u64::from(node.spec.asks_per_second)),
+        ("misses_asked_per_second_and_prefix", u64::from(node.spec.asks_per_second_and_prefix)),
         ("misses_pending", misses::CONCURRENT as u64),
         ("admin_under_way", server::CONCURRENT as u64),
         ("changes_queued_per_shard", queued.proposals_per_shard as u64),
@@ -212,6 +213,8 @@ fn sessions(forwarder: &Forwarder, to: &mut Scrape) {
         ("superseded", stats.superseded),
         ("vetoed", stats.vetoed),
         ("adopted", stats.adopted),
+        ("twins_adopted", stats.twins_adopted),
+        ("twins_kept", stats.twins_kept),
         ("passes", stats.passes),
     ] {
         to.count("holdfast_session_events_total", &[event], value);

@@ -65,6 +65,11 @@ impl Telling {
         let now_ms = mono_ms();
         self.records.clear();
         forwarder.take_opened(OPENED, |slot| self.records.extend(table.young(slot, now_ms)));
+        while self.records.len() < 2 * OPENED
+            && let Some(slot) = table.next_said_again()
+        {
+            self.records.extend(table.young(slot, now_ms));
+        }
         if !self.records.is_empty() {
             registrar.opened(&self.records);
         }

@@ -297,6 +297,12 @@ pub trait SessionSink: Send + Sync {
     /// A snapshot of a whole shard was installed: sessions of that shard that `records` lacks are
     /// removed unless they are locally alive or were never acknowledged.
     fn installed(&self, shard: ShardId, records: &[SessionRecord]);
+    /// Another director has registered this session before (or with a better claim: client and backend
+    /// have agreed on it) than the sink's own director one of the same opening of the client. One of
+    /// the two has to give way.
+    fn twin(&self, first: &SessionRecord);
+    /// This director was told, as a home, that these sessions exist: who has denied them may forget that.
+    fn registered(&self, _records: &[SessionRecord]) {}
     /// The record that a packet with this key (either direction) belongs to. `Nobody` promises that
     /// no session the sink was told of (and not told the end of) has that key. Sessions whose listener
     /// or backend was removed from the configuration have ended, whatever was told.

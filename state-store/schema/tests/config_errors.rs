@@ -224,6 +224,7 @@ fn node_files_have_defaults_and_bounds() {
     assert_eq!(node.admin_socket.to_str(), Some(DEFAULT_ADMIN_SOCKET));
     assert_eq!((node.workers, node.max_sessions), (1, 1_000_000));
     assert_eq!(node.max_young_sessions, 250_000);
+    assert_eq!((node.asks_per_second, node.asks_per_second_and_prefix), (20_000, 5_000));
     assert_eq!((node.guard_timeout_ms, node.udp_ask_ms), (50, 10_000));
     let announce = node.announce.unwrap();
     assert_eq!((announce.device.as_str(), announce.table), ("hf0", 4242));

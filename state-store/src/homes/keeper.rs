@@ -36,6 +36,17 @@ pub struct Keeper {
     bucket_key: BucketKey,
     received: u64,
     twins: u64,
+    #[cfg(feature = "simulation")]
+    without: super::Without,
+}
+
+/// What follows from a batch.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Consequences {
+    /// What to answer, and whom.
+    pub answers: Vec<(DirectorId, Registration)>,
+    /// Established sessions of others, of which this director itself has a twin.
+    pub adopt: Vec<SessionRecord>,
 }
 
 /// How a home is doing.
@@ -69,6 +80,8 @@ impl Keeper {
             bucket_key: BucketKey([0; 16]),
             received: 0,
             twins: 0,
+            #[cfg(feature = "simulation")]
+            without: super::Without::default(),
         }
     }
 
@@ -82,40 +95,81 @@ impl Keeper {
         self.young.set_live(&self.live);
     }
 
-    /// A batch of an owner; what to answer, if anything. `own` is what this director's own table knows
-    /// of each of its sessions, or nothing.
+    /// A batch of an owner. `own` is what this director's own table knows of each of its sessions, or
+    /// nothing.
     pub fn register(
         &mut self,
         now_ms: u64,
         from: DirectorId,
         batch: Register,
         own: &[Option<SessionRecord>],
-    ) -> Option<Registration> {
+    ) -> Consequences {
         let heading = Heading {
             incarnation: batch.incarnation,
             epoch: batch.epoch,
             number: batch.number,
             told: batch.told,
         };
+        let mut consequences = Consequences::default();
         let resync = self.confirmed.batch(now_ms, from, &heading);
         let mut twins = Vec::new();
         self.received += batch.records.len() as u64;
         let own = own.iter().map(Option::as_ref).chain(std::iter::repeat(None));
         for (record, own) in batch.records.into_iter().zip(own) {
-            if let Some(own) = own.filter(|own| is_first(own, &record)) {
+            if let Some(own) = own.filter(|own| self.are_twins(own, &record)) {
                 self.twins += 1;
-                twins.push(own.clone());
-                continue;
+                if own.flags.established() || !record.flags.established() {
+                    twins.push(own.clone());
+                    continue;
+                }
+                consequences.adopt.push(record.clone());
             }
             let bucket = record.bucket(&self.bucket_key);
             let said_by = (from, batch.incarnation);
-            if let Registered::Twin(first) = self.young.register(now_ms, bucket, said_by, record) {
-                self.twins += 1;
-                twins.push(*first);
+            match self.young.register(now_ms, bucket, said_by, record.clone()) {
+                Registered::Twin(first) if self.sees_twins() => {
+                    self.twins += 1;
+                    twins.push(*first);
+                }
+                Registered::Took(loser) if self.sees_twins() => {
+                    let told = Registration { twins: vec![record], resync: None };
+                    consequences.answers.push((loser, told));
+                }
+                _ => {}
             }
         }
-        let silent = resync.is_none() && twins.is_empty();
-        (!silent).then_some(Registration { twins, resync })
+        if resync.is_some() || !twins.is_empty() {
+            consequences.answers.push((from, Registration { twins, resync }));
+        }
+        consequences
+    }
+
+    /// Whether two sessions that are both open were made by one opening of the client.
+    fn are_twins(&self, known: &SessionRecord, record: &SessionRecord) -> bool {
+        known.incarnation.isn == record.incarnation.isn
+            && known.incarnation != record.incarnation
+            && !known.flags.closing()
+            && self.sees_twins()
+    }
+
+    /// What another director has registered of the same opening that made this own session.
+    pub fn twin_of(&mut self, now_ms: u64, own: &SessionRecord) -> Option<SessionRecord> {
+        let bucket = own.bucket(&self.bucket_key);
+        let known = self.young.find(now_ms, bucket, &own.key).session()?;
+        (known.key == own.key && self.are_twins(&known, own)).then_some(known)
+    }
+
+    fn sees_twins(&self) -> bool {
+        #[cfg(feature = "simulation")]
+        return !self.without.twins;
+        #[cfg(not(feature = "simulation"))]
+        true
+    }
+
+    /// Switches parts off, for the negative controls of the simulation.
+    #[cfg(feature = "simulation")]
+    pub fn set_without(&mut self, without: super::Without) {
+        self.without = without;
     }
 
     /// What this home knows of the session that a packet of this bucket with this key belongs to.
@@ -147,6 +201,10 @@ impl Keeper {
     }
 
     fn has_authority(&self, now_ms: u64) -> bool {
+        #[cfg(feature = "simulation")]
+        if self.without.authority {
+            return true;
+        }
         let me = self.me;
         let others = self.live.iter().filter(|(id, _)| **id != me);
         self.live.contains_key(&me)
@@ -154,17 +212,10 @@ impl Keeper {
     }
 }
 
-/// Whether a session that is known here is of the same opening as one that somebody registers, and
-/// keeps the connection: it was here first, and nothing shows that the client has agreed on the other.
-fn is_first(known: &SessionRecord, record: &SessionRecord) -> bool {
-    let twin = known.incarnation.isn == record.incarnation.isn
-        && known.incarnation != record.incarnation
-        && !known.flags.closing();
-    twin && (known.flags.established() || !record.flags.established())
-}
-
 #[cfg(test)]
 mod tests {
+    use holdfast_schema::session::SessionFlags;
+
     use super::*;
     use crate::control::tests::Cluster;
     use crate::homes::young::tests::record;
@@ -183,7 +234,10 @@ mod tests {
         let absent = record(2, 2, 1, 7).key;
         let bucket = said.bucket(&cluster.bucket_key);
         let (b, c) = (DirectorId(2), DirectorId(3));
-        assert_eq!(home.register(0, b, batch(epoch, 0, Some(0), vec![said.clone()]), &[]), None);
+        assert_eq!(
+            home.register(0, b, batch(epoch, 0, Some(0), vec![said.clone()]), &[]),
+            Consequences::default()
+        );
         let Kept::Session(found) = home.find(5, bucket, &said.reply) else { panic!("not kept") };
         assert_eq!(found.incarnation, said.incarnation);
         assert_eq!(
@@ -204,17 +258,28 @@ mod tests {
         assert_eq!(home.find(70, bucket, &absent), Kept::Nobody { authority: true });
         // A second director that saw the same opening is told of the first, and a gap is noticed.
         let second = || batch(epoch + 1, 3, Some(1), vec![record(1, 3, 2, 7)]);
-        let again = home.register(80, c, second(), &[None]);
-        let again = again.expect("an answer");
-        assert_eq!((again.twins.len(), again.resync), (1, Some(3)));
+        let [(to, again)] = &home.register(80, c, second(), &[None]).answers[..] else { panic!() };
+        assert_eq!((*to, again.twins.len(), again.resync), (c, 1, Some(3)));
         assert_eq!(again.twins[0].incarnation, said.incarnation);
-        let stats = home.stats(80);
-        assert_eq!((stats.kept, stats.received, stats.twins), (1, 2, 1));
         // So it is if this very director is the first.
         let mine = record(1, 1, 5, 7);
-        let again = home.register(81, c, second(), &[Some(mine.clone())]).expect("an answer");
-        assert_eq!(again.twins, [mine]);
-        home.applied(&said.key, &said.incarnation);
-        assert_eq!(home.stats(80).kept, 0, "its replica answers now");
+        let told = home.register(81, c, second(), &[Some(mine.clone())]);
+        assert_eq!(told.answers[0].1.twins, std::slice::from_ref(&mine));
+        assert!(told.adopt.is_empty());
+        assert_eq!(home.twin_of(82, &mine).map(|t| t.incarnation), Some(said.incarnation));
+        assert_eq!(home.twin_of(82, &said), None, "itself");
+        // Unless the client has agreed on the later one: then everybody else gives way.
+        let mut agreed = record(1, 3, 2, 7);
+        agreed.flags = agreed.flags.with(SessionFlags::ESTABLISHED);
+        let batch = batch(epoch + 1, 4, Some(4), vec![agreed.clone()]);
+        let told = home.register(83, c, batch, &[Some(mine)]);
+        assert_eq!(told.adopt, std::slice::from_ref(&agreed));
+        assert_eq!(told.answers.len(), 1);
+        assert_eq!(told.answers[0].0, b, "it had registered the first");
+        assert_eq!(told.answers[0].1.twins, std::slice::from_ref(&agreed));
+        let stats = home.stats(84);
+        assert_eq!((stats.kept, stats.received, stats.twins), (1, 4, 3));
+        home.applied(&agreed.key, &agreed.incarnation);
+        assert_eq!(home.stats(84).kept, 0, "its replica answers now");
     }
 }

@@ -9,6 +9,18 @@
 //!
 //! Which director is a home of what is [`holdfast_schema::homes`].
 
+/// What the simulation switches off to prove that it notices. No daemon has it.
+#[cfg(feature = "simulation")]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Without {
+    /// Nothing is registered.
+    pub registration: bool,
+    /// Two sessions of one opening are not recognised.
+    pub twins: bool,
+    /// Every home's *no* counts.
+    pub authority: bool,
+}
+
 mod asking;
 mod confirmed;
 mod keeper;
@@ -17,6 +29,6 @@ mod young;
 
 pub use asking::{Answer, Asking, Whom};
 pub use confirmed::{Confirmed, Heading};
-pub use keeper::{Keeper, KeeperStats, Kept};
+pub use keeper::{Consequences, Keeper, KeeperStats, Kept};
 pub use saying::{BEAT_MS, Homes, INTERVAL_MS, Saying, SayingStats};
 pub use young::{KEPT_MS, Registered, Young};

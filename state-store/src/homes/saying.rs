@@ -140,6 +140,8 @@ pub struct Saying {
     sent: u64,
     dropped: u64,
     tellings: u64,
+    #[cfg(feature = "simulation")]
+    without: super::Without,
 }
 
 /// What an owner has said.
@@ -172,7 +174,15 @@ impl Saying {
             sent: 0,
             dropped: 0,
             tellings: 0,
+            #[cfg(feature = "simulation")]
+            without: super::Without::default(),
         }
+    }
+
+    /// Switches parts off, for the negative controls of the simulation.
+    #[cfg(feature = "simulation")]
+    pub fn set_without(&mut self, without: super::Without) {
+        self.without = without;
     }
 
     /// The members as last committed. Another epoch makes everybody need everything anew.
@@ -203,6 +213,10 @@ impl Saying {
     }
 
     fn queue(&mut self, now_ms: u64, record: &SessionRecord, walk: bool) {
+        #[cfg(feature = "simulation")]
+        if self.without.registration {
+            return;
+        }
         let Some(homes) = &self.homes else { return };
         let bucket = record.bucket(&self.bucket_key);
         for home in homes.homes(now_ms, bucket, self.me) {

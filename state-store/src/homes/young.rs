@@ -21,6 +21,9 @@ type Map<V> = HashMap<FlowKey, V, ahash::RandomState>;
 pub enum Registered {
     /// Kept, anew or once more.
     Kept,
+    /// Kept in the place of what this director had registered from the same opening of the client: the
+    /// client and a backend have agreed on the newer one. He adopts it.
+    Took(DirectorId),
     /// Another director has registered this connection first: same key, same opening of the client.
     /// Whoever says it second adopts this record and gives up his own half-open backend side.
     Twin(Box<SessionRecord>),
@@ -110,6 +113,7 @@ impl Young {
     ) -> Registered {
         self.expire(now_ms);
         let key = record.key;
+        let mut loser = None;
         if let Some(kept) = self.entries.get(&key) {
             let (old, new) = (&kept.record.incarnation, &record.incarnation);
             let twin = old != new && old.isn == new.isn && kept.said_by != said_by;
@@ -123,6 +127,7 @@ impl Young {
                 // Newer by its stamp alone: whoever registered first keeps the connection.
                 return Registered::Twin(Box::new(aged(kept, now_ms)));
             }
+            loser = twin.then_some(kept.said_by.0);
             self.remove(&key);
         } else if self.entries.len() >= self.capacity {
             self.turned_away += 1;
@@ -138,7 +143,7 @@ impl Young {
         self.replies.insert(record.reply, key);
         self.entries.insert(key, Entry { record, said_by, said_ms: now_ms, mention_ms: now_ms });
         self.mention(now_ms, key);
-        Registered::Kept
+        loser.map_or(Registered::Kept, Registered::Took)
     }
 
     /// What this home knows of a packet's key, whichever direction it is of.

@@ -72,6 +72,7 @@ impl SessionSink for Seen {
         self.0.lock().unwrap().push(format!("expired {}", i.stamp));
     }
     fn installed(&self, _: ShardId, _: &[SessionRecord]) {}
+    fn twin(&self, _first: &SessionRecord) {}
     fn find(&self, _: &FlowKey) -> Known {
         Known::Nobody
     }

@@ -79,14 +79,23 @@ impl Young {
 /// What is done with the young sessions of this director. For one thread of the node.
 pub struct Registrar {
     member: Arc<Member>,
+    sink: Option<Arc<dyn SessionSink>>,
 }
 
 impl Registrar {
     /// Tells these new sessions to their homes, with the next batch.
     pub fn opened(&self, records: &[SessionRecord]) {
         let young = &self.member.young;
-        let mut saying = young.saying.lock();
         let now_ms = young.now_ms();
+        // This director may be a home of the connection that one of them is a twin of.
+        let twins: Vec<SessionRecord> = {
+            let mut keeping = young.keeping.lock();
+            records.iter().filter_map(|own| keeping.twin_of(now_ms, own)).collect()
+        };
+        if let Some(sink) = &self.sink {
+            twins.iter().for_each(|first| sink.twin(first));
+        }
+        let mut saying = young.saying.lock();
         records.iter().for_each(|record| saying.opened(now_ms, record));
     }
 
@@ -137,7 +146,7 @@ impl Registrar {
 impl Store {
     /// The way to tell homes of new sessions, once this director is a member.
     pub fn registrar(&self) -> Option<Registrar> {
-        Some(Registrar { member: self.shared.member()? })
+        Some(Registrar { member: self.shared.member()?, sink: self.shared.sink.read().clone() })
     }
 
     /// How registration is doing, as an owner and as a home.
@@ -155,13 +164,18 @@ impl Store {
         let sink = self.shared.sink.read().clone();
         let known = |r: &SessionRecord| sink.as_ref().and_then(|sink| sink.find(&r.key).session());
         let own: Vec<Option<SessionRecord>> = batch.records.iter().map(known).collect();
-        let answer = young.keeping.lock().register(young.now_ms(), from, batch, &own);
-        if let Some(answer) = answer {
+        let records = batch.records.clone();
+        let heard = young.keeping.lock().register(young.now_ms(), from, batch, &own);
+        for (to, answer) in heard.answers {
             if answer.resync.is_some() {
                 count(&self.shared.metrics.registrations_missed);
             }
             let message = Bytes::from(codec::encode(&answer));
-            member.transport.send(from, Lane::Control, message);
+            member.transport.send(to, Lane::Control, message);
+        }
+        if let Some(sink) = sink {
+            sink.registered(&records);
+            heard.adopt.iter().for_each(|agreed| sink.twin(agreed));
         }
     }
 
@@ -170,6 +184,9 @@ impl Store {
         let young = &member.young;
         if let Some(before) = answer.resync {
             young.saying.lock().resync(young.now_ms(), from, before);
+        }
+        if let Some(sink) = self.shared.sink.read().clone() {
+            answer.twins.iter().for_each(|first| sink.twin(first));
         }
     }
 }
@@ -206,6 +223,14 @@ impl SessionSink for Applied {
         self.sink.installed(shard, records);
         let mut keeping = self.keeping.lock();
         records.iter().for_each(|r| keeping.applied(&r.key, &r.incarnation));
+    }
+
+    fn twin(&self, first: &SessionRecord) {
+        self.sink.twin(first);
+    }
+
+    fn registered(&self, records: &[SessionRecord]) {
+        self.sink.registered(records);
     }
 
     fn find(&self, key: &FlowKey) -> Known {

@@ -74,6 +74,15 @@ impl SessionSink for Table {
         sessions.retain(|_, r| self.shard(r) != Some(shard));
         sessions.extend(records.iter().map(|r| (r.key, r.clone())));
     }
+    fn twin(&self, first: &SessionRecord) {
+        let mut sessions = self.sessions.lock();
+        if let Some(own) = sessions.get_mut(&first.key)
+            && own.incarnation.isn == first.incarnation.isn
+            && !own.flags.established()
+        {
+            *own = first.clone();
+        }
+    }
     fn find(&self, key: &FlowKey) -> Known {
         let sessions = self.sessions.lock();
         let found = sessions.values().find(|r| r.key == *key || r.reply == *key);

@@ -164,6 +164,18 @@ pub static NODE: Section = Section {
             meaning: "Most young sessions of other directors that this one keeps in memory as their home (about 500 bytes each, taken as they come). Beyond that it turns the newest away and says for a while that it cannot be sure.",
         },
         Key {
+            name: "asks-per-second",
+            kind: Kind::Integer(limits::ASKS_PER_SECOND),
+            presence: Presence::Default("20000"),
+            meaning: "How many questions about packets of unknown sessions this director puts to others a second. Above that such packets are dropped and counted; known sessions do not notice.",
+        },
+        Key {
+            name: "asks-per-second-and-prefix",
+            kind: Kind::Integer(limits::ASKS_PER_SECOND),
+            presence: Presence::Default("5000"),
+            meaning: "Of them, how many about clients of one /24.",
+        },
+        Key {
             name: "guard-timeout",
             kind: Kind::Millis(limits::GUARD_TIMEOUT_MS),
             presence: Presence::Default("\"50ms\""),

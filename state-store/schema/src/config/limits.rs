@@ -46,6 +46,8 @@ pub const HTTP_STATUS: RangeInclusive<u32> = 100..=599;
 pub const WORKERS: RangeInclusive<u32> = 1..=64;
 /// Sessions of a director.
 pub const MAX_SESSIONS: RangeInclusive<u32> = 1_024..=64_000_000;
+/// Questions a second about unknown sessions.
+pub const ASKS_PER_SECOND: RangeInclusive<u32> = 1..=10_000_000;
 /// Young sessions of others that a director keeps.
 pub const MAX_YOUNG_SESSIONS: RangeInclusive<u32> = 256..=64_000_000;
 /// `guard-timeout` (ms).

@@ -28,6 +28,8 @@ fn node(top: &Table<'_, '_>) -> Option<NodeSpec> {
     let metrics_address = top.socket("metrics-address");
     let max_sessions = top.integer("max-sessions");
     let max_young_sessions = top.integer("max-young-sessions");
+    let asks_per_second = top.integer("asks-per-second");
+    let asks_per_second_and_prefix = top.integer("asks-per-second-and-prefix");
     let guard_timeout_ms = top.millis("guard-timeout");
     let udp_ask_ms = top.millis("udp-ask");
     let announce = top.table("announce").and_then(|table| announce(&table, interface.as_deref()));
@@ -41,6 +43,8 @@ fn node(top: &Table<'_, '_>) -> Option<NodeSpec> {
         admin_socket: admin_socket?,
         metrics_address,
         max_sessions: max_sessions?,
+        asks_per_second: asks_per_second?,
+        asks_per_second_and_prefix: asks_per_second_and_prefix?,
         max_young_sessions: max_young_sessions.or(max_sessions.map(|most| most / 4))?,
         announce,
         guard_timeout_ms: guard_timeout_ms?,

@@ -191,6 +191,10 @@ pub struct NodeSpec {
     pub max_sessions: u32,
     /// Most young sessions of others that it keeps as their home.
     pub max_young_sessions: u32,
+    /// Questions a second about unknown sessions.
+    pub asks_per_second: u32,
+    /// Of them about clients of one /24.
+    pub asks_per_second_and_prefix: u32,
     /// The announcement of routes; none: nothing is announced (tests, a first look).
     pub announce: Option<AnnounceSpec>,
     /// Time (ms) without a beat after which the guard lets go of the routes.
