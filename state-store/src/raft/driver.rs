@@ -56,7 +56,7 @@ pub enum Input {
     Confirm(u16, oneshot::Sender<()>),
     /// Commit a no-op; the answer is its index. Dropping the sender is a no.
     Barrier(u16, oneshot::Sender<u64>),
-    /// The storage thread has reports.
+    /// There is something to look for: reports of the disk, or news.
     Written,
     /// The members have changed.
     Members(Arc<Routes>),
@@ -287,7 +287,6 @@ impl<M: Machine> Driver<M> {
             return Ok(());
         }
         self.watch_disk();
-        // News of the members may have found the queue full.
         self.follow_forms()
     }
 }

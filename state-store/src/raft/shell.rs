@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use holdfast_schema::cluster::DirectorId;
+use parking_lot::Mutex;
 
 use super::driver::{Driver, DriverConfig, Input, Peers, Routes};
 use super::feed::Feed;
@@ -53,10 +54,27 @@ impl Input {
     }
 }
 
+/// What a driver is told beside its queue, because it must not get lost when that is full. Only the
+/// latest counts.
+#[derive(Default)]
+struct News {
+    members: Mutex<Option<Arc<Routes>>>,
+    attached: AtomicBool,
+}
+
+impl News {
+    fn take(&self) -> impl Iterator<Item = Input> {
+        let members = self.members.lock().take().map(Input::Members);
+        let attached = self.attached.swap(false, Ordering::AcqRel).then_some(Input::Attached);
+        members.into_iter().chain(attached)
+    }
+}
+
 /// The inputs of a driver.
 #[derive(Clone)]
 pub struct Handle {
     inputs: SyncSender<Input>,
+    news: Arc<News>,
     metrics: Arc<Metrics>,
     gone: Arc<AtomicBool>,
     bytes: Arc<AtomicUsize>,
@@ -92,6 +110,23 @@ impl Handle {
         }
     }
 
+    /// The members have changed. Never gets lost.
+    pub fn members(&self, routes: Routes) {
+        *self.news.members.lock() = Some(Arc::new(routes));
+        self.wake();
+    }
+
+    /// A sink has been attached. Never gets lost.
+    pub fn attached(&self) {
+        self.news.attached.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // A driver whose queue is full is awake, and looks for news in every round.
+        let _ = self.inputs.try_send(Input::Written);
+    }
+
     /// Whether the driver has ended.
     pub fn gone(&self) -> bool {
         self.gone.load(Ordering::Relaxed)
@@ -101,8 +136,13 @@ impl Handle {
 /// The inputs of a driver to come, so that its machines can hold them.
 pub fn inputs(metrics: &Arc<Metrics>) -> (Handle, Receiver<Input>) {
     let (inputs, queue) = sync_channel(INPUTS);
-    let handle =
-        Handle { inputs, metrics: metrics.clone(), gone: Arc::default(), bytes: Arc::default() };
+    let handle = Handle {
+        inputs,
+        news: Arc::default(),
+        metrics: metrics.clone(),
+        gone: Arc::default(),
+        bytes: Arc::default(),
+    };
     (handle, queue)
 }
 
@@ -217,6 +257,9 @@ impl<M: Machine> Loop<M> {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return self.driver.finish(now),
+            }
+            for news in self.handle.news.take() {
+                self.driver.take(news, now)?;
             }
             self.driver.poll(self.started.elapsed())?;
         }

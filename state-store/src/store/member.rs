@@ -198,7 +198,7 @@ impl Member {
             raft::start(config, groups, around, routes, feed, inputs).map_err(thread_error)?;
         let groups = Groups::new(running);
         // A sink that was attached while the groups were being opened.
-        groups.handle.say(raft::Input::Attached);
+        groups.handle.attached();
         if self.sessions.set(groups).is_err() {
             tracing::warn!("the session groups were started twice");
         }
@@ -281,11 +281,9 @@ impl Member {
         self.transport.set_members(&members);
         drop(disowned);
         self.young.membership(&view.cluster);
-        let control = Arc::new(control_routes(&self.parts.published));
-        self.control.handle.say(raft::Input::Members(control));
+        self.control.handle.members(control_routes(&self.parts.published));
         if let Some(sessions) = self.sessions.get() {
-            let routes = Arc::new(session_routes(&self.parts.published));
-            sessions.handle.say(raft::Input::Members(routes));
+            sessions.handle.members(session_routes(&self.parts.published));
         }
     }
 

@@ -127,7 +127,7 @@ impl Store {
         *self.shared.sink.write() = Some(sink);
         let member = self.shared.member();
         if let Some(sessions) = member.as_ref().and_then(|m| m.sessions.get()) {
-            sessions.handle.say(Input::Attached);
+            sessions.handle.attached();
         }
     }
 

@@ -1,7 +1,8 @@
 //! Replicas on disks that stall and crash, over a network in memory.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,7 @@ pub type Applied = Arc<Mutex<BTreeMap<u64, Vec<u8>>>>;
 pub struct Memory {
     pub applied: Applied,
     pub members: Arc<Mutex<Vec<MemberView>>>,
+    pub attached: Arc<AtomicBool>,
     pub dirty: Vec<u64>,
     pub replaced: bool,
 }
@@ -64,6 +66,9 @@ impl Machine for Memory {
         self.dirty = self.applied.lock().keys().copied().collect();
         self.replaced = true;
         Ok(())
+    }
+    fn attached(&mut self) {
+        self.attached.store(true, Ordering::Relaxed);
     }
     fn as_leader(&mut self, _: u64) -> Vec<Vec<u8>> {
         Vec::new()
@@ -250,6 +255,18 @@ impl Lab {
     }
 
     pub fn start(&mut self, replica: u64) {
+        let routes = (1..=self.dirs.len() as u64).map(|r| (r, DirectorId(r as u32))).collect();
+        let inputs = inputs(self.metrics(replica));
+        self.start_with(replica, routes, inputs, Arc::default());
+    }
+
+    pub fn start_with(
+        &mut self,
+        replica: u64,
+        routes: Routes,
+        inputs: (Handle, Receiver<Input>),
+        attached: Arc<AtomicBool>,
+    ) {
         let db = Database::open(self.dirs[replica as usize - 1].path()).unwrap();
         let place = Place { group: GROUP, generation: 1, replica };
         if stored_place(&db, GROUP).unwrap().is_none() {
@@ -263,6 +280,7 @@ impl Lab {
         let load = |records| {
             let mut machine = Memory {
                 applied: applied.clone(),
+                attached,
                 members: self.members.clone(),
                 ..Memory::default()
             };
@@ -272,11 +290,8 @@ impl Lab {
         let group = Group::open(&db, place, &config, load).unwrap();
         let me = DirectorId(replica as u32);
         let transport = Arc::new(End { me, net: Arc::downgrade(&self.net) });
-        let routes: Routes =
-            (1..=self.dirs.len() as u64).map(|r| (r, DirectorId(r as u32))).collect();
         let runtime = self.runtime.handle().clone();
         let around = Surroundings { db: db.clone(), transport, runtime };
-        let inputs = inputs(&metrics);
         let running = start(config, vec![group], around, routes, None, inputs).unwrap();
         self.net.nodes.lock().insert(me, running.handle.clone());
         self.nodes.push(Node { replica, db, applied, running });

@@ -3,9 +3,11 @@
 pub mod lab;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use holdfast_schema::cluster::DirectorId;
 use protobuf::Message as _;
 use raft::eraftpb::{ConfState, Entry, HardState};
 use rand::rngs::SmallRng;
@@ -14,7 +16,8 @@ use rand::{Rng, SeedableRng};
 use super::disk::Job;
 use super::log::Log;
 use super::machine::Records;
-use super::{DriverConfig, ELECTION_TICKS, Group, Input, Place, bootstrap, found_empty};
+use super::{DriverConfig, ELECTION_TICKS, Group, Input, Place, Routes};
+use super::{bootstrap, found_empty, inputs};
 use crate::codec::disk::GroupMeta;
 use crate::storage::gate::Gate;
 use crate::storage::{self, Batch, Database, Tag};
@@ -206,6 +209,20 @@ fn a_checkpoint_never_brings_an_older_vote_back() {
     disk.wait_idle().unwrap();
     let hard = stored_hard(&db);
     assert_eq!((hard.term, hard.vote), (4, 3));
+}
+
+#[test]
+fn news_get_through_a_full_queue() {
+    let mut lab = Lab::idle(2);
+    let attached = Arc::new(AtomicBool::new(false));
+    let (handle, queue) = inputs(lab.metrics(1));
+    while handle.say(Input::Fed) {}
+    handle.attached();
+    handle.members(Routes::from([(2, DirectorId(2))]));
+    // Without them it would know nobody to send to.
+    lab.start_with(1, Routes::new(), (handle, queue), attached.clone());
+    lab.until("a message to the other one", |lab| !lab.net.leaders.lock().is_empty());
+    lab.until("told of the sink", |_| attached.load(Ordering::Relaxed));
 }
 
 #[test]
