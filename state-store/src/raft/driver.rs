@@ -271,6 +271,7 @@ impl<M: Machine> Driver<M> {
         self.ticks += 1;
         for group in self.groups.iter_mut().filter(|g| !g.halted()) {
             group.tick();
+            group.machine.go_on();
             group.reads.expire(now);
         }
         if self.ticks.is_multiple_of(2) {

@@ -43,7 +43,7 @@ impl Feed {
         self.told.store(false, Ordering::Release);
     }
 
-    pub(super) fn take(&self, shard: u16, most: usize) -> Vec<SessionChange> {
+    pub(crate) fn take(&self, shard: u16, most: usize) -> Vec<SessionChange> {
         let Some(queue) = self.shards.get(usize::from(shard)) else { return Vec::new() };
         let mut queue = queue.lock();
         let n = queue.len().min(most);

@@ -46,8 +46,12 @@ pub trait Machine: Send + 'static {
     fn form(&self) -> Option<(u32, u64)>;
 
     /// The group is formed anew, and what this machine holds is not in it (unless this replica
-    /// begins it): propose it again and forget it.
+    /// begins it): propose it again and forget it. What there is no room for now, [`Machine::go_on`]
+    /// proposes later.
     fn carry_over(&mut self);
+
+    /// Called with every tick.
+    fn go_on(&mut self) {}
 
     /// The members, named by their replicas in this group.
     fn members(&self) -> Vec<MemberView>;

@@ -7,7 +7,7 @@ use holdfast_schema::bucket::ShardId;
 #[cfg(any(test, feature = "simulation"))]
 use holdfast_schema::cluster::ControlCommand;
 use holdfast_schema::cluster::DirectorId;
-use holdfast_schema::session::{SessionChange, SessionSink};
+use holdfast_schema::session::{SessionChange, SessionRecord, SessionSink};
 use parking_lot::{Mutex, RwLock};
 
 use super::homes::Applied;
@@ -28,6 +28,10 @@ const CONTROL_KEY: &[u8] = b"cluster";
 
 /// Changes in one batch of a leader's own.
 const OWN_BATCH: usize = 512;
+
+/// Batches of an old generation's sessions that are proposed with one tick: a leader has room for some
+/// of them from every replica.
+const CARRIED_AT_ONCE: usize = 8;
 
 /// The control group's machine. Without a record: its leader's snapshot has not come yet.
 pub struct ControlMachine {
@@ -171,6 +175,8 @@ pub struct ShardMachine {
     shard: Shard,
     expiry: Expiry,
     sink: Option<Arc<dyn SessionSink>>,
+    /// Sessions of an old generation that have not been proposed to the new one.
+    carried: Vec<SessionRecord>,
     context: ShardContext,
 }
 
@@ -179,8 +185,14 @@ impl ShardMachine {
     pub fn load(id: u16, records: Records, context: ShardContext) -> Result<ShardMachine, String> {
         let id = ShardId(id);
         let shard = Shard::load(records).map_err(|e| e.to_string())?;
-        let mut machine =
-            ShardMachine { id, shard, expiry: Expiry::default(), sink: None, context };
+        let mut machine = ShardMachine {
+            id,
+            shard,
+            expiry: Expiry::default(),
+            sink: None,
+            carried: Vec::new(),
+            context,
+        };
         machine.attached();
         Ok(machine)
     }
@@ -267,17 +279,67 @@ impl Machine for ShardMachine {
     }
 
     fn carry_over(&mut self) {
-        let creates = self.shard.records().into_iter().map(SessionChange::Create).collect();
-        if self.context.feed.push(self.id.0, creates).is_err() {
-            tracing::warn!(
-                shard = self.id.0,
-                "no room to propose the sessions of the old generation"
-            );
-        }
+        self.carried = self.shard.records();
         self.shard.replace_with(Shard::new());
+    }
+
+    fn go_on(&mut self) {
+        for _ in 0..CARRIED_AT_ONCE {
+            let from = self.carried.len().saturating_sub(OWN_BATCH);
+            let creates: Vec<_> =
+                self.carried[from..].iter().cloned().map(SessionChange::Create).collect();
+            // Without room, with the next tick.
+            if creates.is_empty() || self.context.feed.push(self.id.0, creates).is_err() {
+                return;
+            }
+            self.carried.truncate(from);
+        }
+        if self.carried.is_empty() {
+            self.carried = Vec::new();
+        }
     }
 
     fn members(&self) -> Vec<MemberView> {
         self.context.published.view().map(|v| v.session_members()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::shard::tests::{entry, record};
+    use crate::store::types::Limits;
+
+    #[test]
+    fn all_sessions_of_an_old_generation_are_proposed_to_the_new_one() {
+        const SESSIONS: u16 = 20_000;
+        let limits = Limits { proposals_per_shard: 3_000, ..Limits::default() };
+        let feed = Arc::new(Feed::new(1, &limits));
+        let context = ShardContext {
+            published: Arc::default(),
+            sink: Arc::default(),
+            keeping: Arc::new(Mutex::new(Keeper::new(DirectorId(1), 10))),
+            feed: feed.clone(),
+            metrics: Arc::default(),
+        };
+        let mut machine = ShardMachine::load(0, Records::new(), context).unwrap();
+        let creates = (0..SESSIONS).map(|n| SessionChange::Create(record(n, 1, 0))).collect();
+        machine.apply(1, &entry(0, creates)).unwrap();
+        machine.carry_over();
+        assert_eq!(machine.sessions(), 0);
+        let mut proposed = BTreeMap::new();
+        for _ in 0..20 {
+            machine.go_on();
+            assert!(feed.waiting() <= 3_000, "others have their limit, too");
+            for change in feed.take(0, 2_500) {
+                let SessionChange::Create(record) = change else { unreachable!("{change:?}") };
+                *proposed.entry(record.incarnation.counter).or_insert(0) += 1;
+            }
+        }
+        assert_eq!(proposed.len(), usize::from(SESSIONS));
+        assert!(proposed.values().all(|times| *times == 1));
+        assert_eq!(feed.waiting(), 0);
     }
 }
