@@ -16,7 +16,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{
-    HalfSeen, Incarnation, SessionChange, SessionRecord, SessionSink, SessionUpdate,
+    HalfSeen, Incarnation, SessionChange, SessionFlags, SessionRecord, SessionSink, SessionUpdate,
 };
 
 use crate::codec::disk::StoredSession;
@@ -156,7 +156,7 @@ impl Shard {
         if kept.record.incarnation != update.incarnation {
             return;
         }
-        kept.record.flags = kept.record.flags.with(update.flags);
+        merge_flags(kept, update.flags, clock);
         kept.record.generation = kept.record.generation.wrapping_add(1);
         // Only the word of the one who forwards the client's side moves the ownership.
         if update.owner == update.from {
@@ -223,12 +223,22 @@ fn told(session: &StoredSession, clock_ms: u64) -> SessionRecord {
 }
 
 fn merge_record(kept: &mut StoredSession, new: &SessionRecord, clock_ms: u64) {
-    kept.record.flags = kept.record.flags.with(new.flags);
+    merge_flags(kept, new.flags, clock_ms);
     kept.record.generation = kept.record.generation.max(new.generation);
     if merge_half(&mut kept.record.client, &mut kept.client_ms, new.client, clock_ms) {
         kept.record.owner = new.owner;
     }
     merge_half(&mut kept.record.backend_seen, &mut kept.backend_ms, new.backend_seen, clock_ms);
+}
+
+/// Flags merge by OR. The linger of a session begins when its end is complete here: two directors may
+/// have seen a FIN each, and one of them may have been late to tell.
+fn merge_flags(kept: &mut StoredSession, new: SessionFlags, clock_ms: u64) {
+    let was_closing = kept.record.flags.closing();
+    kept.record.flags = kept.record.flags.with(new);
+    if !was_closing && kept.record.flags.closing() {
+        kept.client_ms = kept.client_ms.max(clock_ms as i64);
+    }
 }
 
 /// (last seen, sequence, ack) merge by the later, as one unit: sequence numbers wrap.

@@ -236,6 +236,23 @@ fn idle_sessions_are_found_and_a_dead_owner_gives_one_refresh_period_more() {
     assert_eq!(due(&shard, &dead), 2);
 }
 
+/// Each FIN was seen by another director, and the second one tells of it when the linger would be over.
+#[test]
+fn linger_begins_when_both_ends_are_known_here() {
+    let mut shard = shard();
+    let fin = |from, age_ms, flags| SessionChange::Update(update(1, 5, from, age_ms, flags));
+    let first = fin(1, 0, SessionFlags::CLIENT_FIN);
+    shard.apply(&entry(0, vec![SessionChange::Create(record(1, 5, 0)), first]), None).unwrap();
+    let late = 2 * CLOSE_LINGER_MS;
+    let second = || fin(2, late - 1, SessionFlags::BACKEND_FIN);
+    shard.apply(&entry(late, vec![second()]), None).unwrap();
+    let due = |shard: &Shard| Expiry::default().step(shard, 10_000, &|_| false).len();
+    shard.apply(&entry(CLOSE_LINGER_MS, vec![second()]), None).unwrap();
+    assert_eq!(due(&shard), 0);
+    shard.apply(&entry(1, vec![]), None).unwrap();
+    assert_eq!(due(&shard), 1, "saying it twice does not begin it anew");
+}
+
 #[test]
 fn the_clock_moves_by_the_leaders_time_in_capped_steps() {
     let mut expiry = Expiry::default();
