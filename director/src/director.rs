@@ -16,7 +16,7 @@ use holdfast_schema::config::XdpMode;
 use parking_lot::Mutex;
 
 use crate::core::{AskLimits, CoreConfig, Counters, MissAnswer, MissQuestion};
-use crate::session::{SessionTable, Slot};
+use crate::session::{Probe, SessionTable, Slot};
 use crate::tables::ForwardingTables;
 use crate::worker::{
     Beat, DEFAULT_CHUNKS, Forwarder, Incoming, Pool, PoolConfig, QueueCounters, Shared, Waker,
@@ -104,6 +104,8 @@ pub struct CounterSnapshot {
     pub steer: SteerCounters,
     /// Answers that came when a worker's queue of answers was full.
     pub answers_refused: u64,
+    /// Probes that came when a worker's queue of probes was full.
+    pub probes_refused: u64,
 }
 
 /// A running director. Dropping it stops it.
@@ -115,6 +117,7 @@ pub struct Director {
     /// What the workers have put down for others, by worker.
     incoming: Mutex<Vec<Incoming>>,
     answers_refused: AtomicU64,
+    probes_refused: AtomicU64,
 }
 
 impl std::fmt::Debug for Director {
@@ -170,8 +173,15 @@ impl Director {
             incoming.push(taken);
             Forwarder::new(&sessions, tables.clone(), core.clone(), shared, outgoing)
         })?;
-        let (incoming, answers_refused) = (Mutex::new(incoming), AtomicU64::new(0));
-        Ok(Director { pool, tables, sessions, workers, incoming, answers_refused })
+        Ok(Director {
+            pool,
+            tables,
+            sessions,
+            workers,
+            incoming: Mutex::new(incoming),
+            answers_refused: AtomicU64::new(0),
+            probes_refused: AtomicU64::new(0),
+        })
     }
 
     /// Goes over to new tables: the workers between two batches, then the session table, where sessions
@@ -244,6 +254,17 @@ impl Director {
         taken
     }
 
+    /// Has the ends of an expired session probed by one of the workers. False: it has too many probes
+    /// waiting, and this one was thrown away and counted; the sweep wants it again. Never blocks.
+    pub fn probe(&self, probe: Probe) -> bool {
+        let worker = probe.slot().index() as usize % self.workers.len().max(1);
+        let taken = self.workers.get(worker).is_some_and(|(w, _)| w.probes.push(probe).is_ok());
+        if !taken {
+            self.probes_refused.fetch_add(1, Ordering::Relaxed);
+        }
+        taken
+    }
+
     /// The workers' beats.
     pub fn beats(&self) -> &[Arc<Beat>] {
         self.pool.beats()
@@ -287,6 +308,7 @@ impl Director {
             queues: pool.queues,
             steer: pool.steer,
             answers_refused: self.answers_refused.load(Ordering::Relaxed),
+            probes_refused: self.probes_refused.load(Ordering::Relaxed),
         })
     }
 

@@ -1,5 +1,5 @@
 //! In the path of a packet nothing is allocated after start (DESIGN rule 4): not for known sessions,
-//! not for new ones, not for what waits, and not for what is dropped.
+//! not for new ones, not for what waits, not for what is dropped, and not for the ends of expired ones.
 
 mod counting {
     #![allow(unsafe_code)] // a global allocator cannot be written otherwise
@@ -43,7 +43,7 @@ mod support;
 use std::sync::Arc;
 
 use holdfast_director::core::{CoreConfig, Count, Frame, MissAnswer, MissQuestion, Verdict};
-use holdfast_director::session::{SessionTable, Slot};
+use holdfast_director::session::{SessionTable, Slot, SweepPolicy, Sweeper};
 use holdfast_schema::session::{SessionRecord, SessionSink};
 use support::packet::*;
 use support::*;
@@ -268,4 +268,43 @@ fn the_packet_path_allocates_nothing() {
     assert_eq!(bench.lab.table.stats().opened, u64::from(FLOWS) * 4);
     assert_eq!(bench.allocated, 0);
     assert!(counting::count() > 0, "the allocator counts");
+}
+
+#[test]
+fn telling_the_ends_of_expired_sessions_allocates_nothing() {
+    let mut bench = Bench::new();
+    let client = |n: usize| at(CLIENT, 20_000 + n as u16);
+    let vip = at(VIP, WEB);
+    let mut ends = Vec::new();
+    for n in 0..usize::from(FLOWS) {
+        let syn = Packet::tcp(client(n), vip, SYN, 1, 0).bytes();
+        let sent = bench.process(&[syn]).remove(0).expect("it is opened");
+        let (local, backend) = verified_endpoints(&sent);
+        bench.process(&[Packet::tcp(backend, local, SYN | ACK, 9, 2).bytes()]);
+        bench.process(&[Packet::tcp(client(n), vip, ACK, 2, 10).bytes()]);
+        ends.push((local, backend));
+    }
+    let mut sweeper = Sweeper::new(&bench.lab.table);
+    let policy = SweepPolicy { flush: false, quorum: true, departed: &[], leads: &[] };
+    let mut probed = 0;
+    for wait_ms in [900_000, 2_000] {
+        bench.lab.pass(wait_ms);
+        let Lab { core, table, tables, now_ns, .. } = &mut bench.lab;
+        sweeper.step(table, tables, *now_ns / MS, &policy, 10_000, &mut Vec::new());
+        for probe in sweeper.take_probes() {
+            let before = counting::count();
+            core.probe(tables, *now_ns, &probe, &mut |_, _| probed += 1);
+            bench.allocated += counting::count() - before;
+        }
+    }
+    assert_eq!(probed, 2 * FLOWS);
+    let answers = ends.iter().enumerate().flat_map(|(n, (local, backend))| {
+        let from_client = Packet::tcp(client(n), vip, ACK, 2, 10);
+        [from_client.bytes(), Packet::tcp(*backend, *local, ACK, 10, 2).bytes()]
+    });
+    bench.process(&answers.collect::<Vec<_>>());
+    let reset = |count| bench.lab.counters().count(count);
+    let told = (reset(Count::ExpiredClientsReset), reset(Count::ExpiredBackendsReset));
+    assert_eq!(told, (u64::from(FLOWS), u64::from(FLOWS)));
+    assert_eq!(bench.allocated, 0);
 }

@@ -7,7 +7,7 @@ use holdfast_director::core::{AskLimits, Count, MissAnswer, MissQuestion};
 use holdfast_director::director::{
     CounterSnapshot, Director, DirectorConfig, DirectorError, WorkerId,
 };
-use holdfast_director::session::{SessionTable, Slot};
+use holdfast_director::session::{Probe, SessionTable, Slot};
 use holdfast_director::tables::ForwardingTables;
 use holdfast_director::xdp::AttachedMode;
 use holdfast_schema::cluster::DirectorId;
@@ -88,6 +88,11 @@ impl Forwarder {
     /// Answers a worker's question.
     pub fn answer(&self, worker: WorkerId, answer: MissAnswer) {
         self.director.answer(worker, answer);
+    }
+
+    /// Has the ends of an expired session probed.
+    pub fn probe(&self, probe: Probe) {
+        self.director.probe(probe);
     }
 
     /// Throws away what waits in the rings.

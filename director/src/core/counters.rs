@@ -45,6 +45,11 @@ counts! {
     AnsweredReset "answered_reset" "Packets of denied sessions answered with a TCP reset.";
     AnsweredTooBig "answered_too_big" "Packets answered with ICMP fragmentation needed.";
     AnsweredTtl "answered_ttl" "Packets answered with ICMP time exceeded.";
+    ExpiredClientsReset "expired_clients_reset" "Clients that were at rest when their session expired, and were sent a reset.";
+    ExpiredBackendsReset "expired_backends_reset" "Backends that were at rest when their session expired, and were sent a reset.";
+    ProbesToClient "probes_to_client" "Probes sent to clients whose session expired.";
+    ProbesToBackend "probes_to_backend" "Probes sent to backends whose session expired.";
+    ExpiriesRefuted "expiries_refuted" "Packets that proved an expired session alive.";
     ResetsUnbelieved "resets_unbelieved" "TCP resets whose number neither side expects: forwarded, and the session goes on.";
     IcmpTranslated "icmp_translated" "ICMP errors translated and forwarded (counted as forwarded too).";
     SessionsOpenedTcp "sessions_opened_tcp" "TCP sessions opened here.";
@@ -120,6 +125,8 @@ impl Counters {
     pub fn answered_packets(&self) -> u64 {
         self.count(Count::AnsweredEcho)
             + self.count(Count::AnsweredReset)
+            + self.count(Count::ExpiredClientsReset)
+            + self.count(Count::ExpiredBackendsReset)
             + self.count(Count::AnsweredTooBig)
             + self.count(Count::AnsweredTtl)
     }

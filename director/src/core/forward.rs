@@ -19,10 +19,12 @@ enum Obstacle {
     Reason(DropReason),
     /// The sender should hear of it.
     Tell(IcmpError),
-    /// The segment begins a new connection in place of a closing one.
+    /// The segment begins a new connection in place of one that is closing or has expired.
     Reopen,
     /// The segment belongs to the session's twin.
     Twin,
+    /// The connection has expired, and this is the answer of an end at rest.
+    Over,
 }
 
 impl Core {
@@ -61,6 +63,12 @@ impl Core {
                 Content::Error => self.drop(DropReason::Internal),
             },
             Err(Obstacle::Twin) => self.first_twin(at, frame, key, meta, slot),
+            Err(Obstacle::Over) => match &meta.content {
+                Content::Transport(segment) => {
+                    self.reset_end(at, frame, key, segment, (slot, side))
+                }
+                Content::Error => self.drop(DropReason::Internal),
+            },
         }
     }
 
@@ -74,21 +82,17 @@ impl Core {
         segment: &Segment,
         (slot, side): (Slot, Side),
     ) -> Result<(), Obstacle> {
-        let session = self.table.session(slot);
-        let flags = session.flags();
+        let (flags, expiring) = self.table.session(slot).standing();
         let tcp = key.protocol == Protocol::Tcp;
+        let opens = tcp && segment.flags.opens();
+        if expiring && !opens && self.ends(at, (slot, side), segment) {
+            return Err(Obstacle::Over);
+        }
+        let session = self.table.session(slot);
         // The client's number matters for what opens or may establish a connection only.
-        let isn = if tcp && (segment.flags.opens() || !flags.established()) {
-            session.incarnation().isn
-        } else {
-            0
-        };
-        if tcp
-            && side == Side::Client
-            && segment.flags.opens()
-            && flags.closing()
-            && segment.seq != isn
-        {
+        let isn = if opens || tcp && !flags.established() { session.incarnation().isn } else { 0 };
+        let over = flags.closing() || expiring;
+        if opens && side == Side::Client && over && segment.seq != isn {
             return Err(Obstacle::Reopen);
         }
         let undecided = tcp && !flags.established() && session.has_twin();

@@ -27,6 +27,7 @@ mod meta;
 pub mod miss;
 mod nat;
 mod open;
+mod probe;
 mod reason;
 mod track;
 mod twin;

@@ -45,6 +45,7 @@
 
 mod cache;
 mod classes;
+mod expiring;
 mod flush;
 mod heard;
 mod index;
@@ -66,6 +67,7 @@ mod twin;
 mod young;
 
 pub use cache::{CacheStats, FlowCache};
+pub use expiring::{PROBES_PER_SECOND, Probe};
 pub use open::{NewSession, OpenError};
 pub use quiescence::WorkerHandle;
 pub use record::Session;

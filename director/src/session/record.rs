@@ -56,7 +56,8 @@ pub(super) mod word {
     pub const SAID: usize = 28;
     /// Incarnation: creator (high half), ISN. Fixed.
     pub const CREATOR: usize = 29;
-    /// Table time of the last refresh that this director sent or was present at.
+    /// Table time of the last refresh that this director sent or was present at; of an expiring
+    /// session, since when it is that.
     pub const REFRESHED: usize = 30;
     /// The next slot in a list of unused ones.
     pub const NEXT: usize = 31;
@@ -100,6 +101,17 @@ pub(super) mod state {
     /// Freed by a worker that might not wait for the index: something still leads here, and whoever
     /// meets that removes it.
     pub const LINKED: u64 = 1 << 25;
+    /// Its time is over and the store has it no more: it stays until its ends have been told, or until
+    /// somebody proves it alive.
+    pub const EXPIRING: u64 = 1 << 26;
+    /// The client was sent a reset that it accepts.
+    pub const CLIENT_RESET: u64 = 1 << 27;
+    /// So was the backend.
+    pub const BACKEND_RESET: u64 = 1 << 28;
+    /// The lower of two bits that count how often the ends were probed.
+    pub const PROBES_SHIFT: u32 = 29;
+    /// Everything about the end of an expiring session.
+    pub const ENDING: u64 = EXPIRING | CLIENT_RESET | BACKEND_RESET | 3 << PROBES_SHIFT;
     /// Another director has a session of the same opening; the client's next segment decides.
     pub const TWIN: u64 = 1 << 40;
 }
@@ -431,6 +443,13 @@ impl Session<'_> {
     #[inline]
     pub fn flags(&self) -> SessionFlags {
         self.record.flags()
+    }
+
+    /// The flags, and whether the session is expiring.
+    #[inline]
+    pub fn standing(&self) -> (SessionFlags, bool) {
+        let bits = self.record.get(word::STATE);
+        (SessionFlags((bits & state::FLAGS) as u16), bits & state::EXPIRING != 0)
     }
 
     /// Adds flags. Cheap when they are all set already.

@@ -239,7 +239,9 @@ impl SessionTable {
                     self.set_owner(record, said.owner, said.generation);
                 }
             }
-            self.change(record, |old| old | bits);
+            // What the store has again is alive, whatever this director was about to do.
+            let revived = if source == Source::Store { state::ENDING } else { 0 };
+            self.change(record, |old| old & !revived | bits);
             self.look_soon(record);
             Some(target.slot())
         })?;
@@ -262,8 +264,7 @@ impl SessionTable {
     ) -> Result<Slot, OpenError> {
         // Others' half-open sessions are not in this director's pool; they may not take the room that
         // established ones need.
-        let capacity = self.slab.capacity();
-        if !said.flags.established() && self.sessions() >= capacity - capacity / 8 {
+        if !said.flags.established() && self.crowded() {
             return Err(OpenError::HalfOpenFull);
         }
         let slot = self.slab.take().or_else(|| {
@@ -302,23 +303,19 @@ impl SessionTable {
         self.index(slot, version, None, source.wait()).map(|()| slot)
     }
 
-    /// Keeps a session that the store does not have: it is to be proposed (again).
-    fn keep(&self, record: Record<'_>) {
-        count(&self.counts.vetoed);
-        record.put(word::SAID, 0);
-        self.change(record, |bits| bits & !(state::ACKED | state::PROPOSED));
-        self.look_soon(record);
-    }
-
     /// Whether this director itself saw a packet within the session's idle limit.
     fn alive_here(&self, record: Record<'_>, now: u64) -> bool {
+        if !self.vetoes() {
+            return false;
+        }
         let limit = record.flags().idle_limit_ms(high(record.get(word::TIMES)));
         let seen = record.seen_here();
         seen != 0 && age(now, seen) < limit
     }
 
-    /// Removes an acknowledged session that the store has not, unless it is alive here.
-    fn lost(&self, key: &PackedKey, is_lost: impl FnOnce(Record<'_>) -> bool) {
+    /// Ends an acknowledged session that the store has not, unless it is alive here. `tell`: its ends
+    /// are to be told.
+    fn lost(&self, key: &PackedKey, tell: bool, is_lost: impl FnOnce(Record<'_>) -> bool) {
         let _guest = self.slab.epochs.guest();
         let now = self.now();
         let verdict = self.with(key, Wait::Yes, |record, target| {
@@ -328,6 +325,9 @@ impl SessionTable {
             }
             if self.alive_here(record, now) {
                 self.keep(record);
+                return None;
+            }
+            if tell && self.begin_expiring(record, now) {
                 return None;
             }
             Some((target.slot(), version))
@@ -405,7 +405,7 @@ impl SessionSink for SessionTable {
         if let Some(mut refused) = self.refused.some() {
             refused.remove(&key, incarnation);
         }
-        self.lost(&key, |record| record.incarnation() == *incarnation);
+        self.lost(&key, true, |record| record.incarnation() == *incarnation);
     }
 
     fn installed(&self, shard: ShardId, records: &[SessionRecord]) {
@@ -433,7 +433,7 @@ impl SessionSink for SessionTable {
             {
                 continue;
             }
-            self.lost(&key, |record| {
+            self.lost(&key, false, |record| {
                 record.incarnation() == incarnation && record.get(word::STATE) & state::ACKED != 0
             });
         }
@@ -459,8 +459,9 @@ impl SessionSink for SessionTable {
             record.live()?;
             // A listener's private sessions are nobody else's business; but that the key has none
             // would be a lie. A detached one is found by its reply key only, and its client key is
-            // its successor's by now.
-            let private = record.get(word::STATE) & (state::NEVER | state::DETACHED) != 0;
+            // its successor's by now. Told of an expiring one, the asker would bring it back.
+            let untold = state::NEVER | state::DETACHED | state::EXPIRING;
+            let private = record.get(word::STATE) & untold != 0;
             Some(match private {
                 true => Known::Unsure,
                 false => Known::Session(Box::new(record.describe(now))),

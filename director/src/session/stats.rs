@@ -20,6 +20,8 @@ pub struct PassCounts {
     pub replicated: u64,
     /// Of listeners that want no replication.
     pub never: u64,
+    /// Expired, and kept until their ends have been told.
+    pub expiring: u64,
 }
 
 /// The state of the table and what it counted since it was made.
@@ -62,8 +64,15 @@ pub struct TableStats {
     pub removed: u64,
     /// Sessions that gave way to a newer one, or to one with a better claim to a reply key.
     pub superseded: u64,
-    /// Expiries of the store that were vetoed.
+    /// Expiries that were vetoed: this director saw a packet within the idle timeout, or an end
+    /// answered a probe with numbers that are not those of a connection at rest.
     pub vetoed: u64,
+    /// Open TCP sessions whose idle timeout was over, so that their ends are told.
+    pub expired: u64,
+    /// Ends of such sessions that answered no probe.
+    pub ends_given_up: u64,
+    /// Ends of such sessions that were not probed, for want of room or of a turn.
+    pub ends_unprobed: u64,
     /// Sessions adopted from other directors.
     pub adopted: u64,
     /// Half-open sessions that gave way to another director's of the same opening.
@@ -89,9 +98,16 @@ pub(super) struct Counts {
     pub removed: AtomicU64,
     pub superseded: AtomicU64,
     pub vetoed: AtomicU64,
+    pub expired: AtomicU64,
+    pub ends_given_up: AtomicU64,
+    pub ends_unprobed: AtomicU64,
     pub adopted: AtomicU64,
 }
 
 pub(super) fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
+    count_many(counter, 1);
+}
+
+pub(super) fn count_many(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
 }

@@ -14,6 +14,7 @@ use holdfast_schema::config::ReplicateAfter;
 use holdfast_schema::session::{HalfSeen, SessionChange, SessionFlags, SessionUpdate};
 
 use super::Slot;
+use super::expiring::{Probe, ProbeBudget};
 use super::index::Wait;
 use super::quiescence::WorkerHandle;
 use super::record::{DEFAULT_AFTER, Record, TIME_BASE_MS, age, half, high, low, state, word};
@@ -41,7 +42,7 @@ const ADOPTIONS_PER_S: u64 = 20_000;
 const DEFAULT_REPLICATE_AFTER_MS: u32 = 3_000;
 
 /// The state bits that other threads change and the sweep goes by.
-const OTHERS: u64 = state::FLAGS | state::ACKED | state::DETACHED;
+const OTHERS: u64 = state::FLAGS | state::ACKED | state::DETACHED | state::EXPIRING;
 
 /// What the sweep goes by. Given anew at every step.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +55,8 @@ pub struct SweepPolicy<'a> {
     /// Directors whose sessions may be adopted at once: down, draining, drained, or removed. (All
     /// numbers ever given away that do not serve.)
     pub departed: &'a [DirectorId],
+    /// Shards that this director leads: it tells the ends of their sessions when the owner cannot.
+    pub leads: &'a [ShardId],
 }
 
 /// What one step did.
@@ -80,15 +83,19 @@ pub struct Sweeper {
     pass: PassCounts,
     /// Table time since when there has been a quorum without interruption.
     quorum_since: Option<u64>,
+    probes: Vec<Probe>,
+    probe_budget: ProbeBudget,
 }
 
 /// One step's surroundings.
-struct Step<'s> {
-    table: &'s SessionTable,
-    forwarding: &'s ForwardingTables,
-    policy: &'s SweepPolicy<'s>,
-    now: u64,
-    quorum_since: Option<u64>,
+pub(super) struct Step<'s> {
+    pub(super) table: &'s SessionTable,
+    pub(super) forwarding: &'s ForwardingTables,
+    pub(super) policy: &'s SweepPolicy<'s>,
+    pub(super) now: u64,
+    pub(super) quorum_since: Option<u64>,
+    pub(super) probes: &'s mut Vec<Probe>,
+    pub(super) probe_budget: &'s mut ProbeBudget,
     out: &'s mut Vec<(ShardId, SessionChange)>,
     progress: SweepProgress,
 }
@@ -98,7 +105,20 @@ impl Sweeper {
     pub fn new(table: &Arc<SessionTable>) -> Sweeper {
         let handle = table.register_worker();
         handle.offline();
-        Sweeper { handle, cursor: 0, pass: PassCounts::default(), quorum_since: None }
+        Sweeper {
+            handle,
+            cursor: 0,
+            pass: PassCounts::default(),
+            quorum_since: None,
+            probes: Vec::new(),
+            probe_budget: ProbeBudget::default(),
+        }
+    }
+
+    /// The sessions whose ends the last step wants probed. Those not taken before the next one are
+    /// forgotten; they come again.
+    pub fn take_probes(&mut self) -> std::vec::Drain<'_, Probe> {
+        self.probes.drain(..)
     }
 
     /// The budget for a step every `interval_ms`, so that a pass takes half a second.
@@ -126,7 +146,20 @@ impl Sweeper {
         let quorum_since = policy.quorum.then(|| self.quorum_since.unwrap_or(now));
         self.quorum_since = quorum_since;
         let progress = SweepProgress::default();
-        let mut step = Step { table, forwarding, policy, now, quorum_since, out, progress };
+        self.probes.clear();
+        self.probe_budget.refill(now);
+        let (probes, probe_budget) = (&mut self.probes, &mut self.probe_budget);
+        let mut step = Step {
+            table,
+            forwarding,
+            policy,
+            now,
+            quorum_since,
+            probes,
+            probe_budget,
+            out,
+            progress,
+        };
         let end = table.slab.high_water();
         while step.progress.scanned < budget && self.cursor < end {
             step.visit(Slot(self.cursor), &mut self.pass);
@@ -204,14 +237,17 @@ impl Step<'_> {
         bits: u64,
         due: u64,
     ) -> u64 {
+        if bits & state::EXPIRING != 0 {
+            return self.tell_ends(slot, record, version, bits, due);
+        }
         let mut due = due;
         if bits & (state::OWNED | state::DETACHED) == 0 && self.adopt(slot, record, due) {
             due = self.now + self.adoption_delay(slot, record);
         }
         let expires = record.expires();
         if self.now >= expires && self.is_over(record, bits, expires) {
-            if self.table.free(slot, version, Wait::Yes) {
-                self.progress.freed += 1;
+            if !self.knows_end(bits) || !self.table.begin_expiring(record, self.now) {
+                self.end(slot, version);
             }
             return 0;
         }
@@ -236,11 +272,13 @@ impl Step<'_> {
             return false;
         }
         let departed = self.departed(record.owner());
-        // From a serving owner only when there is a refresh to ride on, and only if it had its turn:
-        // two routers that hash differently must not make a session wander at every sweep.
+        // From a serving owner only when there is a refresh to ride on, and only if the owner had its
+        // turn to tell of a packet: two routers that hash differently send the client's packets to both,
+        // and must not make the session wander.
         let refreshed = record.get(word::REFRESHED) + refresh_ms(record, slot);
+        let told = elsewhere + u64::from(high(record.get(word::TIMES))) / 4 + OWNER_SILENT_MS;
         let silent =
-            self.now >= due && self.now >= refreshed && here >= elsewhere + OWNER_SILENT_MS;
+            self.now >= due.max(refreshed).max(told) && here >= elsewhere + OWNER_SILENT_MS;
         if !departed && !silent {
             return false;
         }
@@ -251,7 +289,20 @@ impl Step<'_> {
         departed
     }
 
-    fn departed(&self, director: DirectorId) -> bool {
+    /// Whether this director can know that a session is over for everybody: it hears the others, or
+    /// nobody else has the session.
+    fn knows_end(&self, bits: u64) -> bool {
+        self.policy.quorum || bits & state::NEVER != 0
+    }
+
+    /// Frees a session.
+    pub(super) fn end(&mut self, slot: Slot, version: u64) {
+        if self.table.free(slot, version, Wait::Yes) {
+            self.progress.freed += 1;
+        }
+    }
+
+    pub(super) fn departed(&self, director: DirectorId) -> bool {
         self.policy.departed.contains(&director)
     }
 
@@ -275,6 +326,10 @@ impl Step<'_> {
                 None => !settled,
                 Some(since) => self.now >= expires.max(since) + limit + FORGOTTEN_MS,
             }
+        } else if settled && !self.policy.quorum {
+            // Others may carry it on, and nobody can tell them. It waits for the quorum, while there is
+            // room.
+            self.table.crowded()
         } else {
             // Perhaps its create is on its way: then the store expires it, but not here first.
             bits & state::PROPOSED == 0 || self.now >= expires + UNCONFIRMED_MS
@@ -396,12 +451,14 @@ impl Step<'_> {
 
 fn tally(pass: &mut PassCounts, bits: u64, flags: SessionFlags) {
     let closing = flags.closing();
+    let expiring = !closing && bits & state::EXPIRING != 0;
     pass.closing += u64::from(closing);
-    pass.established += u64::from(!closing && flags.established());
+    pass.expiring += u64::from(expiring);
+    pass.established += u64::from(!closing && !expiring && flags.established());
     pass.half_open += u64::from(!closing && !flags.established());
     let owned = bits & state::OWNED != 0;
     pass.owned += u64::from(owned);
-    pass.owned_open += u64::from(owned && !closing);
+    pass.owned_open += u64::from(owned && !closing && !expiring);
     pass.replicated += u64::from(bits & state::ACKED != 0);
     pass.never += u64::from(bits & state::NEVER != 0);
 }

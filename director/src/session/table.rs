@@ -58,6 +58,8 @@ pub struct SessionTable {
     now: AtomicU64,
     shards: Vec<AtomicU16>,
     bucket_key: OnceLock<BucketKey>,
+    #[cfg(feature = "simulation")]
+    pub(super) without_veto: std::sync::atomic::AtomicBool,
 }
 
 impl SessionTable {
@@ -89,6 +91,8 @@ impl SessionTable {
             now: AtomicU64::new(TIME_BASE_MS),
             shards: (0..BUCKETS).map(|_| AtomicU16::new(NO_SHARD)).collect(),
             bucket_key: OnceLock::new(),
+            #[cfg(feature = "simulation")]
+            without_veto: std::sync::atomic::AtomicBool::new(false),
         }
     }
 
@@ -351,6 +355,9 @@ impl SessionTable {
             removed: get(&counts.removed),
             superseded: get(&counts.superseded),
             vetoed: get(&counts.vetoed),
+            expired: get(&counts.expired),
+            ends_given_up: get(&counts.ends_given_up),
+            ends_unprobed: get(&counts.ends_unprobed),
             adopted: get(&counts.adopted),
         }
     }
@@ -358,6 +365,12 @@ impl SessionTable {
     /// Sessions now.
     pub fn sessions(&self) -> u32 {
         self.counts.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Whether little room is left: then nothing stays that could go.
+    pub(super) fn crowded(&self) -> bool {
+        let capacity = self.slab.capacity();
+        self.sessions() >= capacity - capacity / 8
     }
 
     /// How many sessions a flush has to wait for now: neither acknowledged, nor closing, nor *never*.
@@ -369,7 +382,7 @@ impl SessionTable {
 /// The bits of a state word that follow from the others.
 pub(super) fn derive(bits: u64) -> u64 {
     let flags = SessionFlags((bits & state::FLAGS) as u16);
-    let settled = state::NEVER | state::ACKED | state::DETACHED | state::DEAD;
+    let settled = state::NEVER | state::ACKED | state::DETACHED | state::DEAD | state::EXPIRING;
     let mut bits = bits & !state::UNREPLICATED;
     if bits & settled == 0 && !flags.closing() {
         bits |= state::UNREPLICATED;

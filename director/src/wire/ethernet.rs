@@ -39,7 +39,7 @@ impl<'a> Ethernet<'a> {
     #[inline]
     pub fn ether_type(&self) -> EtherType {
         match be16!(self.header, 12) {
-            0x0800 => EtherType::Ipv4,
+            TYPE_IPV4 => EtherType::Ipv4,
             0x86dd => EtherType::Ipv6,
             0x8100 | 0x88a8 | 0x9100 => EtherType::Vlan,
             other => EtherType::Other(other),

@@ -12,9 +12,9 @@ use crossbeam_queue::ArrayQueue;
 
 use super::{PacketCore, SendPacket};
 use crate::core::{
-    Core, CoreConfig, DropReason, Frame, MissAnswer, MissQuestion, SharedCounters, Verdict,
+    BATCH, Core, CoreConfig, DropReason, Frame, MissAnswer, MissQuestion, SharedCounters, Verdict,
 };
-use crate::session::{SessionTable, Slot};
+use crate::session::{Probe, SessionTable, Slot};
 use crate::tables::ForwardingTables;
 use crate::xdp::monotonic_ns;
 
@@ -23,6 +23,9 @@ const ANSWERS_A_TURN: usize = 64;
 
 /// Most answers that wait for a worker. More than there are questions on the way.
 const ANSWERS: usize = 4096;
+
+/// Most probes that wait for a worker. There are never as many at once.
+const PROBES: usize = 1024;
 
 /// How often the offset between the wall clock and the monotonic one is taken anew.
 const CLOCK_INTERVAL_NS: u64 = 1_000_000_000;
@@ -54,6 +57,7 @@ pub(crate) fn rings() -> (Outgoing, Incoming) {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) answers: ArrayQueue<MissAnswer>,
+    pub(crate) probes: ArrayQueue<Probe>,
     pub(crate) counters: Arc<SharedCounters>,
     udp_ask: AtomicBool,
 }
@@ -62,6 +66,7 @@ impl Shared {
     pub(crate) fn new() -> Shared {
         Shared {
             answers: ArrayQueue::new(ANSWERS),
+            probes: ArrayQueue::new(PROBES),
             counters: Arc::default(),
             udp_ask: AtomicBool::new(false),
         }
@@ -161,8 +166,15 @@ impl PacketCore for Forwarder {
             };
             self.core.poll(self.tables.load(), now_ns, release);
         }
-        // Nothing is released that did not wait before.
-        if parked > 0 {
+        let probes = self.shared.probes.len().min(BATCH);
+        for _ in 0..probes {
+            let Some(probe) = self.shared.probes.pop() else { break };
+            self.core.probe(self.tables.load(), now_ns, &probe, &mut |frame, verdict| {
+                Self::send_released(send, &mut unsent, frame, verdict);
+            });
+        }
+        // Nothing else is released that did not wait before.
+        if parked > 0 || probes > 0 {
             self.count_unsent(&unsent);
         }
         self.core.reset_half_open(self.tables.load(), now_ns, &mut |frame, _| {

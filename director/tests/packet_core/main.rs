@@ -1,6 +1,7 @@
 //! Packets in, packets out: the packet core against packets written and read by etherparse.
 
 mod drops;
+mod expiry;
 mod floods;
 mod full_nat;
 mod icmp;

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use holdfast_director::core::{CoreConfig, Count, DropReason};
+use holdfast_director::session::PROBES_PER_SECOND;
 use holdfast_state_store::metrics::LATENCY_BOUNDS_US;
 use holdfast_state_store::peer::{HandshakeFailure, NetMetrics};
 
@@ -77,6 +78,7 @@ fn limits(node: &Node, to: &mut Scrape) {
         ("misses_asked_per_second", u64::from(node.spec.asks_per_second)),
         ("misses_asked_per_second_and_prefix", u64::from(node.spec.asks_per_second_and_prefix)),
         ("misses_pending", misses::CONCURRENT as u64),
+        ("probes_per_second", PROBES_PER_SECOND),
         ("admin_under_way", server::CONCURRENT as u64),
         ("changes_queued_per_shard", queued.proposals_per_shard as u64),
         ("young_sessions", u64::from(node.spec.max_young_sessions)),
@@ -99,6 +101,10 @@ fn named(count: Count) -> Option<(&'static str, &'static str)> {
         Count::AnsweredReset => ("holdfast_answered_packets_total", "reset"),
         Count::AnsweredTooBig => ("holdfast_answered_packets_total", "too_big"),
         Count::AnsweredTtl => ("holdfast_answered_packets_total", "ttl"),
+        Count::ExpiredClientsReset => ("holdfast_answered_packets_total", "expired_client"),
+        Count::ExpiredBackendsReset => ("holdfast_answered_packets_total", "expired_backend"),
+        Count::ProbesToClient => ("holdfast_probes_total", "client"),
+        Count::ProbesToBackend => ("holdfast_probes_total", "backend"),
         Count::SessionsOpenedTcp => ("holdfast_sessions_opened_total", "tcp"),
         Count::SessionsOpenedUdp => ("holdfast_sessions_opened_total", "udp"),
         Count::Questions => ("holdfast_misses_total", "asked"),
@@ -133,6 +139,7 @@ fn packets(forwarder: &Forwarder, to: &mut Scrape) {
     }
     to.count("holdfast_parked_packets", &[], counted.packets.parked());
     to.count("holdfast_answers_refused_total", &[], counted.answers_refused);
+    to.count("holdfast_probes_total", &["refused"], counted.probes_refused);
 
     let steer = &counted.steer;
     to.count("holdfast_xdp_frames_total", &["passed"], steer.passed);
@@ -191,6 +198,7 @@ fn sessions(forwarder: &Forwarder, to: &mut Scrape) {
         ("half_open", pass.half_open),
         ("established", pass.established),
         ("closing", pass.closing),
+        ("expiring", pass.expiring),
     ] {
         to.count("holdfast_sessions", &[state], value);
     }
@@ -212,6 +220,9 @@ fn sessions(forwarder: &Forwarder, to: &mut Scrape) {
         ("removed", stats.removed),
         ("superseded", stats.superseded),
         ("vetoed", stats.vetoed),
+        ("expired", stats.expired),
+        ("ends_given_up", stats.ends_given_up),
+        ("ends_unprobed", stats.ends_unprobed),
         ("adopted", stats.adopted),
         ("twins_adopted", stats.twins_adopted),
         ("twins_kept", stats.twins_kept),

@@ -63,9 +63,9 @@ const FIXED: &[(&str, Kind, &[&str], &str)] = &[
         Gauge,
         &["of"],
         "Limits of this director, to be held against what is used: holdfast_parked_packets, \
-         holdfast_misses_total{result=\"asked\"} a second, holdfast_misses_pending, requests to \
-         the admin API under way, changes queued a shard, holdfast_young_sessions, new sessions \
-         queued a home.",
+         holdfast_misses_total{result=\"asked\"} a second, holdfast_misses_pending, \
+         holdfast_probes_total a second, requests to the admin API under way, changes queued a \
+         shard, holdfast_young_sessions, new sessions queued a home.",
     ),
     ("holdfast_admin_under_way", Gauge, &[], "Requests to the admin API under way now."),
     ("holdfast_guard_holding", Gauge, &[], "Whether the guard holds the TUN device."),
@@ -126,7 +126,8 @@ const FIXED: &[(&str, Kind, &[&str], &str)] = &[
         "holdfast_sessions",
         Gauge,
         &["state"],
-        "Sessions this director holds, replicas included: half_open, established, closing.",
+        "Sessions this director holds, replicas included: half_open, established, closing, expiring (kept \
+         until their ends have been told).",
     ),
     ("holdfast_sessions_capacity", Gauge, &[], "Most sessions this director can hold."),
     ("holdfast_sessions_used", Gauge, &[], "Sessions this director holds now."),
@@ -170,7 +171,22 @@ const FIXED: &[(&str, Kind, &[&str], &str)] = &[
     ),
     ("holdfast_half_open_sessions", Gauge, &[], "Half-open sessions of this director's own."),
     ("holdfast_half_open_capacity", Gauge, &[], "Most half-open sessions it opens."),
-    ("holdfast_session_events_total", Counter, &["event"], "Events in the session table."),
+    (
+        "holdfast_session_events_total",
+        Counter,
+        &["event"],
+        "Events in the session table. Of the ends of an open TCP session, idle for its whole timeout: \
+         expired (such sessions), vetoed (it was alive after all), ends_given_up (they answered no \
+         probe), ends_unprobed (no room, or no turn).",
+    ),
+    (
+        "holdfast_probes_total",
+        Counter,
+        &["to"],
+        "Probes of the ends of expired TCP sessions, by end: client, backend; refused: a worker's queue \
+         had no room. Ends at rest answer, and get a reset \
+         (holdfast_answered_packets_total{kind=\"expired_client\"}, \"expired_backend\").",
+    ),
     (
         "holdfast_local_ports",
         Gauge,

@@ -51,7 +51,8 @@ pub fn run(node: &Arc<Node>) {
         let policy = SweepPolicy {
             flush,
             quorum: node.store.has_quorum(),
-            departed: departed.of(&cluster, node.me()),
+            departed: departed.of(&cluster),
+            leads: &node.store.shards_led(),
         };
         let usual = Sweeper::budget(&table, STEP.as_millis() as u64);
         let budget = if flush { usual.max(FLUSH_BUDGET) } else { usual };
@@ -59,6 +60,9 @@ pub fn run(node: &Arc<Node>) {
         let mut out = Vec::new();
         let progress = sweeper.step(&table, &tables, now_ms, &policy, budget, &mut out);
         unsaid.add(out);
+        for probe in sweeper.take_probes() {
+            forwarder.probe(probe);
+        }
         unsaid.say(now_ms, |shard, changes| propose(node, shard, changes));
         if progress.pass_complete && now_ms >= told_ms + TELL_AGAIN_MS && table.wants_all() {
             told_ms = now_ms;
@@ -71,7 +75,8 @@ pub fn run(node: &Arc<Node>) {
     }
 }
 
-/// Directors whose sessions may be adopted at once, computed when the cluster changes.
+/// Directors whose sessions may be adopted at once, computed when the cluster changes. This one is
+/// among them when it drains: then it adopts nothing.
 #[derive(Default)]
 pub struct Departed {
     of: Option<Arc<ClusterState>>,
@@ -80,7 +85,7 @@ pub struct Departed {
 
 impl Departed {
     /// All numbers ever given away that do not serve.
-    pub fn of(&mut self, cluster: &Arc<ClusterState>, me: Option<DirectorId>) -> &[DirectorId] {
+    pub fn of(&mut self, cluster: &Arc<ClusterState>) -> &[DirectorId] {
         if !self.of.as_ref().is_some_and(|c| Arc::ptr_eq(c, cluster)) {
             let serves = |id: &DirectorId| {
                 cluster.members.get(id).is_some_and(|m| {
@@ -88,7 +93,7 @@ impl Departed {
                 })
             };
             let all = (0..cluster.next.director).map(DirectorId);
-            self.list = all.filter(|id| Some(*id) != me && !serves(id)).collect();
+            self.list = all.filter(|id| !serves(id)).collect();
             self.of = Some(cluster.clone());
         }
         &self.list

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use holdfast_schema::bucket::ShardId;
 use holdfast_schema::cluster::DirectorId;
 
 use super::Store;
@@ -80,6 +81,14 @@ impl Store {
             groups.push(group_status(format!("shard-{shard}"), state, &of_sessions));
         }
         groups
+    }
+
+    /// The shards that this director leads.
+    pub fn shards_led(&self) -> Vec<ShardId> {
+        let Some(member) = self.shared.member() else { return Vec::new() };
+        let states = member.sessions.get().map(|s| s.states.as_slice()).unwrap_or_default();
+        let led = (0u16..).zip(states).filter(|(_, state)| state.progress().leads);
+        led.map(|(shard, _)| ShardId(shard)).collect()
     }
 
     /// Why a replica here has stopped for good, if one has. The others count on this director while

@@ -7,7 +7,7 @@ use holdfast_director::core::{
     Core, CoreConfig, Counters, DropReason, Frame, MissAnswer, MissQuestion, SharedCounters,
     Verdict,
 };
-use holdfast_director::session::SessionTable;
+use holdfast_director::session::{Probe, SessionTable};
 use holdfast_director::tables::ForwardingTables;
 
 use super::frame::{self, HEADER};
@@ -134,6 +134,21 @@ impl Packets {
         if let Some(worker) = self.workers.get_mut(worker) {
             let release = &mut |frame: &mut Frame<'_>, verdict| sent(outcome(None, frame, verdict));
             worker.core.answer(tables, now_ns, answer, release);
+        }
+    }
+
+    /// Has the ends of an expired session probed.
+    pub fn probe(
+        &mut self,
+        tables: &ForwardingTables,
+        now_ns: u64,
+        probe: &Probe,
+        mut sent: impl FnMut(Sent),
+    ) {
+        let workers = self.workers.len().max(1);
+        if let Some(worker) = self.workers.get_mut(probe.slot().index() as usize % workers) {
+            let release = &mut |frame: &mut Frame<'_>, verdict| sent(outcome(None, frame, verdict));
+            worker.core.probe(tables, now_ns, probe, release);
         }
     }
 

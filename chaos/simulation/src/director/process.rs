@@ -298,7 +298,7 @@ impl Process {
         self.due.sweep_us = now_us + TURN_US;
         self.follow(now_us, out);
         self.beat(now_us, out);
-        self.sweep(now_us);
+        self.sweep(now_us, out);
         self.judge(now_us);
         self.announce(now_us, out);
     }
@@ -372,20 +372,25 @@ impl Process {
         }
     }
 
-    fn sweep(&mut self, now_us: u64) {
+    fn sweep(&mut self, now_us: u64, out: &mut Effects) {
         let Process { share, without, .. } = self;
+        let leads = share.shards_led();
         let around = sessions::Around {
             now_ms: now_us / 1_000,
             interval_ms: TURN_US / 1_000,
-            me: self.me,
             cluster: &self.cluster,
             tables: &self.tables,
             quorum: share.has_quorum(),
+            leads: &leads,
         };
-        self.sessions.step(&self.table, &around, |shard, changes| {
+        let probes = self.sessions.step(&self.table, &around, |shard, changes| {
             let silent = *without == Some(Without::Replication);
             silent || share.propose(now_us, shard, changes.to_vec())
         });
+        for probe in probes {
+            let sent = |sent| out.sent.push(sent);
+            self.packets.probe(&self.tables, now_us * 1_000, &probe, sent);
+        }
     }
 
     /// What the control leader does.

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use holdfast_director::session::{SessionTable, SweepPolicy, Sweeper};
+use holdfast_director::session::{Probe, SessionTable, SweepPolicy, Sweeper};
 use holdfast_director::tables::ForwardingTables;
 use holdfast_node::sessions::flushes::Flushes;
 use holdfast_node::sessions::sweep::{Departed, FLUSH_BUDGET, Unsaid};
 use holdfast_schema::bucket::ShardId;
-use holdfast_schema::cluster::{ClusterState, DirectorId};
+use holdfast_schema::cluster::ClusterState;
 use holdfast_schema::session::SessionChange;
 
 /// The sweep of one process.
@@ -25,14 +25,14 @@ pub struct Around<'a> {
     pub now_ms: u64,
     /// Time since the step before (ms).
     pub interval_ms: u64,
-    /// This director.
-    pub me: DirectorId,
     /// The cluster as applied here.
     pub cluster: &'a Arc<ClusterState>,
     /// What is forwarded by.
     pub tables: &'a ForwardingTables,
     /// Whether the store has a quorum.
     pub quorum: bool,
+    /// Shards that this director leads.
+    pub leads: &'a [ShardId],
 }
 
 impl Sessions {
@@ -46,21 +46,22 @@ impl Sessions {
         }
     }
 
-    /// One step. `propose` takes changes for a shard, or has no room for them.
+    /// One step. `propose` takes changes for a shard, or has no room for them. Returns which sessions'
+    /// ends are to be probed.
     pub fn step(
         &mut self,
         table: &Arc<SessionTable>,
         around: &Around<'_>,
         mut propose: impl FnMut(ShardId, &[SessionChange]) -> bool,
-    ) {
+    ) -> Vec<Probe> {
         let Around { now_ms, cluster, .. } = *around;
         if !self.unsaid.say(now_ms, &mut propose) {
-            return;
+            return Vec::new();
         }
         let flush = cluster.change_planned();
         self.flushes.begin(&cluster.planned, now_ms);
-        let departed = self.departed.of(cluster, Some(around.me));
-        let policy = SweepPolicy { flush, quorum: around.quorum, departed };
+        let departed = self.departed.of(cluster);
+        let policy = SweepPolicy { flush, quorum: around.quorum, departed, leads: around.leads };
         let usual = Sweeper::budget(table, around.interval_ms);
         let budget = if flush { usual.max(FLUSH_BUDGET) } else { usual };
         let mut out = Vec::new();
@@ -70,5 +71,6 @@ impl Sessions {
         if progress.pass_complete && flush {
             self.flushes.pass_complete(|since_ms| table.unreplicated_before(since_ms));
         }
+        self.sweeper.take_probes().collect()
     }
 }

@@ -80,6 +80,12 @@ impl Share {
         self.log.borrow().leader() == Some(self.me)
     }
 
+    /// The shards that this director leads.
+    pub fn shards_led(&self) -> Vec<ShardId> {
+        let leads = self.log.borrow().leader() == Some(self.me);
+        (0..self.shards.len() as u16).filter(|_| leads).map(ShardId).collect()
+    }
+
     /// Whether everything has been applied here.
     pub fn caught_up(&self, now_us: u64) -> Result<(), String> {
         let log = self.log.borrow();

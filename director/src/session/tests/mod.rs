@@ -1,6 +1,7 @@
 //! Tests of the session table as a whole.
 
 mod basics;
+mod expiring;
 mod model;
 mod refusing;
 mod removing;

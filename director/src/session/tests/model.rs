@@ -46,6 +46,7 @@ struct Entry {
     flags: SessionFlags,
     own: bool,
     acked: bool,
+    expiring: bool,
 }
 
 impl Entry {
@@ -89,6 +90,7 @@ impl Model {
         {
             entry.flags = entry.flags.with(said.flags);
             entry.acked |= acked;
+            entry.expiring &= !acked;
             return;
         }
         if let Some(entry) = self.sessions.get(&n) {
@@ -118,8 +120,8 @@ impl Model {
             other.map(|n| self.sessions.remove(&n));
             resting.map(|at| self.resting.remove(at));
         }
-        let entry =
-            Entry { local, incarnation: said.incarnation, flags: said.flags, own: false, acked };
+        let (incarnation, flags) = (said.incarnation, said.flags);
+        let entry = Entry { local, incarnation, flags, own: false, acked, expiring: false };
         self.sessions.insert(n, entry);
     }
 }
@@ -156,8 +158,8 @@ fn apply(table: &SessionTable, model: &mut Model, op: &Op) {
                     assert!(incarnation > older.incarnation);
                 }
                 model.supersede(n);
-                let entry =
-                    Entry { local, incarnation, flags: flags(open), own: true, acked: false };
+                let (flags, own) = (flags(open), true);
+                let entry = Entry { local, incarnation, flags, own, acked: false, expiring: false };
                 model.sessions.insert(n, entry);
             }
         }
@@ -187,15 +189,17 @@ fn apply(table: &SessionTable, model: &mut Model, op: &Op) {
         Op::Confirmed { n } => {
             if let Some((slot, _)) = found(table, &key(n)) {
                 table.created(&table.session(slot).describe(0));
-                model.sessions.get_mut(&n).unwrap().acked = true;
+                let entry = model.sessions.get_mut(&n).unwrap();
+                (entry.acked, entry.expiring) = (true, false);
             }
         }
         Op::Expired { n } => {
             if let Some(entry) = model.sessions.get_mut(&n) {
                 table.expired(&key(n), &entry.incarnation);
                 // Its own sessions were seen here at 0, which is now: vetoed.
-                if entry.own {
-                    entry.acked = false;
+                // Others that are open stay until their ends have been told.
+                if entry.own || entry.open() {
+                    (entry.acked, entry.expiring) = (false, !entry.own);
                 } else {
                     model.sessions.remove(&n);
                 }
@@ -230,7 +234,8 @@ fn check(table: &SessionTable, model: &Model) {
         assert_eq!(table.class_used(&reply(local)) as usize, used, "class of port {local}");
     }
     let all = model.sessions.values();
-    let unreplicated = all.clone().filter(|e| !e.acked && !e.flags.closing()).count();
+    let unreplicated =
+        all.clone().filter(|e| !e.acked && !e.expiring && !e.flags.closing()).count();
     assert_eq!(table.unreplicated(), unreplicated as u64, "unreplicated");
     assert_eq!(table.sessions() as usize, model.sessions.len() + model.resting.len(), "sessions");
     let half_open = all.chain(&model.resting).filter(|e| e.own && !e.flags.established()).count();
