@@ -308,9 +308,38 @@ impl Machine for ShardMachine {
 mod tests {
     use std::collections::BTreeMap;
 
+    use holdfast_schema::cluster::RequestId;
+
     use super::*;
+    use crate::codec::wire::Proposal;
+    use crate::control::tests::Cluster;
     use crate::shard::tests::{entry, record};
     use crate::store::types::Limits;
+
+    /// The replica number after a start without memory.
+    fn replica_after_amnesia(without_replica_ids: bool) -> u64 {
+        let records = control_records(&Cluster::of(2).record);
+        let mut machine = ControlMachine::load(records, Arc::default()).unwrap();
+        if without_replica_ids {
+            machine.set_without_replica_ids();
+        }
+        let director = DirectorId(2);
+        let command = ControlCommand::Started {
+            director,
+            address: "127.0.0.1:7002".parse().unwrap(),
+            unclean: true,
+            amnesiac: true,
+            connected: Vec::new(),
+        };
+        let proposal = Proposal { request: RequestId(99), command, incarnation: 2 };
+        machine.apply(1, &codec::encode(&ControlEntry::Command(Box::new(proposal)))).unwrap();
+        machine.published.view().unwrap().cluster.members[&director].replica.0
+    }
+
+    #[test]
+    fn a_simulation_can_let_replicas_without_memory_keep_their_ids() {
+        assert_eq!((replica_after_amnesia(false), replica_after_amnesia(true)), (3, 2));
+    }
 
     #[test]
     fn all_sessions_of_an_old_generation_are_proposed_to_the_new_one() {
