@@ -19,6 +19,10 @@ for sessions in 1000 100000 1000000; do
 done
 
 echo
+echo "== new sessions: told to their homes against not told, ns a session (medians of one run)"
+"$EXAMPLES/new_session_bench"
+
+echo
 echo "== lab forwarding rate: Holdfast against a bare AF_XDP forwarder, alternating, median of 5"
 $SUDO "$EXAMPLES/lab_rate"
 

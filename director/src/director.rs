@@ -3,7 +3,7 @@
 //! ```text
 //! Director::start(config, tables)   sessions allocated, XDP attached, one thread a receive queue
 //!   take_questions(..) ──▶ ask the others ──▶ answer(worker, answer)
-//!   take_opened(..)    ──▶ tell the homes of new sessions
+//!   take_young(..)     ──▶ tell the homes of new sessions
 //!   install(tables)                   between two batches every worker goes over to them
 //! ```
 
@@ -218,16 +218,16 @@ impl Director {
         }
     }
 
-    /// Takes at most so many of the sessions that the workers have opened. Returns whether there may be
+    /// Takes at most so many of the sessions whose homes are to be told of them. Returns whether there may be
     /// more.
-    pub fn take_opened(&self, most: usize, mut take: impl FnMut(Slot)) -> bool {
+    pub fn take_young(&self, most: usize, mut take: impl FnMut(Slot)) -> bool {
         let mut incoming = self.incoming.lock();
         let share = most.div_ceil(incoming.len().max(1));
         let mut more = false;
         for from in incoming.iter_mut() {
             let mut left = share;
             while left > 0
-                && let Ok(slot) = from.opened.pop()
+                && let Ok(slot) = from.young.pop()
             {
                 take(slot);
                 left -= 1;

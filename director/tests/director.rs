@@ -129,11 +129,11 @@ fn serves(workers: u16) {
     assert_eq!(counters.packets.dropped_packets(), 0, "{:?}", counters.packets);
     // Each of them was put down for its homes.
     let mut opened = 0;
-    assert!(!director.take_opened(1_000, |slot| {
+    assert!(!director.take_young(1_000, |slot| {
         opened += 1;
         assert!(slot.index() < 9);
     }));
-    assert_eq!(opened, 9);
+    assert_eq!(opened, 18, "at the beginning, and when it was established");
     assert_eq!(counters.by_worker.len(), usize::from(workers));
     if workers > 1 {
         let all = |w: &holdfast_director::core::Counters| w.count(Count::ReceivedPackets) > 0;

@@ -75,9 +75,9 @@ impl Forwarder {
         self.director.take_questions(most, take);
     }
 
-    /// Takes the sessions that the workers have opened, at most so many.
-    pub fn take_opened(&self, most: usize, take: impl FnMut(Slot)) {
-        self.director.take_opened(most, take);
+    /// Takes the sessions whose homes are to be told of them, at most so many.
+    pub fn take_young(&self, most: usize, take: impl FnMut(Slot)) {
+        self.director.take_young(most, take);
     }
 
     /// One of the packet cores' counts.

@@ -69,7 +69,7 @@ counts! {
     AnswersLate "answers_late" "Answers to questions that nobody waited for any more.";
     TwinsReset "twins_reset" "Half-open connections of backends reset, because another director had the session of the same opening (not counted as answered).";
     QuestionsRefused "questions_refused" "Questions that found no room on their way to the other directors: they come again.";
-    RegistrationsDropped "registrations_dropped" "New sessions that found no room on their way to their homes: a walk over all sessions makes up for them.";
+    RegistrationsDropped "registrations_dropped" "New or just established sessions that found no room on their way to their homes: a walk over all sessions makes up for them.";
     Unsent "unsent" "Packets counted as forwarded or answered that could not be transmitted (counted as dropped too).";
     UdpScheduledUnasked "udp_scheduled_unasked" "UDP flows scheduled here because the asking budget was used up, or because their datagram had no room to wait.";
 }

@@ -134,8 +134,13 @@ impl Core {
         session.touch(side, at.now_ms, segment.seq.wrapping_add(segment.len), segment.ack);
         if after != flags {
             session.set_flags(after);
-            if undecided && after.established() {
-                self.table.twin_won(slot);
+            if after.established() && !flags.established() {
+                // Its homes should know that it is no half-open one: whoever carries it on sees no
+                // handshake.
+                self.note_young(slot);
+                if undecided {
+                    self.table.twin_won(slot);
+                }
             }
         }
         Ok(())

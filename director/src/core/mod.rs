@@ -56,8 +56,8 @@ use waiting::{Chain, RoomSize, WaitFor, WaitingRoom};
 /// Frames that are looked up together.
 pub const BATCH: usize = 64;
 
-/// New sessions that are kept until [`Core::take_opened`].
-const OPENED: usize = 4_096;
+/// Young sessions that are kept until [`Core::take_young`].
+const YOUNG: usize = 4_096;
 
 /// How long after a second vain try a lock is tried again. (The first is at the next turn.)
 const LOCK_RETRY_NS: u64 = 250_000;
@@ -107,7 +107,7 @@ pub struct Core {
     room: WaitingRoom,
     waiting_keys: Vec<waiting::Waiting>,
     next_look_ns: u64,
-    opened: Vec<Slot>,
+    young: Vec<Slot>,
     denials: Denials,
     budget: AskBudget,
     icmp_rate: Rate,
@@ -151,7 +151,7 @@ impl Core {
             room: WaitingRoom::new(size, hasher(1)),
             waiting_keys: Vec::with_capacity(config.waiting_flows as usize),
             next_look_ns: 0,
-            opened: Vec::with_capacity(OPENED),
+            young: Vec::with_capacity(YOUNG),
             denials: Denials::new(hasher(2)),
             budget: AskBudget::new(asks, prefix_asks, hasher(3)),
             icmp_rate: Rate::new(config.icmp_errors_per_second, config.icmp_error_burst),
@@ -301,18 +301,19 @@ impl Core {
         }
     }
 
-    fn note_opened(&mut self, slot: Slot) {
-        if self.opened.len() < OPENED {
-            self.opened.push(slot);
+    /// Notes a session whose homes are to be told of it: it has begun, or its handshake is complete.
+    fn note_young(&mut self, slot: Slot) {
+        if self.young.len() < YOUNG {
+            self.young.push(slot);
         } else {
             self.counters.add(Count::RegistrationsDropped, 1);
         }
     }
 
-    /// Hands out the sessions that were opened since the last call; false: this one found no room. To be
+    /// Hands out the sessions whose homes are to be told of them; false: this one found no room. To be
     /// called at least once a batch.
-    pub fn take_opened(&mut self, mut take: impl FnMut(Slot) -> bool) {
-        let dropped = self.opened.drain(..).filter(|slot| !take(*slot)).count();
+    pub fn take_young(&mut self, mut take: impl FnMut(Slot) -> bool) {
+        let dropped = self.young.drain(..).filter(|slot| !take(*slot)).count();
         self.counters.add(Count::RegistrationsDropped, dropped as u64);
     }
 

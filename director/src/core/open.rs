@@ -91,7 +91,7 @@ impl Core {
                 if replaces.is_some() {
                     self.counters.add(Count::SessionsReplaced, 1);
                 }
-                self.note_opened(slot);
+                self.note_young(slot);
                 let reply = self.table.session(slot).reply();
                 self.cache.insert(key, slot, Side::Client);
                 self.cache.insert(&reply, slot, Side::Backend);

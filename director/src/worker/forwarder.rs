@@ -30,27 +30,27 @@ const PROBES: usize = 1024;
 /// How often the offset between the wall clock and the monotonic one is taken anew.
 const CLOCK_INTERVAL_NS: u64 = 1_000_000_000;
 
-/// Most questions and most new sessions that wait until somebody takes them from a worker.
+/// Most questions and most young sessions that wait until somebody takes them from a worker.
 const QUESTIONS: usize = 4_096;
-const OPENED: usize = 16_384;
+const YOUNG: usize = 16_384;
 
 /// A worker's end of the rings to the node: it neither allocates, nor waits, nor wakes anybody.
 pub(crate) struct Outgoing {
     questions: rtrb::Producer<MissQuestion>,
-    opened: rtrb::Producer<Slot>,
+    young: rtrb::Producer<Slot>,
 }
 
 /// The node's end of them.
 pub(crate) struct Incoming {
     pub(crate) questions: rtrb::Consumer<MissQuestion>,
-    pub(crate) opened: rtrb::Consumer<Slot>,
+    pub(crate) young: rtrb::Consumer<Slot>,
 }
 
 /// The rings of one worker.
 pub(crate) fn rings() -> (Outgoing, Incoming) {
     let (ask, questions) = rtrb::RingBuffer::new(QUESTIONS);
-    let (open, opened) = rtrb::RingBuffer::new(OPENED);
-    (Outgoing { questions: ask, opened: open }, Incoming { questions, opened })
+    let (tell, young) = rtrb::RingBuffer::new(YOUNG);
+    (Outgoing { questions: ask, young: tell }, Incoming { questions, young })
 }
 
 /// What a worker's forwarder shares with other threads.
@@ -189,8 +189,8 @@ impl PacketCore for Forwarder {
                 }
             }
         }
-        let opened = &mut self.outgoing.opened;
-        self.core.take_opened(|slot| opened.push(slot).is_ok());
+        let young = &mut self.outgoing.young;
+        self.core.take_young(|slot| young.push(slot).is_ok());
         self.core.set_udp_ask(self.shared.udp_ask.load(Ordering::Relaxed));
         if now_ns.saturating_sub(self.clock_taken_ns) >= CLOCK_INTERVAL_NS {
             self.clock_taken_ns = now_ns;

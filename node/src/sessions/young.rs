@@ -64,7 +64,7 @@ impl Telling {
     fn visit(&mut self, forwarder: &Forwarder, table: &Arc<SessionTable>, registrar: &Registrar) {
         let now_ms = mono_ms();
         self.records.clear();
-        forwarder.take_opened(OPENED, |slot| self.records.extend(table.young(slot, now_ms)));
+        forwarder.take_young(OPENED, |slot| self.records.extend(table.young(slot, now_ms)));
         while self.records.len() < 2 * OPENED
             && let Some(slot) = table.next_said_again()
         {

@@ -5,9 +5,12 @@
 //! [`Asking::sends`] names, brings the answers, and looks at [`Asking::verdict`] whenever something
 //! came or [`Asking::wake_us`] has passed.
 
-use holdfast_schema::cluster::DirectorId;
-use holdfast_schema::session::{Incarnation, SessionRecord};
+use holdfast_schema::bucket::Bucket;
+use holdfast_schema::cluster::{ClusterState, DirectorId};
+use holdfast_schema::flow::FlowKey;
+use holdfast_schema::session::{Incarnation, Known, SessionRecord};
 
+use super::{Homes, Kept};
 use crate::MissVerdict;
 
 /// Who has not answered by then is asked once more: a lost packet costs QUIC 25 ms.
@@ -27,6 +30,53 @@ pub struct Whom {
     pub others: Vec<DirectorId>,
     /// Nothing has changed in the last ten seconds: a *no* may count.
     pub settled: bool,
+}
+
+/// The bucket of a packet's key, whichever direction it is of.
+pub fn bucket_of(cluster: &ClusterState, key: &FlowKey) -> Bucket {
+    match cluster.lips.contains_key(&key.dst.to_ip()) {
+        true => Bucket::of_local_port(key.dst_port),
+        false => cluster.bucket_key.bucket(key.protocol, &key.src, key.src_port),
+    }
+}
+
+impl Whom {
+    /// Whom to ask about this key. `unchanged`: neither membership nor planned changes have moved for
+    /// ten seconds, as far as is known here.
+    pub fn of(
+        cluster: &ClusterState,
+        homes: &Homes,
+        now_ms: u64,
+        key: &FlowKey,
+        leader: Option<DirectorId>,
+        unchanged: bool,
+    ) -> Whom {
+        let (now, before) = homes.asked(now_ms, bucket_of(cluster, key));
+        let owner = cluster.lips.get(&key.dst.to_ip()).and_then(|lip| lip.owner);
+        let live = |id: &DirectorId| cluster.members.get(id).is_some_and(|m| !m.down);
+        Whom {
+            homes: now.to_vec(),
+            leader,
+            others: before.iter().copied().chain(owner).filter(live).collect(),
+            settled: unchanged && !cluster.change_planned(),
+        }
+    }
+}
+
+/// What a director that is asked knows as a home and from its table. (Ask the home first: what is applied
+/// goes from there into the table, never back.)
+pub fn known(kept: Kept, table: Known) -> Answer {
+    match (kept, table) {
+        (Kept::Session(young), Known::Session(record)) => Answer::Found(match record {
+            record if record.prevails_over(&young) => record,
+            _ => young,
+        }),
+        (Kept::Session(record), _) | (_, Known::Session(record)) => Answer::Found(record),
+        (Kept::Unsure, _) | (_, Known::Unsure) => Answer::DontKnow,
+        (Kept::Nobody { authority }, Known::Nobody) => {
+            Answer::No { as_leader: false, as_home: authority }
+        }
+    }
 }
 
 /// What one director answers.
@@ -274,6 +324,44 @@ mod tests {
         assert_eq!(pick(&twin, &agreed), agreed.incarnation);
         assert_eq!(pick(&agreed, &reopened), reopened.incarnation);
         assert_eq!(pick(&reopened, &agreed), reopened.incarnation);
+    }
+
+    #[test]
+    fn a_reply_is_asked_of_its_lips_owner_and_both_directions_of_the_same_homes() {
+        use crate::homes::young::tests::record;
+        use holdfast_schema::cluster::LipAssignment;
+
+        let mut cluster = crate::control::tests::Cluster::of(6).record.cluster;
+        let mut session = record(1, 2, 1, 7);
+        let bucket = session.bucket(&cluster.bucket_key);
+        session.reply.dst_port = 1_024 + bucket.index() as u16;
+        let lip = LipAssignment { owner: Some(B), quarantined: false };
+        cluster.lips.insert(session.reply.dst.to_ip(), lip);
+        let homes = Homes::of(&cluster);
+        let whom = |cluster: &ClusterState, key| Whom::of(cluster, &homes, 0, key, Some(A), true);
+        let up = whom(&cluster, &session.key);
+        assert_eq!((up.homes.len(), up.leader, up.settled), (3, Some(A), true));
+        assert!(up.others.is_empty());
+        let down = whom(&cluster, &session.reply);
+        assert_eq!((down.homes, down.others), (up.homes, vec![B]));
+        cluster.members.get_mut(&B).unwrap().down = true;
+        assert!(whom(&cluster, &session.reply).others.is_empty(), "it cannot answer");
+    }
+
+    #[test]
+    fn what_is_known_is_told_and_what_is_unsure_is_not_denied() {
+        let (old, new) = (record(1, 5, 0), record(1, 6, 0));
+        let kept = |r: &SessionRecord| Kept::Session(Box::new(r.clone()));
+        let table = |r: &SessionRecord| Known::Session(Box::new(r.clone()));
+        let nobody = |authority| Kept::Nobody { authority };
+        assert_eq!(known(kept(&old), table(&new)), found(&new));
+        assert_eq!(known(kept(&new), table(&old)), found(&new));
+        assert_eq!(known(kept(&old), Known::Unsure), found(&old));
+        assert_eq!(known(Kept::Unsure, table(&old)), found(&old));
+        assert_eq!(known(Kept::Unsure, Known::Nobody), Answer::DontKnow);
+        assert_eq!(known(nobody(true), Known::Unsure), Answer::DontKnow);
+        assert_eq!(known(nobody(true), Known::Nobody), no(false, true));
+        assert_eq!(known(nobody(false), Known::Nobody), no(false, false));
     }
 
     fn any_answer() -> impl Strategy<Value = Answer> {

@@ -27,7 +27,7 @@ mod keeper;
 mod saying;
 mod young;
 
-pub use asking::{Answer, Asking, Whom};
+pub use asking::{Answer, Asking, Whom, bucket_of, known};
 pub use confirmed::{Confirmed, Heading};
 pub use keeper::{Consequences, Keeper, KeeperStats, Kept};
 pub use saying::{BEAT_MS, Homes, INTERVAL_MS, Saying, SayingStats};

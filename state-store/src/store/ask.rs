@@ -7,10 +7,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::FuturesUnordered;
-use holdfast_schema::bucket::Bucket;
-use holdfast_schema::cluster::{ClusterState, DirectorId};
+use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::flow::FlowKey;
-use holdfast_schema::session::{Known, SessionRecord};
+use holdfast_schema::session::Known;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -18,20 +17,12 @@ use super::Store;
 use super::member::{Groups, Member};
 use super::types::MissVerdict;
 use crate::codec::wire::{Request, Response};
-use crate::homes::{Answer, Asking, Kept, Whom};
+use crate::homes::{Answer, Asking, bucket_of, known};
 use crate::metrics::count;
 use crate::raft::{GroupState, Input};
 
 /// A change of membership this recent makes a no uncertain.
 const SETTLED: Duration = Duration::from_secs(10);
-
-/// The bucket of a packet's key, whichever direction it is of.
-fn bucket_of(cluster: &ClusterState, key: &FlowKey) -> Bucket {
-    match cluster.lips.contains_key(&key.dst.to_ip()) {
-        true => Bucket::of_local_port(key.dst_port),
-        false => cluster.bucket_key.bucket(key.protocol, &key.src, key.src_port),
-    }
-}
 
 /// What a peer's answer says.
 fn understood(response: Response) -> Answer {
@@ -42,11 +33,12 @@ fn understood(response: Response) -> Answer {
     }
 }
 
-/// Of two things that are known of a key, the session that has the better claim to it.
-fn better(one: SessionRecord, other: Option<SessionRecord>) -> SessionRecord {
-    match other {
-        Some(other) if other.prevails_over(&one) => other,
-        _ => one,
+/// What a peer is told.
+fn said(answer: Answer) -> Response {
+    match answer {
+        Answer::Found(record) => Response::Found(record),
+        Answer::No { as_leader, as_home } => Response::No { as_leader, as_home },
+        Answer::DontKnow | Answer::Failed => Response::DontKnow,
     }
 }
 
@@ -70,18 +62,12 @@ impl Store {
         let Ok(member) = self.member() else { return MissVerdict::DontKnow };
         let Some(view) = self.shared.published.view() else { return MissVerdict::DontKnow };
         let cluster = &view.cluster;
-        let bucket = bucket_of(cluster, &key);
-        let shard = cluster.shards.shard(bucket).0;
-        let live = |id: &DirectorId| cluster.members.get(id).is_some_and(|m| !m.down);
-        let (homes, mut others) = member.young.asked(bucket);
-        others.extend(cluster.lips.get(&key.dst.to_ip()).and_then(|lip| lip.owner));
-        others.retain(live);
+        let shard = cluster.shards.shard(bucket_of(cluster, &key)).0;
         let leader = member.shard_state(shard).map(|s| s.progress().leader);
-        let whom = Whom {
-            homes,
-            leader: leader.and_then(|replica| view.director_of(replica)),
-            others,
-            settled: member.changed.lock().elapsed() > SETTLED && !cluster.change_planned(),
+        let leader = leader.and_then(|replica| view.director_of(replica));
+        let unchanged = member.changed.lock().elapsed() > SETTLED;
+        let Some(whom) = member.young.whom(cluster, &key, leader, unchanged) else {
+            return MissVerdict::DontKnow;
         };
         let begun = Instant::now();
         let now_us = || begun.elapsed().as_micros() as u64;
@@ -112,7 +98,7 @@ impl Store {
         patience: Duration,
     ) -> (DirectorId, Answer) {
         if to == member.me {
-            return (to, understood(self.answer_miss(member, &key, shard).await));
+            return (to, self.know(member, &key, shard).await);
         }
         let request = Request::Miss { key, shard };
         let answer = self.request(member, to, &request, patience).await;
@@ -121,9 +107,13 @@ impl Store {
 
     /// This director's answer to a miss.
     pub(super) async fn answer_miss(&self, member: &Member, key: &FlowKey, shard: u16) -> Response {
-        let known = self.look(member, key);
-        if !matches!(known, Response::No { .. }) {
-            return known;
+        said(self.know(member, key, shard).await)
+    }
+
+    async fn know(&self, member: &Member, key: &FlowKey, shard: u16) -> Answer {
+        let answer = self.look(member, key);
+        if !matches!(answer, Answer::No { .. }) {
+            return answer;
         }
         let leads = member.shard_state(shard).is_some_and(|s| s.progress().leads);
         let confirmed = match member.sessions.get() {
@@ -133,32 +123,21 @@ impl Store {
         };
         let caught_up = |s: &Arc<GroupState>| s.caught_up() && s.halted().is_none();
         if !member.shard_state(shard).is_some_and(caught_up) {
-            return Response::DontKnow;
+            return Answer::DontKnow;
         }
         // What was committed before the confirmation has been applied now.
         match self.look(member, key) {
-            Response::No { as_home, .. } => Response::No { as_leader: confirmed, as_home },
-            known => known,
+            Answer::No { as_home, .. } => Answer::No { as_leader: confirmed, as_home },
+            answer => answer,
         }
     }
 
-    /// What is known here, in the table and as a home.
-    fn look(&self, member: &Member, key: &FlowKey) -> Response {
-        let Some(view) = self.shared.published.view() else { return Response::DontKnow };
-        // As a home first: what is applied goes from there into the table, never back.
+    /// What is known here, as a home and in the table.
+    fn look(&self, member: &Member, key: &FlowKey) -> Answer {
+        let Some(view) = self.shared.published.view() else { return Answer::DontKnow };
         let kept = member.young.find(bucket_of(&view.cluster, key), key);
         let sink = self.shared.sink.read().clone();
-        let table = sink.map_or(Known::Unsure, |sink| sink.find(key));
-        match (kept, table) {
-            (Kept::Session(young), table) => {
-                Response::Found(Box::new(better(*young, table.session())))
-            }
-            (_, Known::Session(record)) => Response::Found(record),
-            (Kept::Unsure, _) | (_, Known::Unsure) => Response::DontKnow,
-            (Kept::Nobody { authority }, Known::Nobody) => {
-                Response::No { as_leader: false, as_home: authority }
-            }
-        }
+        known(kept, sink.map_or(Known::Unsure, |sink| sink.find(key)))
     }
 }
 

@@ -14,7 +14,7 @@ use super::Store;
 use super::member::Member;
 use crate::codec;
 use crate::codec::wire::{Register, Registration};
-use crate::homes::{Homes, Keeper, KeeperStats, Kept, Saying, SayingStats};
+use crate::homes::{Homes, Keeper, KeeperStats, Kept, Saying, SayingStats, Whom};
 use crate::metrics::count;
 use crate::peer::Lane;
 
@@ -59,15 +59,17 @@ impl Young {
         self.saying.lock().membership(now_ms, cluster);
     }
 
-    /// Whom to ask for a session of this bucket: its homes, and those of a moment ago.
-    pub(super) fn asked(&self, bucket: Bucket) -> (Vec<DirectorId>, Vec<DirectorId>) {
-        match &*self.homes.read() {
-            Some(homes) => {
-                let (now, before) = homes.asked(self.now_ms(), bucket);
-                (now.to_vec(), before.to_vec())
-            }
-            None => (Vec::new(), Vec::new()),
-        }
+    /// Whom to ask for a session.
+    pub(super) fn whom(
+        &self,
+        cluster: &ClusterState,
+        key: &FlowKey,
+        leader: Option<DirectorId>,
+        unchanged: bool,
+    ) -> Option<Whom> {
+        let homes = self.homes.read();
+        let homes = homes.as_ref()?;
+        Some(Whom::of(cluster, homes, self.now_ms(), key, leader, unchanged))
     }
 
     /// What this director knows as a home.
