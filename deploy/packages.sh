@@ -25,6 +25,7 @@ openssh-client|ssh|holds a session through a crash in the tests
 openssh-server|/usr/sbin/sshd|is the other end of that session
 prometheus|prometheus|scrapes the directors in the tests
 valgrind|valgrind|counts instructions in the benchmarks
+chromium|chromium|opens the HTML report in the tests
 '
 
 present() {

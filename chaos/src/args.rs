@@ -44,6 +44,14 @@ pub enum Action {
         #[arg(required = true, value_name = "REPORT")]
         reports: Vec<PathBuf>,
     },
+    /// Make the page of a report: one HTML file that needs nothing else
+    Html {
+        /// What `demo --report` or `chaos --report` wrote
+        report: PathBuf,
+        /// Where it is written; beside the report if absent
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Run the scenario's traffic against a standing lab, without faults
     Workload(Workload),
     /// The client process of the scenario; obeys orders on standard input
@@ -154,9 +162,12 @@ pub struct Demo {
     /// Decides who is hit
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Where the report is written (JSON)
+    /// Where the report is written (JSON), and beside it a page of it for people
     #[arg(long)]
     pub report: Option<PathBuf>,
+    /// Where that page is written (HTML), if not beside the report
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Only these steps, in this order; those of the matrix, too
     #[arg(long, value_enum, value_delimiter = ',')]
     pub steps: Vec<StepName>,
@@ -189,9 +200,12 @@ pub struct Chaos {
     /// How many young connections sit on the directors that fail
     #[arg(long, default_value_t = 1400, value_name = "N", value_parser = clap::value_parser!(u32).range(..=8000))]
     pub young: u32,
-    /// Where the report is written (JSON)
+    /// Where the report is written (JSON), and beside it a page of it for people
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+    /// Where that page is written (HTML), if not beside the report
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Folder of holdfastd, holdfast-guard and holdfast; the one of this program if absent
     #[arg(long)]
     pub bin_dir: Option<PathBuf>,

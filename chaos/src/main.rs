@@ -7,6 +7,7 @@ mod clock;
 mod command;
 mod doctor;
 mod files;
+mod html;
 mod interrupt;
 mod lab;
 mod router;
@@ -65,6 +66,10 @@ async fn act(action: Action) -> Result<ExitCode> {
         Action::Demo(demo) => return scenario::demo(demo).await,
         Action::Chaos(chaos) => return scenario::matrix::chaos(chaos).await,
         Action::Summary { reports } => print!("{}", scenario::summary::of_files(&reports)?),
+        Action::Html { report, output } => {
+            let page = html::of_file(&report, output.as_deref())?;
+            println!("The page is in {}.", page.display());
+        }
         Action::Workload(workload) => return scenario::workload_only(workload).await,
         Action::Client { base } => workload::client::main(base).await?,
         Action::Backend { name, address } => {

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -20,7 +21,7 @@ use crate::args::{Chaos, Ground};
 use crate::clock::now_ms;
 use crate::interrupt::{Outcome, guarded};
 use crate::lab::{Plan, down};
-use crate::{doctor, files};
+use crate::{doctor, files, html};
 
 /// A lab, and the faults that are injected in it, one after another.
 struct Bed {
@@ -116,7 +117,7 @@ pub async fn chaos(chaos: Chaos) -> Result<ExitCode> {
         None => 1..=chaos.seeds,
     };
     let jobs = jobs(&chaos.faults, seeds)?;
-    if let Some(file) = &chaos.report {
+    for file in chaos.report.iter().chain(&page(&chaos)) {
         files::remove(file)?;
     }
     let netns_before = down::netns_is_mounted();
@@ -164,6 +165,9 @@ pub async fn chaos(chaos: Chaos) -> Result<ExitCode> {
             if let Some(file) = &chaos.report {
                 println!("The report is in {}.", file.display());
             }
+            if let Some(page) = page(&chaos) {
+                println!("For people it is in {}.", page.display());
+            }
             Ok(ExitCode::from(report.verdict.exit_code()))
         }
     }
@@ -201,8 +205,15 @@ async fn one(chaos: &Chaos, job: Job, standing: &RefCell<Option<String>>) -> Res
 }
 
 fn write(chaos: &Chaos, report: &MatrixReport) -> Result<()> {
-    let Some(file) = &chaos.report else { return Ok(()) };
-    files::write_for_caller(file, &(serde_json::to_string_pretty(report)? + "\n"))
+    if let Some(file) = &chaos.report {
+        files::write_for_caller(file, &(serde_json::to_string_pretty(report)? + "\n"))?;
+    }
+    page(chaos).map_or(Ok(()), |page| files::write_for_caller(&page, &html::of_matrix(report)))
+}
+
+/// Where the page of the report is written, if anywhere.
+fn page(chaos: &Chaos) -> Option<PathBuf> {
+    chaos.html.clone().or_else(|| chaos.report.as_deref().map(html::beside))
 }
 
 fn list(faults: &[StepName]) -> String {

@@ -32,6 +32,7 @@ use crate::args::{Control, Demo, Workload};
 use crate::clock::now_ms;
 use crate::doctor;
 use crate::files;
+use crate::html;
 use crate::interrupt::{Outcome, guarded};
 use crate::lab::{self, Plan, describe, down};
 use burst::Size;
@@ -55,6 +56,10 @@ pub async fn demo(demo: Demo) -> Result<ExitCode> {
     if let Some(file) = &demo.report {
         // Whatever becomes of this run, an older one does not speak for it.
         files::remove(file)?;
+    }
+    let page = demo.html.clone().or_else(|| demo.report.as_deref().map(html::beside));
+    if let Some(page) = &page {
+        files::remove(page)?;
     }
     let mut ground = demo.ground.clone();
     if demo.control == Some(Control::Never) {
@@ -98,7 +103,8 @@ pub async fn demo(demo: Demo) -> Result<ExitCode> {
         crate::keep_logs(&plan.dir(), demo.keep_logs.as_deref(), &plan.run);
     }
     let removed = down::remove(&plan.run).await;
-    let told = report.map_or(Ok(()), |report| tell(&report, demo.report.as_deref()));
+    let told =
+        report.map_or(Ok(()), |report| tell(&report, demo.report.as_deref(), page.as_deref()));
     // A verdict is not taken back; but a run that leaves something behind has not passed.
     match removed.and(told) {
         Err(error) if code != 0 => eprintln!("error: {error:#}"),
@@ -107,11 +113,15 @@ pub async fn demo(demo: Demo) -> Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-fn tell(report: &Report, file: Option<&Path>) -> Result<()> {
+fn tell(report: &Report, file: Option<&Path>, page: Option<&Path>) -> Result<()> {
     println!("{}", table::render(report));
     if let Some(file) = file {
         files::write_for_caller(file, &(serde_json::to_string_pretty(report)? + "\n"))?;
         println!("The report is in {}.", file.display());
+    }
+    if let Some(page) = page {
+        files::write_for_caller(page, &html::of_run(report))?;
+        println!("For people it is in {}.", page.display());
     }
     Ok(())
 }

@@ -47,7 +47,7 @@ impl Sampler {
         };
         let busy = Rc::new(RefCell::new(busy));
         let mut tasks = JoinSet::new();
-        tasks.spawn_local(watch_machine(busy.clone()));
+        tasks.spawn_local(watch_machine(busy.clone(), began_ms));
         Sampler { began_ms, lanes: BTreeMap::new(), busy, tasks }
     }
 
@@ -134,24 +134,28 @@ fn word(value: &impl serde::Serialize) -> Option<String> {
     }
 }
 
-async fn watch_machine(busy: Rc<RefCell<Busy>>) {
+async fn watch_machine(busy: Rc<RefCell<Busy>>, began_ms: u64) {
     let mut before = processors();
     loop {
         let every = Duration::from_millis(busy.borrow().every_ms);
         tokio::time::sleep(every).await;
         let now = processors();
         if let (Some(before), Some(now)) = (before, now) {
-            add(&mut busy.borrow_mut(), percent(before, now));
+            let at_ms = now_ms().saturating_sub(began_ms);
+            add(&mut busy.borrow_mut(), percent(before, now), at_ms);
         }
         before = now;
     }
 }
 
-fn add(busy: &mut Busy, percent: u8) {
-    busy.percent.push(percent);
-    if busy.percent.len() >= MOST_BUSY {
-        busy.percent = busy.percent.chunks(2).map(mean).collect();
-        busy.every_ms *= 2;
+/// Adds what was seen until `at_ms`. A busy machine lets us look late: then it counts for longer.
+fn add(busy: &mut Busy, percent: u8, at_ms: u64) {
+    while busy.from_ms + (busy.percent.len() as u64 + 1) * busy.every_ms <= at_ms {
+        busy.percent.push(percent);
+        if busy.percent.len() >= MOST_BUSY {
+            busy.percent = busy.percent.chunks(2).map(mean).collect();
+            busy.every_ms *= 2;
+        }
     }
 }
 
@@ -211,10 +215,21 @@ mod tests {
 
     #[test]
     fn long_runs_are_looked_at_less_often() {
-        let mut busy = Busy { every_ms: 500, ..Busy::default() };
-        (0..MOST_BUSY).for_each(|i| add(&mut busy, if i % 2 == 0 { 20 } else { 40 }));
+        let mut busy = Busy { from_ms: 100, every_ms: 500, ..Busy::default() };
+        for i in 0..MOST_BUSY as u64 {
+            add(&mut busy, if i % 2 == 0 { 20 } else { 40 }, 100 + (i + 1) * 500);
+        }
         assert_eq!((busy.percent.len(), busy.every_ms), (MOST_BUSY / 2, 1_000));
         assert!(busy.percent.iter().all(|p| *p == 30));
+    }
+
+    #[test]
+    fn who_looks_late_has_seen_more() {
+        let mut busy = Busy { from_ms: 100, every_ms: 500, ..Busy::default() };
+        for (percent, at_ms) in [(20, 601), (40, 1_900), (60, 2_099), (80, 2_100)] {
+            add(&mut busy, percent, at_ms);
+        }
+        assert_eq!(busy.percent, [20, 40, 40, 80]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::judge::{Facts, Terms};
 use super::report::{
     Alive, Distribution, Fault, Phase, StallPhases, StallSeries, StepStalls, Timeline,
 };
-use crate::workload::record::{Cohort, Record};
+use crate::workload::record::{Cohort, Record, Stall};
 
 /// How long an interval of the time line is at least.
 const EVERY_MS: u64 = 250;
@@ -154,7 +154,7 @@ pub fn stalls(records: &[Record], facts: &[Facts], terms: &Terms, calm: &Calm) -
             records
                 .iter()
                 .filter(|r| counts(r) && there(r, from, until, terms.taken_ms))
-                .map(|r| r.worst_stall_ms(from, until, terms.taken_ms)),
+                .map(|r| felt_ms(r, from, until, terms.taken_ms)),
         ),
     };
     let all = |_: &Record| true;
@@ -169,6 +169,12 @@ pub fn stalls(records: &[Record], facts: &[Facts], terms: &Terms, calm: &Calm) -
         }
     });
     StallPhases { calm: phase(calm.up_ms, calm.until_ms, &all), steps: steps.collect() }
+}
+
+/// The longest part of a stall that lies in a phase: what was due at its very end is the next one's.
+fn felt_ms(record: &Record, from: u64, until: u64, taken_ms: u64) -> u64 {
+    let felt = |s: Stall| s.came_ms.min(until).saturating_sub(s.due_ms.max(from));
+    record.waits(taken_ms).map(felt).max().unwrap_or(0)
 }
 
 /// Whether a connection was there when a phase began, and was not lost in it.
@@ -278,7 +284,8 @@ mod tests {
     fn each_phase_has_the_stalls_that_were_felt_in_it() {
         let records = [
             stalls_at(connection(1, Cohort::Echo), &[(4_000, 4_020), (10_100, 10_600)]),
-            stalls_at(connection(2, Cohort::Echo), &[(9_000, 9_030)]),
+            // Until long after the fault, but only a little before it.
+            stalls_at(connection(2, Cohort::Echo), &[(9_970, 10_200)]),
             stalls_at(connection(3, Cohort::Echo), &[(16_000, 16_040)]),
         ];
         let phases = stalls(&records, &[facts()], &TERMS, &CALM);
@@ -287,7 +294,7 @@ mod tests {
         assert_eq!((phases.calm.from_ms, phases.calm.until_ms), (2_000, 7_000));
         let step = &phases.steps[0];
         assert_eq!(of(&step.before), [(0, 1), (20, 1), (30, 1)], "since the traffic came up");
-        assert_eq!(step.during.stalls.max_ms, 500);
+        assert_eq!(of(&step.during), [(0, 1), (200, 1), (500, 1)]);
         assert_eq!(of(&step.moved), [(500, 1)]);
         assert_eq!(of(&step.after), [(0, 2), (40, 1)]);
     }

@@ -25,8 +25,8 @@ pub struct StepStalls {
     pub after: Phase,
 }
 
-/// Stalls in a span of time. Every connection that was there when it began counts once, with its
-/// longest stall; lost ones are left out.
+/// Stalls in a span of time. Every connection that was there when it began counts once, with the longest
+/// part of a stall that lies in it; lost ones are left out.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Phase {
     /// When it began (ms since the run did).
@@ -68,6 +68,19 @@ impl Distribution {
             .collect();
         Distribution { count: histogram.len(), max_ms, buckets }
     }
+
+    /// The value that `share` (0 to 1) of all do not exceed, by the nearest-rank method.
+    pub fn quantile(&self, share: f64) -> u64 {
+        let rank = ((self.count as f64 * share).ceil() as u64).max(1);
+        let mut seen = 0;
+        for (value, count) in &self.buckets {
+            seen += count;
+            if seen >= rank {
+                return *value;
+            }
+        }
+        self.max_ms
+    }
 }
 
 #[cfg(test)]
@@ -82,5 +95,17 @@ mod tests {
         let many = Distribution::of(0..=10_000);
         assert_eq!(many.buckets.iter().map(|(_, count)| count).sum::<u64>(), 10_001);
         assert!(many.buckets.len() < 1_200, "{}", many.buckets.len());
+        for share in [0.25, 0.5, 0.99] {
+            let exact = 10_000.0 * share;
+            let told = many.quantile(share) as f64;
+            assert!((told - exact).abs() <= exact / 100.0 + 1.0, "{share}: {told}");
+        }
+    }
+
+    #[test]
+    fn quantiles_are_nearest_ranks() {
+        assert_eq!(Distribution::of([]).quantile(0.5), 0);
+        let few = Distribution::of([1, 2, 3, 200]);
+        assert_eq!([0.0, 0.5, 0.75, 0.76, 1.0].map(|q| few.quantile(q)), [1, 2, 3, 200, 200]);
     }
 }

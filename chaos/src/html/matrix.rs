@@ -1,0 +1,90 @@
+//! The sections of a matrix: every fault over all seeds, every lab with its verdict, and each run.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use super::run::{AGES, survival};
+use super::text::{date, escape, number, span};
+use super::{Head, run, section, tables, word};
+use crate::scenario::report::{FaultReport, MatrixReport, Report, Verdict};
+
+/// What stands at the top.
+pub fn head(report: &MatrixReport) -> Head {
+    let seeds: BTreeSet<u64> = report.runs.iter().map(|r| r.seed).collect();
+    let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
+    let first = report.runs.first();
+    let began = first.map_or_else(String::new, |r| {
+        let e = &r.environment;
+        format!(" · commit {} · {}", e.commit, date(e.began_unix_ms))
+    });
+    let sum = |of: fn(&FaultReport) -> u64| report.faults.iter().map(of).sum();
+    let headline = match report.faults.is_empty() {
+        true => "Nothing could be judged.".to_owned(),
+        false => {
+            survival(report.verdict, sum(|f| f.runs), sum(|f| f.eligible), sum(|f| f.lost), None)
+        }
+    };
+    Head {
+        kicker: format!(
+            "Holdfast fault matrix · seeds {}{began} · {}",
+            seeds.join(", "),
+            span(report.took_ms)
+        ),
+        headline,
+        reason: report.reason.clone(),
+    }
+}
+
+/// The rest of the page.
+pub fn body(report: &MatrixReport) -> String {
+    let mut html = section("Every fault, all seeds together", AGES, &tables::faults(report));
+    html += &section(
+        "Labs",
+        "A lab is raised for each seed; its faults follow one another.",
+        &labs(report),
+    );
+    let command = escape(&report.command);
+    html += &section("How to repeat it", "", &format!("<pre class=\"command\">{command}</pre>"));
+    for (index, one) in report.runs.iter().enumerate() {
+        let open = if one.verdict == Verdict::Pass && report.runs.len() > 1 { "" } else { " open" };
+        writeln!(
+            html,
+            "<details class=\"run\" id=\"run-{index}\"{open}><summary>{} {}</summary>{}{}</details>",
+            verdict(one),
+            escape(&title(one)),
+            run::body(one),
+            section("Where it ran", "", &tables::environment(one)),
+        )
+        .ok();
+    }
+    html
+}
+
+fn title(report: &Report) -> String {
+    format!("lab {}, seed {}", report.lab, report.seed)
+}
+
+fn verdict(report: &Report) -> String {
+    let word = word(report.verdict);
+    format!("<span class=\"verdict small {}\">{word}</span>", word.to_lowercase())
+}
+
+fn labs(report: &MatrixReport) -> String {
+    let mut html = String::from(
+        "<table class=\"whole\"><thead><tr><th>lab<th class=\"n\">faults<th class=\"n\">took<th>verdict\
+         <th>why</thead><tbody>",
+    );
+    for (index, one) in report.runs.iter().enumerate() {
+        write!(
+            html,
+            "<tr><td class=\"name\"><a href=\"#run-{index}\">{}</a><td class=\"n\">{}<td class=\"n\">{}<td>{}<td>{}</tr>",
+            escape(&title(one)),
+            number(one.steps.len() as u64),
+            span(one.took_ms),
+            verdict(one),
+            escape(&one.reason)
+        )
+        .ok();
+    }
+    html + "</tbody></table>"
+}
