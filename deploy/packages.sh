@@ -18,6 +18,7 @@ iproute2|ip|makes network namespaces, links, rules and routes
 ethtool|ethtool|switches offloads of the lab'"'"'s links
 nftables|nft|drops frames where the lab loses a machine
 procps|ps|lists processes
+e2fsprogs|/usr/sbin/mkfs.ext4|makes the small disk of one of the labs
 nginx-light|nginx|serves the bulk downloads of the lab
 curl|curl|fetches through the load balancer in the tests
 iperf3|iperf3|streams through the load balancer in the tests

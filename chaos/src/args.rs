@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::lab::relay::Badness;
 use crate::scenario::steps::StepName;
 
 /// The lab of Holdfast: real programs in network namespaces, real traffic, real faults, a verdict.
@@ -70,6 +71,16 @@ pub enum Action {
         /// Where it listens
         #[arg(long)]
         address: Ipv4Addr,
+    },
+    /// Pass on what directors send to each other, late and incomplete; run in the router's namespace
+    #[command(hide = true)]
+    Relay {
+        /// Their addresses
+        #[arg(long, value_delimiter = ',', required = true)]
+        directors: Vec<Ipv4Addr>,
+        /// How bad the network shall be
+        #[command(flatten)]
+        badness: Badness,
     },
     /// Fetch a page over HTTP from the namespace it is run in
     #[command(hide = true)]
@@ -153,6 +164,11 @@ pub struct LabDown {
     pub stale: bool,
 }
 
+/// Of so many young connections a thousand are there when the fault comes.
+const YOUNG: u32 = 1_400;
+/// More do not fit into the ports of a client.
+const MOST_YOUNG: i64 = 8_000;
+
 /// `demo`.
 #[derive(Args, Debug, Clone)]
 pub struct Demo {
@@ -171,6 +187,9 @@ pub struct Demo {
     /// Only these steps, in this order; those of the matrix, too
     #[arg(long, value_enum, value_delimiter = ',')]
     pub steps: Vec<StepName>,
+    /// How many young connections sit on the director that fails; five in seven have to be there
+    #[arg(long, default_value_t = YOUNG, value_name = "N", value_parser = clap::value_parser!(u32).range(..=MOST_YOUNG))]
+    pub young: u32,
     /// Positive control: do everything but the faults; the verdict has to be unknown
     #[arg(long)]
     pub no_inject: bool,
@@ -197,8 +216,8 @@ pub struct Chaos {
     /// Run it with this seed only
     #[arg(long, conflicts_with = "seeds")]
     pub seed: Option<u64>,
-    /// How many young connections sit on the directors that fail
-    #[arg(long, default_value_t = 1400, value_name = "N", value_parser = clap::value_parser!(u32).range(..=8000))]
+    /// How many young connections sit on the directors that fail; five in seven have to be there
+    #[arg(long, default_value_t = YOUNG, value_name = "N", value_parser = clap::value_parser!(u32).range(..=MOST_YOUNG))]
     pub young: u32,
     /// Where the report is written (JSON), and beside it a page of it for people
     #[arg(long, value_name = "FILE")]

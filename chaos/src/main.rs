@@ -77,6 +77,7 @@ async fn act(action: Action) -> Result<ExitCode> {
             let ports = [ECHO_PORT, DRIP_PORT, UDP_PORT];
             workload::server::Services::bind(address, ports).await?.serve(&name).await?;
         }
+        Action::Relay { directors, badness } => lab::relay::main(directors, badness).await?,
         Action::Fetch { address, path } => print!("{}", admin::fetch(address, &path)?),
     }
     Ok(ExitCode::SUCCESS)
@@ -131,6 +132,8 @@ fn wish(ground: &Ground, cluster: bool) -> Result<Wish> {
         replicate_after: ground.replicate_after.clone(),
         bin_dir: ground.bin_dir.clone().map_or_else(beside, Ok)?,
         cluster,
+        clocks: false,
+        own_disk: None,
     })
 }
 

@@ -17,7 +17,8 @@ fn scenario(report: &Path, extra: &[&str]) -> Result<Finished> {
     let chaos = binary("holdfast-chaos");
     run(
         Command::new(&chaos)
-            .args(["demo", "--steps", "kill-daemon", "--bin-dir"])
+            // A busy machine opens fewer in three seconds than the demo wants.
+            .args(["demo", "--steps", "kill-daemon", "--young", "420", "--bin-dir"])
             .arg(chaos.parent().context("a binary has a folder")?)
             .arg("--report")
             .arg(report)
@@ -52,6 +53,9 @@ fn connections_survive_the_death_of_their_director() -> Result<()> {
     assert!(sum(step, "eligible") >= 200, "{step:#}");
     assert_eq!(sum(step, "survived"), sum(step, "eligible"), "{step:#}");
     assert_eq!(sum(step, "moved_backend") + sum(step, "corrupt"), 0, "{step:#}");
+    let young = &step["ages"][1];
+    assert_eq!(young["age"], "young");
+    assert!(young["moved"].as_u64() >= Some(300), "{young:#}");
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::plan::{DATA_INTERFACE, METRICS_PORT, PEER_PORT, Plan, Site};
 use super::spawn::{Priority, alive, spawn};
-use super::{backends, describe};
+use super::{backends, clocks, describe};
 use crate::admin;
 use crate::command::{SOON, run_in, run_within};
 use crate::scenario::wait::{until, until_every};
@@ -68,7 +68,9 @@ pub async fn start(plan: &Plan, site: Site, token: Option<&str>) -> Result<u32> 
     // A socket left by a daemon that was killed would look like one that is ready.
     std::fs::remove_file(&socket).ok();
     let log = plan.file(&name, "holdfastd.log");
+    let clock = clocks::environment(plan, site);
     let mut env = vec![("RUST_BACKTRACE", "1")];
+    env.extend(clock.iter().map(|(name, value)| (*name, value.as_str())));
     if let Some(token) = token {
         env.push((TOKEN_VARIABLE, token));
     }
@@ -182,6 +184,8 @@ mod tests {
             guard_timeout_ms: 150,
             replicate_after: "3s".into(),
             bin_dir: "/".into(),
+            clocks: false,
+            own_disk: None,
             owner: (1, 1),
             standing: false,
             made_netns_mount: false,

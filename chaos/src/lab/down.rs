@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::disks;
 use super::plan::{PLAN_FILE, Plan, RUN_BASE, run_dir, run_of_netns};
 use super::spawn::{kill_all, kill_strays, start_time};
 use crate::command::run;
@@ -48,6 +49,7 @@ pub async fn remove(run_id: &str) -> Result<()> {
         namespaces().into_iter().filter(|n| run_of_netns(n) == Some(run_id)).collect()
     };
     let folder = run_dir(run_id);
+    disks::thaw_all(run_id).await;
     // More than once: a command that was under way when the run was cut off may add one behind us.
     for _ in 0..10 {
         // One that has not entered its namespace yet would be overlooked there.
@@ -67,6 +69,7 @@ pub async fn remove(run_id: &str) -> Result<()> {
     if plan.is_some_and(|plan| plan.made_netns_mount) {
         unmount_netns().await?;
     }
+    disks::detach_all(run_id).await?;
     remove_folder(&folder)
 }
 
@@ -135,6 +138,8 @@ mod tests {
             guard_timeout_ms: 150,
             replicate_after: "3s".into(),
             bin_dir: "/".into(),
+            clocks: false,
+            own_disk: None,
             owner,
             standing,
             made_netns_mount: false,

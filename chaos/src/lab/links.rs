@@ -128,7 +128,8 @@ pub async fn pass(plan: &Plan) -> Result<()> {
     run_in(&plan.router(), &["nft", "delete", "table", "inet", BLOCKED]).await.map(|_| ())
 }
 
-fn counters(table: &str) -> Vec<u64> {
+/// How many packets each counter of a table has seen, as `nft` shows it.
+pub fn counters(table: &str) -> Vec<u64> {
     let lines = table.lines().filter_map(|line| line.split_once("counter packets "));
     lines.filter_map(|(_, rest)| rest.split(' ').next()?.parse().ok()).collect()
 }

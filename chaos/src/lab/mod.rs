@@ -3,12 +3,15 @@
 
 pub mod backends;
 pub mod bird;
+pub mod clocks;
 pub mod cluster;
 pub mod describe;
+pub mod disks;
 pub mod down;
 pub mod leftovers;
 pub mod links;
 pub mod plan;
+pub mod relay;
 pub mod spawn;
 
 use std::path::PathBuf;
@@ -34,6 +37,10 @@ pub struct Wish {
     pub bin_dir: PathBuf,
     /// Whether a cluster is formed on it.
     pub cluster: bool,
+    /// Whether the wall clock of each daemon can be set.
+    pub clocks: bool,
+    /// The director that gets a disk of its own.
+    pub own_disk: Option<u8>,
 }
 
 impl Wish {
@@ -56,6 +63,8 @@ impl Wish {
             guard_timeout_ms: self.guard_timeout_ms,
             replicate_after: self.replicate_after,
             bin_dir: self.bin_dir.canonicalize().context("the folder of the binaries")?,
+            clocks: self.clocks,
+            own_disk: self.own_disk,
             owner: (me, spawn::start_time(me).unwrap_or(0)),
             standing: false,
             made_netns_mount: !down::netns_is_mounted(),
@@ -73,6 +82,15 @@ pub async fn raise_ground(plan: &Plan, say: &dyn Fn(&str)) -> Result<()> {
     plan.save()?;
     say("namespaces and links");
     links::raise_router(plan).await?;
+    if plan.clocks {
+        clocks::make(plan).await?;
+        for site in plan.directors() {
+            clocks::set(plan, site, 0)?;
+        }
+    }
+    if let Some(number) = plan.own_disk {
+        disks::attach(plan, plan::director(number)).await?;
+    }
     for site in plan.directors().chain(plan.clients()).chain(plan.backends()) {
         links::attach(plan, site).await?;
     }

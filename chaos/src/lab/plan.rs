@@ -116,6 +116,12 @@ pub struct Plan {
     pub replicate_after: String,
     /// Where `holdfastd`, `holdfast-guard` and `holdfast` are.
     pub bin_dir: PathBuf,
+    /// Whether the wall clock of each daemon can be set.
+    #[serde(default)]
+    pub clocks: bool,
+    /// The director that has a disk of its own.
+    #[serde(default)]
+    pub own_disk: Option<u8>,
     /// The process that raised it, and when that process started (clock ticks since boot).
     pub owner: (u32, u64),
     /// Whether it has been raised and is meant to outlive that process.

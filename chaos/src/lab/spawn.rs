@@ -11,12 +11,16 @@ use nix::unistd::Pid;
 use super::plan::run_dir;
 use crate::command::{command, run};
 
-/// Lets it open as many files as the system permits: bursts of connections need thousands.
-pub const MANY_FILES: &str = "ulimit -n \"$(ulimit -Hn)\"; exec \"$@\"";
-/// The same, and raises the share of the scheduling group where there are such groups
-/// (CONFIG_SCHED_AUTOGROUP).
-const LARGER_SHARE: &str = "ulimit -n \"$(ulimit -Hn)\"; \
-     { echo -10 >/proc/self/autogroup; } 2>/dev/null; exec \"$@\"";
+/// What a process of the lab is started by: it gets a session of its own, as many open files as the system
+/// permits (bursts of connections need thousands), and a larger share of the processors where scheduling
+/// groups follow sessions (CONFIG_SCHED_AUTOGROUP).
+pub const OWN_SHARE: [&str; 5] = [
+    "setsid",
+    "sh",
+    "-c",
+    "ulimit -n \"$(ulimit -Hn)\"; { echo -10 >/proc/self/autogroup; } 2>/dev/null; exec \"$@\"",
+    "lab",
+];
 
 /// How much a process may interrupt others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,7 +49,7 @@ pub async fn spawn(
     // All of these replace themselves by the next, so the pid stays. `setsid` also gives each
     // process a scheduling group of its own, as machines would; the group gets a larger share, because
     // a director's machine would not share its processors with a compiler.
-    let mut words = vec!["setsid", "sh", "-c", LARGER_SHARE, "lab"];
+    let mut words = OWN_SHARE.to_vec();
     if priority == Priority::High && may_be_realtime().await {
         words.extend(["chrt", "-f", "1"]);
     }
@@ -97,6 +101,15 @@ pub fn signal(pid: u32, signal: Signal) -> Result<()> {
 /// The state letter of a process (`R`, `S`, `T` for stopped, `Z`), if it is there.
 pub fn state(pid: u32) -> Option<char> {
     stat_fields(pid)?.first()?.chars().next()
+}
+
+/// Whether a thread of a process is in a wait that nothing can end but the device it waits for.
+pub fn waits_for_a_disk(pid: u32) -> bool {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    tasks.flatten().any(|task| {
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("State:\tD"))
+    })
 }
 
 /// When a process started (clock ticks since boot), if it is there.

@@ -18,6 +18,39 @@ pub struct Size {
     pub bystanders: usize,
 }
 
+/// Young connections around a fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Young {
+    /// The burst of each fault.
+    pub burst: Size,
+    /// The same of planned changes, and of faults that end nobody.
+    pub planned: Size,
+    /// How many have to change director in a crash for it to prove something; none: they are shown and
+    /// not judged.
+    pub needed: Option<u64>,
+    /// How many come and go at all times, a second.
+    pub per_second: u32,
+}
+
+impl Young {
+    /// Those of the demo: `crowd` of them on the director that fails.
+    pub fn of_demo(crowd: u32) -> Young {
+        Young { planned: Size { hit: 0, bystanders: 0 }, per_second: 20, ..Young::of_matrix(crowd) }
+    }
+
+    /// Those of the matrix, where planned changes have their share, too.
+    pub fn of_matrix(crowd: u32) -> Young {
+        let size = crowd as usize;
+        Young {
+            burst: Size { hit: size, bystanders: size / 4 },
+            planned: Size { hit: size / 4, bystanders: size / 4 },
+            // A seventh comes after the fault, and some are newborn then.
+            needed: Some((u64::from(crowd) * 5 / 7).min(1_000)),
+            per_second: 40,
+        }
+    }
+}
+
 impl Size {
     /// How many ports have to be tried, so that enough of them lead to those directors.
     pub fn candidates(&self, targets: usize, serving: usize) -> u32 {
@@ -66,6 +99,12 @@ mod tests {
             let others = if targets == serving { 0 } else { 50 };
             assert_eq!(chosen.len() - hit, others, "{targets} of {serving}");
         }
+    }
+
+    #[test]
+    fn by_default_a_thousand_are_needed() {
+        assert_eq!(Young::of_demo(1_400).needed, Some(1_000));
+        assert_eq!(Young::of_matrix(280).needed, Some(200));
     }
 
     #[test]

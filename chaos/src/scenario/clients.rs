@@ -13,7 +13,7 @@ use crate::command::{command, in_netns};
 use crate::lab::backends::{BULK_PORT, DRIP_PORT, ECHO_PORT, UDP_PORT};
 use crate::lab::describe::Machine;
 use crate::lab::plan::VIPS;
-use crate::lab::spawn::MANY_FILES;
+use crate::lab::spawn::OWN_SHARE;
 use crate::router::paths::{self, Paths};
 use crate::workload::messages::{Answer, Command, Flow, Look, Order, Said};
 use crate::workload::record::{Cohort, Record, Transport};
@@ -65,12 +65,13 @@ impl ClientProcess {
         let base = (index * BASE).to_string();
         let complaints =
             std::fs::File::create(log).with_context(|| format!("making {}", log.display()))?;
-        let argv = ["sh", "-c", MANY_FILES, "lab", &me, "client", "--base", &base];
-        let mut child = command(&in_netns(&machine.netns, &argv))
+        // In a session of its own (so without a process group of ours), as everything of the lab is.
+        let mut argv = OWN_SHARE.map(str::to_owned).to_vec();
+        argv.extend(in_netns(&machine.netns, &[&me, "client", "--base", &base]));
+        let mut child = command(&argv)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(complaints)
-            .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start the client {}", machine.name))?;

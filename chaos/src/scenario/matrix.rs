@@ -8,33 +8,36 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 
-use super::burst::Size;
+use super::burst::Young;
 use super::environment;
 use super::faults::{rule, what};
 use super::progress::Progress;
 use super::report::{Age, AgeReport, Environment, FaultReport, MatrixReport, Report, Verdict};
-use super::run::{Settings, Young};
+use super::run::Settings;
 use super::steps::{self, StepName};
 use super::table::{AGE_HEAD, AGE_INTRO, age_rows, aligned, word};
 use super::{replicate_after_ms, whole_run};
 use crate::args::{Chaos, Ground};
 use crate::clock::now_ms;
 use crate::interrupt::{Outcome, guarded};
-use crate::lab::{Plan, down};
+use crate::lab::{Plan, Wish, down};
 use crate::{doctor, files, html};
 
 /// A lab, and the faults that are injected in it, one after another.
 struct Bed {
     name: &'static str,
     directors: u8,
+    /// Whether clocks can be set there, and which director has a disk of its own.
+    machines: Option<u8>,
     faults: &'static [StepName],
 }
 
 /// Few directors cost little; those that need more have a lab of their own.
-const BEDS: [Bed; 3] = [
+const BEDS: [Bed; 4] = [
     Bed {
         name: "three",
         directors: 3,
+        machines: None,
         faults: &[
             StepName::KillDaemon,
             StepName::HangDaemon,
@@ -43,12 +46,15 @@ const BEDS: [Bed; 3] = [
             StepName::OneWay,
             StepName::CutOff,
             StepName::Reshuffle,
+            StepName::BadLinks,
+            StepName::BlockedLinks,
             StepName::KillAll,
         ],
     },
     Bed {
         name: "growing",
         directors: 2,
+        machines: None,
         faults: &[
             StepName::AddNode,
             StepName::DrainNode,
@@ -58,13 +64,19 @@ const BEDS: [Bed; 3] = [
             StepName::DrainTwo,
         ],
     },
-    Bed { name: "five", directors: 5, faults: &[StepName::KillWithLeader] },
+    Bed {
+        name: "machines",
+        directors: 3,
+        machines: Some(2),
+        faults: &[StepName::ClockJump, StepName::DiskStall, StepName::DiskFull],
+    },
+    Bed { name: "five", directors: 5, machines: None, faults: &[StepName::KillWithLeader] },
 ];
 
 /// A lab that is to be raised, and what is to happen in it.
 struct Job {
     seed: u64,
-    bed: &'static str,
+    bed: &'static Bed,
     directors: u8,
     faults: Vec<StepName>,
 }
@@ -82,7 +94,7 @@ fn jobs(faults: &[StepName], seeds: impl Iterator<Item = u64> + Clone) -> Result
         let directors = bed.directors + missing.saturating_sub(brought) as u8;
         steps::check("--faults", &chosen, directors.into())?;
         if !chosen.is_empty() {
-            all.push((bed.name, directors, chosen));
+            all.push((bed, directors, chosen));
         }
     }
     let jobs = seeds.flat_map(|seed| {
@@ -94,18 +106,6 @@ fn jobs(faults: &[StepName], seeds: impl Iterator<Item = u64> + Clone) -> Result
         })
     });
     Ok(jobs.collect())
-}
-
-/// The young connections of the matrix: `crowd` of them on directors that fail.
-fn young(crowd: u32) -> Young {
-    let crowd = crowd as usize;
-    Young {
-        burst: Size { hit: crowd, bystanders: crowd / 4 },
-        planned: Size { hit: crowd / 4, bystanders: crowd / 4 },
-        // A seventh comes after the fault, and some are newborn then.
-        needed: Some((crowd as u64 * 5 / 7).min(1_000)),
-        per_second: 40,
-    }
 }
 
 /// Runs the matrix, says what survived, cleans up.
@@ -133,7 +133,7 @@ pub async fn chaos(chaos: Chaos) -> Result<ExitCode> {
                 println!(
                     "\n== lab {number} of {count}: seed {}, {} ({} directors): {}",
                     job.seed,
-                    job.bed,
+                    job.bed.name,
                     job.directors,
                     list(&job.faults)
                 );
@@ -177,12 +177,13 @@ pub async fn chaos(chaos: Chaos) -> Result<ExitCode> {
 async fn one(chaos: &Chaos, job: Job, standing: &RefCell<Option<String>>) -> Result<Report> {
     let began_ms = now_ms();
     let ground = Ground { directors: job.directors, ..chaos.ground() };
-    let plan: Plan = crate::wish(&ground, true)?.plan()?;
+    let (clocks, own_disk) = (job.bed.machines.is_some(), job.bed.machines);
+    let plan: Plan = Wish { clocks, own_disk, ..crate::wish(&ground, true)? }.plan()?;
     let settings = Settings {
         seed: job.seed,
         inject: true,
         replicate_after_ms: replicate_after_ms(&ground.replicate_after)?,
-        young: young(chaos.young),
+        young: Young::of_matrix(chaos.young),
     };
     *standing.borrow_mut() = Some(plan.run.clone());
     let environment = environment::now(&plan, chaos.commit.as_deref());
@@ -192,15 +193,16 @@ async fn one(chaos: &Chaos, job: Job, standing: &RefCell<Option<String>>) -> Res
         eprintln!("error: {error:#}");
         Report::nothing_known(&error, job.seed, now_ms() - began_ms)
     });
-    report.lab = job.bed.into();
+    report.lab = job.bed.name.into();
     report.environment = Environment { load_after: environment::load(), ..environment };
     if report.verdict != Verdict::Pass || chaos.keep_logs.is_some() {
-        let to = chaos.keep_logs.as_ref().map(|to| to.join(format!("{}-{}", job.bed, job.seed)));
+        let to =
+            chaos.keep_logs.as_ref().map(|to| to.join(format!("{}-{}", job.bed.name, job.seed)));
         crate::keep_logs(&plan.dir(), to.as_deref(), &plan.run);
     }
     down::remove(&plan.run).await.context("taking the lab away")?;
     *standing.borrow_mut() = None;
-    println!("{} (seed {}): {}: {}", job.bed, job.seed, word(report.verdict), report.reason);
+    println!("{} (seed {}): {}: {}", job.bed.name, job.seed, word(report.verdict), report.reason);
     Ok(report)
 }
 

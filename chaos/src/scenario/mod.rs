@@ -25,7 +25,7 @@ mod judge_tests;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use holdfast_schema::config::parse_millis;
 
 use crate::args::{Control, Demo, Workload};
@@ -35,20 +35,11 @@ use crate::files;
 use crate::html;
 use crate::interrupt::{Outcome, guarded};
 use crate::lab::{self, Plan, describe, down};
-use burst::Size;
+use burst::Young;
 use progress::Progress;
 use report::{Environment, Report, Timeline, Verdict};
-use run::{Ended, Run, Settings, Young};
+use run::{Ended, Run, Settings};
 use steps::StepName;
-
-/// The young connections of the demo. Of the burst about a seventh is opened after the fault; a
-/// thousand have to have been there, and to have moved.
-const DEMO_YOUNG: Young = Young {
-    burst: Size { hit: 1_400, bystanders: 400 },
-    planned: Size { hit: 0, bystanders: 0 },
-    needed: None,
-    per_second: 20,
-};
 
 /// Raises a lab, runs the scenario, says what survived, cleans up.
 pub async fn demo(demo: Demo) -> Result<ExitCode> {
@@ -69,10 +60,16 @@ pub async fn demo(demo: Demo) -> Result<ExitCode> {
         seed: demo.seed,
         inject: !demo.no_inject,
         replicate_after_ms: replicate_after_ms(&ground.replicate_after)?,
-        young: DEMO_YOUNG,
+        young: Young::of_demo(demo.young),
     };
     let plan = crate::wish(&ground, true)?.plan()?;
     let steps = if demo.steps.is_empty() { StepName::DEMO.to_vec() } else { demo.steps.clone() };
+    if let Some(step) = steps.iter().find(|s| s.is_of_the_matrix()) {
+        bail!(
+            "--steps: {0} needs a lab of the matrix: `holdfast-chaos chaos --faults {0}`",
+            step.name()
+        );
+    }
     steps::check("--steps", &steps, plan.directors.len())?;
     let planned = plan.clone();
     let environment = environment::now(&plan, demo.commit.as_deref());
@@ -194,7 +191,7 @@ pub async fn workload_only(workload: Workload) -> Result<ExitCode> {
             seed: 0,
             inject: false,
             replicate_after_ms: replicate_after_ms(&plan.replicate_after)?,
-            young: DEMO_YOUNG,
+            young: Young::of_demo(0),
         };
         let mut run = Run::begin(plan, settings, Progress::new(), now_ms()).await?;
         run.traffic_for(workload.seconds * 1000).await

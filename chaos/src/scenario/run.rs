@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::burst::{self, BEFORE_MS, OVER_MS, Size};
+use super::burst::{self, BEFORE_MS, OVER_MS, Young};
 use super::clients::{Clients, Flows, target};
 use super::faults::what;
 use super::inject::{self, Effect, Lasting, names};
@@ -62,19 +62,6 @@ pub struct Settings {
     pub young: Young,
 }
 
-/// Young connections around a fault.
-#[derive(Clone, Copy, Debug)]
-pub struct Young {
-    /// The burst of each fault.
-    pub burst: Size,
-    /// The same of planned changes.
-    pub planned: Size,
-    /// See [`Terms::young_needed`].
-    pub needed: Option<u64>,
-    /// How many come and go at all times, a second.
-    pub per_second: u32,
-}
-
 /// The router's choices of path before a step.
 struct Before {
     /// Since when they have been asked for (ms).
@@ -116,6 +103,8 @@ pub struct Run {
     pub drained: BTreeSet<Site>,
     /// A fault that goes on for a while.
     pub lasting: Option<Lasting>,
+    /// Directors whose daemons were started anew although not every such step does so.
+    pub restarted: Vec<Site>,
     settings: Settings,
     clients: Clients,
     random: StdRng,
@@ -165,6 +154,7 @@ impl Run {
             monitor,
             drained: BTreeSet::new(),
             lasting: None,
+            restarted: Vec::new(),
             settings,
             clients,
             random: StdRng::seed_from_u64(settings.seed),
@@ -506,9 +496,12 @@ impl Run {
         targets: &[Site],
         effect: &mut Effect,
     ) -> (u64, u64) {
-        let restarted = if step.restarts() && self.settings.inject { targets } else { &[] };
+        let mut restarted = std::mem::take(&mut self.restarted);
+        if step.restarts() && self.settings.inject {
+            restarted.extend(targets);
+        }
         let reading = self.read_releases(&format!("{}-after", step.name())).await;
-        let Since { mut count, doubts } = self.releases.since(&reading, restarted);
+        let Since { mut count, doubts } = self.releases.since(&reading, &restarted);
         effect.missing.extend(doubts);
         let frozen = matches!(step, StepName::HangDaemon | StepName::FreezeFollower);
         let hung = targets.iter().filter(|_| frozen).filter_map(|t| count.remove(t)).sum();

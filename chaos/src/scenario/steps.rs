@@ -38,6 +38,16 @@ pub enum StepName {
     CutOff,
     /// The router's ECMP is reshuffled while a backend is removed.
     Reshuffle,
+    /// What directors say to each other is late, out of order, and lost now and then.
+    BadLinks,
+    /// No director hears any other.
+    BlockedLinks,
+    /// The wall clocks of two directors jump by minutes.
+    ClockJump,
+    /// A director's disk stands still.
+    DiskStall,
+    /// A director's disk is full.
+    DiskFull,
 }
 
 /// Whether the steps can be done in this order on so many directors; `option` named them.
@@ -112,6 +122,11 @@ impl StepName {
             StepName::OneWay => "one-way",
             StepName::CutOff => "cut-off",
             StepName::Reshuffle => "reshuffle",
+            StepName::BadLinks => "bad-links",
+            StepName::BlockedLinks => "blocked-links",
+            StepName::ClockJump => "clock-jump",
+            StepName::DiskStall => "disk-stall",
+            StepName::DiskFull => "disk-full",
         }
     }
 
@@ -155,7 +170,8 @@ impl StepName {
 
     /// Whether it proves nothing unless connections change director.
     pub fn has_to_move(self) -> bool {
-        self.is_crash() || matches!(self, StepName::CutOff | StepName::Reshuffle)
+        self.is_crash()
+            || matches!(self, StepName::CutOff | StepName::Reshuffle | StepName::BadLinks)
     }
 
     /// How many directors it brings.
@@ -165,6 +181,11 @@ impl StepName {
             StepName::AddThree => 3,
             _ => 0,
         }
+    }
+
+    /// Whether it needs machines that only a lab of the matrix has.
+    pub fn is_of_the_matrix(self) -> bool {
+        matches!(self, StepName::ClockJump | StepName::DiskStall | StepName::DiskFull)
     }
 
     /// How many directors have to serve before it.

@@ -40,7 +40,7 @@ pub async fn follower(run: &mut Run, serving: &[Site]) -> Result<Vec<Site>> {
 }
 
 /// A crash has its effect when the router has left every route of the directors.
-async fn router_leaves(run: &Run, targets: &[Site], effect: &mut Effect) {
+pub async fn router_leaves(run: &Run, targets: &[Site], effect: &mut Effect) {
     effect.failed = targets.to_vec();
     effect.done_ms = effect.begin_ms;
     for target in targets {

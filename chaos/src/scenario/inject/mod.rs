@@ -1,6 +1,7 @@
 //! What each step does to the cluster, and how the router shows that it happened.
 
 mod crash;
+mod machine;
 mod network;
 mod planned;
 
@@ -17,7 +18,7 @@ use crate::admin;
 use crate::clock::now_ms;
 use crate::lab::cluster::{self, SETTLED};
 use crate::lab::plan::{Site, VIPS, director};
-use crate::lab::{Plan, links, spawn};
+use crate::lab::{Plan, disks, links, spawn};
 use crate::router::monitor::History;
 
 /// How long a step may take to have its effect.
@@ -55,6 +56,12 @@ enum End {
     Thaw(u32),
     /// The router lets packets through again.
     Pass,
+    /// The relay that makes the network bad is taken away: its process.
+    BypassRelay(u32),
+    /// There is room on a disk again.
+    MakeRoom(Site),
+    /// A disk moves again.
+    Unfreeze(Site),
 }
 
 /// Everything short of the step itself: machines for newcomers.
@@ -75,8 +82,9 @@ pub async fn choose(run: &mut Run, step: StepName) -> Result<Vec<Site>> {
             return Ok(vec![run.drained.first().copied().unwrap_or(director(1))]);
         }
         StepName::RollingRestart | StepName::KillAll => return Ok(serving),
-        StepName::Reshuffle => 0,
-        StepName::DrainTwo | StepName::OneWay => 2,
+        StepName::Reshuffle | StepName::BadLinks | StepName::BlockedLinks => 0,
+        StepName::DrainTwo | StepName::OneWay | StepName::ClockJump => 2,
+        StepName::DiskFull | StepName::DiskStall => return machine::with_own_disk(run),
         StepName::KillWithLeader => return crash::with_leader(run, &serving).await,
         StepName::FreezeFollower => return crash::follower(run, &serving).await,
         _ => 1,
@@ -112,6 +120,11 @@ pub async fn inject(run: &mut Run, step: StepName, targets: &[Site]) -> Result<E
         StepName::OneWay => network::one_way(run, targets).await,
         StepName::CutOff => network::cut_off(run, first(targets)?).await,
         StepName::Reshuffle => network::reshuffle(run).await,
+        StepName::BadLinks => network::bad_links(run).await,
+        StepName::BlockedLinks => network::blocked_links(run).await,
+        StepName::DiskFull => machine::disk_full(run, first(targets)?).await,
+        StepName::DiskStall => machine::disk_stall(run, first(targets)?).await,
+        StepName::ClockJump => machine::clock_jump(run, targets).await,
     }
 }
 
@@ -136,6 +149,18 @@ pub async fn outlast(run: &mut Run) -> Result<()> {
             links::pass(&run.plan).await?;
             run.progress.say("the directors can reach each other again");
         }
+        End::BypassRelay(pid) => {
+            network::bypass_relay(run, pid).await?;
+            run.progress.say("the network between the directors is good again");
+        }
+        End::MakeRoom(site) => {
+            disks::empty(&run.plan, site)?;
+            run.progress.say("there is room on the disk again");
+        }
+        End::Unfreeze(site) => {
+            disks::thaw(&run.plan, site).await?;
+            run.progress.say("the disk moves again");
+        }
     }
     Ok(())
 }
@@ -150,6 +175,9 @@ pub async fn repair(run: &mut Run, step: StepName, targets: &[Site]) -> Result<(
         StepName::LoseMachine => crash::replace_machine(run, first(targets)?).await?,
         StepName::DrainTwo => planned::undrain(run, targets).await.map(|_| ())?,
         StepName::Reshuffle => network::shuffle_back(run).await?,
+        StepName::BadLinks => links::hash_by(&run.plan, links::HashFields::All).await?,
+        StepName::DiskFull => machine::room_again(run, first(targets)?).await?,
+        StepName::ClockJump => machine::right_the_clocks(run, targets)?,
         _ => {}
     }
     cluster::settled(&run.plan, SETTLED).await?;

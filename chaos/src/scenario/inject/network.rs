@@ -1,13 +1,18 @@
 //! Faults of the network between the directors, and of the router's hash.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use nix::sys::signal::Signal;
+
 use super::{Effect, End, Lasting, any_other, router_follows};
 use crate::clock::now_ms;
+use crate::command::{SOON, run_in};
 use crate::lab::plan::{PEER_PORT, Site};
-use crate::lab::{backends, cluster, links};
+use crate::lab::spawn::{Priority, signal, spawn};
+use crate::lab::{backends, cluster, links, relay};
 use crate::scenario::run::Run;
 use crate::scenario::wait::until;
 
@@ -55,6 +60,59 @@ async fn packets_are_dropped(run: &Run, effect: &mut Effect) {
         effect.missing.push("the router dropped no packet between the directors".into());
     }
     effect.done_ms = now_ms();
+}
+
+/// No director hears any other.
+pub async fn blocked_links(run: &mut Run) -> Result<Effect> {
+    let mut effect = drop_until_later(run, &[format!("udp dport {PEER_PORT}")]).await?;
+    packets_are_dropped(run, &mut effect).await;
+    Ok(effect)
+}
+
+/// What directors say to each other is late, out of order, and lost now and then; and since most connections
+/// change director meanwhile, they have a lot to say.
+pub async fn bad_links(run: &mut Run) -> Result<Effect> {
+    let directors: Vec<(String, Ipv4Addr, Ipv4Addr)> =
+        run.plan.directors().map(|d| (d.name(), d.addr(), d.gateway())).collect();
+    let pid = start_relay(run, &directors).await?;
+    let mut effect = Effect { begin_ms: now_ms(), ..Effect::default() };
+    let router = run.plan.router();
+    run_in(&router, &["nft", &relay::rules(&directors)]).await?;
+    run.lasting =
+        Some(Lasting { until_ms: effect.begin_ms + LASTS_MS, end: End::BypassRelay(pid) });
+    let used = until("the relay is used", HEARTBEAT, async || {
+        let shown = run_in(&router, &["nft", "list", "table", "ip", "relay"]).await?;
+        let flows = links::counters(&shown);
+        ensure!(!flows.is_empty() && flows.iter().all(|n| *n > 0), "{flows:?}");
+        Ok(())
+    });
+    if used.await.is_err() {
+        effect.missing.push("not all directors spoke to each other by the relay".into());
+    }
+    links::hash_by(&run.plan, links::HashFields::WithoutProtocol).await?;
+    effect.done_ms = now_ms();
+    Ok(effect)
+}
+
+async fn start_relay(run: &Run, directors: &[(String, Ipv4Addr, Ipv4Addr)]) -> Result<u32> {
+    let me = std::env::current_exe()?.display().to_string();
+    let list: Vec<String> = directors.iter().map(|(_, addr, _)| addr.to_string()).collect();
+    let (list, log) = (list.join(","), run.plan.file("r1", "relay.log"));
+    let argv = [me.as_str(), "relay", "--directors", &list];
+    std::fs::remove_file(&log).ok();
+    let pid = spawn(&run.plan.router(), &argv, Priority::High, &log, &[]).await?;
+    until("the relay is ready", SOON, async || {
+        ensure!(std::fs::read_to_string(&log)?.contains("ready"), "it is not");
+        Ok(())
+    })
+    .await?;
+    Ok(pid)
+}
+
+/// Directors speak to each other without it again.
+pub async fn bypass_relay(run: &Run, pid: u32) -> Result<()> {
+    run_in(&run.plan.router(), &["nft", "delete", "table", "ip", "relay"]).await?;
+    signal(pid, Signal::SIGKILL)
 }
 
 /// The backend that is taken away: the last one.
