@@ -81,7 +81,7 @@ soak: packages ## Run SEEDS seeds of the simulation, beginning with FROM, on all
 	    soak --seeds $(SEEDS) --from $(FROM) --marks
 
 .PHONY: bench
-bench: packages ## Benchmarks: packet core, lab forwarding rate against a bare forwarder, replication
+bench: packages ## Benchmarks: packet core, new sessions, lab forwarding rate, replication, takeover
 	@SUDO="$(SUDO)" tests/bench.sh
 
 .PHONY: generate

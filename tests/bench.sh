@@ -29,3 +29,7 @@ $SUDO "$EXAMPLES/lab_rate"
 echo
 echo "== replication: session changes a second through three replicas in one process"
 "$EXAMPLES/replicate_bench"
+
+echo
+echo "== takeover: through a new director, four daemons in the lab, against a bare forwarder"
+$SUDO "$EXAMPLES/takeover"
