@@ -60,6 +60,8 @@ pub struct SessionTable {
     bucket_key: OnceLock<BucketKey>,
     #[cfg(feature = "simulation")]
     pub(super) without_veto: std::sync::atomic::AtomicBool,
+    #[cfg(feature = "simulation")]
+    pub(super) without_incarnations: std::sync::atomic::AtomicBool,
 }
 
 impl SessionTable {
@@ -93,6 +95,8 @@ impl SessionTable {
             bucket_key: OnceLock::new(),
             #[cfg(feature = "simulation")]
             without_veto: std::sync::atomic::AtomicBool::new(false),
+            #[cfg(feature = "simulation")]
+            without_incarnations: std::sync::atomic::AtomicBool::new(false),
         }
     }
 

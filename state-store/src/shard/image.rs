@@ -97,7 +97,12 @@ impl Shard {
     /// Takes over another shard's content (a snapshot's); the next checkpoint replaces everything.
     pub fn replace_with(&mut self, other: Shard) {
         self.table.clear();
-        *self = Shard { replaced: true, ..other };
+        *self = Shard {
+            replaced: true,
+            #[cfg(any(test, feature = "simulation"))]
+            without_incarnations: self.without_incarnations,
+            ..other
+        };
         let keys: Vec<FlowKey> = self.table.iter().map(|s| s.record.key).collect();
         self.dirty.extend(keys);
         self.dirty_tombs.extend(self.tombs.iter().map(|(second, _)| second));

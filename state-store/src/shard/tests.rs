@@ -100,6 +100,16 @@ fn the_newer_incarnation_wins_and_late_news_of_the_older_touch_nothing() {
 }
 
 #[test]
+fn a_simulation_can_make_it_take_late_news_for_news_of_the_newer_session() {
+    let mut shard = shard();
+    shard.set_without_incarnations();
+    let late = update(1, 5, 2, 0, SessionFlags::RESET);
+    let changes = vec![SessionChange::Create(record(1, 9, 0)), SessionChange::Update(late)];
+    shard.apply(&entry(0, changes), None).unwrap();
+    assert!(shard.find(&key(1)).unwrap().flags.closing());
+}
+
+#[test]
 fn a_half_open_twin_of_the_same_syn_does_not_end_an_established_session() {
     // A SYN is repeated across a rehash: director 2 opens a session of its own, with a newer stamp.
     let mut twin = record(1, 9, 0);

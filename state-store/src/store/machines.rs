@@ -197,6 +197,12 @@ impl ShardMachine {
         Ok(machine)
     }
 
+    /// See [`Shard::set_without_incarnations`].
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn set_without_incarnations(&mut self) {
+        self.shard.set_without_incarnations();
+    }
+
     fn tell_all(&self) {
         if let Some(sink) = &self.sink {
             sink.installed(self.id, &self.shard.records());
