@@ -67,8 +67,8 @@ struct Director {
     applied: Applied,
     out: Arc<Out>,
     stalled_until: Duration,
-    /// Term and vote that its disk held at most.
-    hard: (u64, u64),
+    /// Term and vote that its disk held last, of which replica.
+    hard: Option<(Place, u64, u64)>,
 }
 
 struct World {
@@ -78,6 +78,7 @@ struct World {
     number: u64,
     directors: Vec<Director>,
     members: Arc<Mutex<Vec<MemberView>>>,
+    form: Arc<Mutex<Option<(u32, u64)>>>,
     next_replica: u64,
     cut: BTreeSet<(DirectorId, DirectorId)>,
     /// Per mille of messages that are lost.
@@ -101,7 +102,7 @@ impl World {
             applied: Applied::default(),
             out: Arc::default(),
             stalled_until: Duration::ZERO,
-            hard: (0, 0),
+            hard: None,
         };
         let mut world = World {
             now: Duration::ZERO,
@@ -110,6 +111,7 @@ impl World {
             number: 0,
             directors: (1..=DIRECTORS).map(director).collect(),
             members: Arc::default(),
+            form: Arc::default(),
             next_replica: u64::from(DIRECTORS) + 1,
             cut: BTreeSet::new(),
             loss: 0,
@@ -142,7 +144,7 @@ impl World {
 
     fn start(&mut self, at: usize) {
         let (seed, now, routes) = (self.random.random(), self.now, self.routes());
-        let members = self.members.clone();
+        let (members, form) = (self.members.clone(), self.form.clone());
         let director = &mut self.directors[at];
         let db = director.disk.database();
         let place = Place { group: GROUP, generation: 1, replica: director.replica };
@@ -162,7 +164,7 @@ impl World {
         director.applied = Applied::default();
         let applied = director.applied.clone();
         let load = |records| {
-            let mut machine = Memory { applied, members, ..Memory::default() };
+            let mut machine = Memory { applied, members, form, ..Memory::default() };
             machine.install(records).map(|()| machine)
         };
         let group = Group::open(&db, place, &config, load).unwrap();
@@ -296,6 +298,10 @@ impl World {
     }
 
     fn note_applied(&mut self, at: usize) {
+        if self.form.lock().is_some() {
+            // Another generation counts its entries anew.
+            return;
+        }
         let director = &self.directors[at];
         let applied = director.applied.lock();
         let news = match self.acknowledged.last_key_value() {
@@ -388,17 +394,19 @@ impl World {
 impl Director {
     /// What a disk says of the vote never goes back.
     fn check_vote(&mut self) {
-        let key = storage::key(GROUP, Tag::HardState, &[]);
-        let Some(stored) = self.disk.database().get(&key).unwrap() else { return };
+        let db = self.disk.database();
+        let Some(place) = stored_place(&db, GROUP).unwrap() else { return };
+        let Some(stored) = db.get(&storage::key(GROUP, Tag::HardState, &[])).unwrap() else {
+            return;
+        };
         let mut hard = HardState::default();
         hard.merge_from_bytes(&stored).unwrap();
-        let (term, vote) = self.hard;
-        if self.replica <= u64::from(DIRECTORS) {
-            assert!(hard.term >= term, "replica {}: {term} to {}", self.replica, hard.term);
+        if let Some((_, term, vote)) = self.hard.filter(|(same, ..)| *same == place) {
+            assert!(hard.term >= term, "{place:?}: {term} to {}", hard.term);
             let same = hard.term > term || vote == 0 || hard.vote == vote;
-            assert!(same, "replica {} voted for {vote}, then {}", self.replica, hard.vote);
+            assert!(same, "{place:?} voted for {vote}, then {}", hard.vote);
         }
-        self.hard = (hard.term, hard.vote);
+        self.hard = Some((place, hard.term, hard.vote));
     }
 
     fn check_all(&self, acknowledged: &BTreeMap<u64, Vec<u8>>) {
@@ -459,6 +467,7 @@ fn amnesia(seed: u64, new_replica: bool) {
         world.run_for(Duration::from_millis(600));
         world.crash(at, true, new_replica);
         world.directors[at].disk.replace();
+        world.directors[at].hard = None;
         world.run_for(Duration::from_millis(1_100));
         world.cut.clear();
         if new_replica {
@@ -480,4 +489,46 @@ fn who_forgot_everything_and_comes_back_as_himself_is_noticed() {
         (0..5).any(|seed| noticed(&seed)),
         "replica ids may be reused without anybody noticing"
     );
+}
+
+#[test]
+fn a_group_that_lost_its_majority_begins_anew_from_what_is_left() {
+    let mut world = World::new(3, true);
+    world.converges();
+    world.propose(5);
+    world.run_for(Duration::from_secs(1));
+    for at in [0, 1] {
+        world.crash(at, true, true);
+        world.directors[at].disk.replace();
+    }
+    world.run_for(Duration::from_millis(1_100));
+    assert_eq!(world.leader(), None, "a third of it decides nothing");
+    *world.form.lock() = Some((2, world.directors[2].replica));
+    world.tell_members();
+    let alike = |world: &World| {
+        let new = |d: &Director| {
+            let state = d.driver.as_ref().unwrap().states().remove(0);
+            state.generation() == 2 && state.conf().voters.len() == 3
+        };
+        let all: Vec<_> = world.directors.iter().map(|d| d.applied.lock().clone()).collect();
+        world.directors.iter().all(new) && all.iter().all(|one| *one == all[0])
+    };
+    let has = |world: &World, number: u64| {
+        world.directors[0].applied.lock().values().any(|d| d.starts_with(&number.to_be_bytes()))
+    };
+    let old = (1..=world.proposed).rev().find(|n| {
+        let left = world.directors[2].applied.lock();
+        left.values().any(|d| d.starts_with(&n.to_be_bytes()))
+    });
+    let end = world.now + Duration::from_secs(30);
+    while !(alike(&world) && has(&world, old.unwrap())) {
+        world.run_for(Duration::from_millis(100));
+        assert!(world.now < end, "never formed anew");
+    }
+    world.propose(5);
+    let last = world.proposed;
+    while !(alike(&world) && has(&world, last)) {
+        world.run_for(Duration::from_millis(100));
+        assert!(world.now < end, "it does not go on");
+    }
 }

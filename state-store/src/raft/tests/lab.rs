@@ -40,6 +40,8 @@ pub struct Memory {
     pub applied: Applied,
     pub members: Arc<Mutex<Vec<MemberView>>>,
     pub attached: Arc<AtomicBool>,
+    /// Generation and first replica that are wanted.
+    pub form: Arc<Mutex<Option<(u32, u64)>>>,
     pub dirty: Vec<u64>,
     pub replaced: bool,
 }
@@ -83,9 +85,11 @@ impl Machine for Memory {
     }
     fn role_changed(&mut self) {}
     fn form(&self) -> Option<(u32, u64)> {
-        None
+        *self.form.lock()
     }
-    fn carry_over(&mut self) {}
+    fn carry_over(&mut self) {
+        self.applied.lock().clear();
+    }
     fn members(&self) -> Vec<MemberView> {
         self.members.lock().clone()
     }
