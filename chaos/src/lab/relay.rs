@@ -99,14 +99,20 @@ async fn pass_on(
     }
 }
 
-/// The router's rules that bring what directors send to each other here, but not what comes from here.
-pub fn rules(directors: &[(String, Ipv4Addr, Ipv4Addr)]) -> String {
-    let mut text = String::from(
+/// The router's rules that bring what directors send to each other here, but not what comes from here; to be
+/// given one after another. Until the last one no packet is tracked: one that came while half of them are
+/// there would make its flow known without a new destination, and all that follow would go past.
+pub fn rules(directors: &[(String, Ipv4Addr, Ipv4Addr)]) -> [String; 3] {
+    let not_yet = format!(
         "add table ip relay\n\
-         add chain ip relay in { type nat hook prerouting priority -100; }\n\
-         add chain ip relay own { type filter hook output priority -300; }\n",
+         add chain ip relay early {{ type filter hook prerouting priority -300; }}\n\
+         add rule ip relay early udp dport {PEER_PORT} notrack\n"
     );
-    text += &format!("add rule ip relay own udp dport {PEER_PORT} notrack\n");
+    let mut text = format!(
+        "add chain ip relay in {{ type nat hook prerouting priority -100; }}\n\
+         add chain ip relay own {{ type filter hook output priority -300; }}\n\
+         add rule ip relay own udp dport {PEER_PORT} notrack\n"
+    );
     for (from, (device, source, gateway)) in directors.iter().enumerate() {
         for (to, (_, target, _)) in directors.iter().enumerate().filter(|(to, _)| *to != from) {
             let port = port(from, to);
@@ -116,7 +122,7 @@ pub fn rules(directors: &[(String, Ipv4Addr, Ipv4Addr)]) -> String {
             );
         }
     }
-    text
+    [not_yet, text, "flush chain ip relay early\n".into()]
 }
 
 #[cfg(test)]

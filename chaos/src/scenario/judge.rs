@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ages;
-use super::faults::rule;
+use super::faults::{Rule, rule};
 use super::report::{Age, CohortReport, Report, Seconds, Stalls, StepReport, Verdict, Young};
 use super::steps::StepName;
 use crate::router::paths::Paths;
@@ -299,11 +299,8 @@ fn judge_ages(
                 format!("{name} lost {} of {} {age} connections ({text})", cohort.lost, cohort.eligible)
             });
         }
-        if cohort.age == Age::Young
-            && step.name.is_crash()
-            && step.happened
-            && cohort.moved < needed
-        {
+        let counts = cohort.age == Age::Young && !matches!(rule, Rule::Excused(_));
+        if counts && step.name.is_crash() && step.happened && cohort.moved < needed {
             doubts.push(format!(
                 "in {name} only {} young connections changed director, {needed} are needed",
                 cohort.moved

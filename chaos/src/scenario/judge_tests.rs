@@ -250,7 +250,7 @@ fn young_ones_are_held_to_account_where_the_terms_say_so() {
 
 #[test]
 fn what_could_not_live_is_shown_and_not_judged() {
-    let terms = Terms { young_needed: Some(0), ..TERMS };
+    let terms = Terms { young_needed: Some(1_001), ..TERMS };
     let (records, facts) = crowd(1_000);
     let all = Facts { name: StepName::KillAll, ..facts };
     let report = judge(&records, &[all], &terms);

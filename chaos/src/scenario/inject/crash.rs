@@ -64,10 +64,7 @@ pub async fn router_leaves(run: &Run, targets: &[Site], effect: &mut Effect) {
 
 /// `kill -9`.
 pub async fn kill(run: &mut Run, targets: &[Site]) -> Result<Effect> {
-    let mut pids = Vec::new();
-    for target in targets {
-        pids.push(cluster::daemon_pid(&run.plan, *target).await?);
-    }
+    let pids = run.victims.daemons.clone();
     let mut effect = Effect { begin_ms: now_ms(), ..Effect::default() };
     for pid in &pids {
         spawn::signal(*pid, Signal::SIGKILL)?;
@@ -87,7 +84,7 @@ pub async fn kill(run: &mut Run, targets: &[Site]) -> Result<Effect> {
 
 /// SIGSTOP for a while.
 pub async fn freeze(run: &mut Run, target: Site, for_ms: u64) -> Result<Effect> {
-    let pid = cluster::daemon_pid(&run.plan, target).await?;
+    let pid = *run.victims.daemons.first().context("no daemon was looked up")?;
     let mut effect = Effect { begin_ms: now_ms(), ..Effect::default() };
     spawn::signal(pid, Signal::SIGSTOP)?;
     run.lasting = Some(Lasting { until_ms: effect.begin_ms + for_ms, end: End::Thaw(pid) });
@@ -114,13 +111,11 @@ pub async fn is_declared_down(run: &Run, target: Site, effect: &mut Effect) {
 
 /// No frame in or out, and everything on it stopped.
 pub async fn lose_machine(run: &mut Run, target: Site) -> Result<Effect> {
-    let netns = run.plan.netns(target);
-    let processes = spawn::processes(&netns).await?;
     let begin_unix_ms = unix_ms();
     let mut effect = Effect { begin_ms: now_ms(), ..Effect::default() };
     links::cut(&run.plan, target).await?;
-    for process in &processes {
-        spawn::signal(process.pid, Signal::SIGSTOP)?;
+    for pid in &run.victims.all {
+        spawn::signal(*pid, Signal::SIGSTOP)?;
     }
     router_leaves(run, &[target], &mut effect).await;
     let log = bird::log_file(&run.plan, "r1");

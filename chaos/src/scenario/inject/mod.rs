@@ -64,9 +64,27 @@ enum End {
     Unfreeze(Site),
 }
 
-/// Everything short of the step itself: machines for newcomers.
+/// The processes that a crash is about, looked up beforehand: at the moment itself every millisecond counts.
+#[derive(Clone, Debug, Default)]
+pub struct Victims {
+    /// The directors' daemons.
+    pub daemons: Vec<u32>,
+    /// Everything that runs on their machines.
+    pub all: Vec<u32>,
+}
+
+/// Everything short of the step itself: machines for newcomers, victims for a crash.
 pub async fn prepare(run: &mut Run, step: StepName, targets: &[Site]) -> Result<()> {
-    if step.newcomers() > 0 { planned::machines(run, targets).await } else { Ok(()) }
+    if step.newcomers() > 0 {
+        planned::machines(run, targets).await?;
+    }
+    run.victims = Victims::default();
+    for target in targets.iter().filter(|_| step.is_crash()) {
+        run.victims.daemons.push(cluster::daemon_pid(&run.plan, *target).await?);
+        let processes = spawn::processes(&run.plan.netns(*target)).await?;
+        run.victims.all.extend(processes.iter().map(|p| p.pid));
+    }
+    Ok(())
 }
 
 /// The directors that a step is about.

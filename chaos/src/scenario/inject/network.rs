@@ -77,7 +77,9 @@ pub async fn bad_links(run: &mut Run) -> Result<Effect> {
     let pid = start_relay(run, &directors).await?;
     let mut effect = Effect { begin_ms: now_ms(), ..Effect::default() };
     let router = run.plan.router();
-    run_in(&router, &["nft", &relay::rules(&directors)]).await?;
+    for rules in relay::rules(&directors) {
+        run_in(&router, &["nft", &rules]).await?;
+    }
     run.lasting =
         Some(Lasting { until_ms: effect.begin_ms + LASTS_MS, end: End::BypassRelay(pid) });
     let used = until("the relay is used", HEARTBEAT, async || {

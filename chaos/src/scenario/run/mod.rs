@@ -1,33 +1,33 @@
 //! One run of the scenario on a lab that stands: traffic, steps, measurements.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, SocketAddrV4};
+mod before;
+mod guards;
+
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::burst::{self, BEFORE_MS, OVER_MS, Young};
-use super::clients::{Clients, Flows, target};
+use super::burst::{BEFORE_MS, Young};
+use super::clients::Clients;
 use super::faults::what;
-use super::inject::{self, Effect, Lasting, names};
+use super::inject::{self, Effect, Lasting, Victims, names};
 use super::judge::{Facts, MARGIN_MS, Terms, judge_step, patience};
 use super::progress::Progress;
-use super::releases::{Reading, Releases, Since};
+use super::releases::Releases;
 use super::report::{Age, Busy, Lane, StepReport};
 use super::sampler::Sampler;
 use super::series::Calm;
 use super::steps::StepName;
-use crate::admin::sum_of;
 use crate::clock::now_ms;
-use crate::command::{in_netns, run as tool};
-use crate::lab::plan::{METRICS_PORT, Plan, Site};
+use crate::lab::plan::{Plan, Site};
 use crate::lab::{backends, describe};
 use crate::router::monitor::Monitor;
-use crate::router::paths::{self, Paths};
+use crate::router::paths;
 use crate::workload::messages::Look;
-use crate::workload::record::{Cohort, LOST_AFTER_MS, Record, Transport};
+use crate::workload::record::{Cohort, LOST_AFTER_MS, Record};
 
 /// How many connections of each kind there are. Downloads are opened anew for each step.
 const COHORTS: [(Cohort, u32); 4] =
@@ -42,8 +42,6 @@ const COMING_UP_MS: u64 = 30_000;
 /// When every daemon is gone, connections wait for new ones to start and for their own next
 /// retransmission, which may be twice as late (ms).
 const PATIENCE_WITHOUT_DAEMONS_MS: u64 = 40_000;
-/// What happens just before a fault has to be done this long before it (ms).
-const LAST_LOOK_MS: u64 = 60;
 /// After a fault idle connections speak within this time (ms): early enough to be carried on while
 /// the director is still away.
 const SPEAK_MS: u64 = 2_000;
@@ -62,35 +60,6 @@ pub struct Settings {
     pub young: Young,
 }
 
-/// The router's choices of path before a step.
-struct Before {
-    /// Since when they have been asked for (ms).
-    asked_ms: u64,
-    /// Those of connections that are there.
-    paths: Paths,
-    /// Those of ports from which connections will be opened.
-    ports: BTreeMap<SocketAddrV4, String>,
-}
-
-impl Before {
-    /// Adds the connections whose path is known by their port; gives those that have to be asked for.
-    fn add(&mut self, flows: Flows) -> Flows {
-        let mut rest = Flows::new();
-        for (client, flow) in flows {
-            // Ports are those of TCP; a datagram's may have the same number.
-            let young = flow.transport == Transport::Tcp && flow.remote == target(Cohort::Young);
-            match self.ports.get(&flow.local).filter(|_| young) {
-                Some(director) => {
-                    self.paths.insert(flow.id, director.clone());
-                }
-                None if self.paths.contains_key(&flow.id) => {}
-                None => rest.push((client, flow)),
-            }
-        }
-        rest
-    }
-}
-
 /// A run.
 pub struct Run {
     /// The lab.
@@ -103,6 +72,8 @@ pub struct Run {
     pub drained: BTreeSet<Site>,
     /// A fault that goes on for a while.
     pub lasting: Option<Lasting>,
+    /// Whom the next crash is about.
+    pub victims: Victims,
     /// Directors whose daemons were started anew although not every such step does so.
     pub restarted: Vec<Site>,
     settings: Settings,
@@ -154,6 +125,7 @@ impl Run {
             monitor,
             drained: BTreeSet::new(),
             lasting: None,
+            victims: Victims::default(),
             restarted: Vec::new(),
             settings,
             clients,
@@ -300,36 +272,6 @@ impl Run {
         }
     }
 
-    /// Opens a burst of young connections and returns when it is time for the fault.
-    async fn burst(&mut self, step: StepName, targets: &[Site]) -> Result<Before> {
-        let router = self.plan.router();
-        let young = self.settings.young;
-        let size = if step.is_crash() { young.burst } else { young.planned };
-        let serving: BTreeSet<String> = self.serving().map(|d| d.name()).collect();
-        let hit: BTreeSet<String> =
-            targets.iter().map(|t| t.name()).filter(|name| serving.contains(name)).collect();
-        let count = size.candidates(hit.len(), serving.len());
-        let asked_ms = now_ms();
-        let ports = self.clients.reserve(&router, count).await?;
-        let chosen = burst::pick(ports, &hit, size);
-        let flows = self.clients.flows(now_ms()).await?;
-        let mut before = Before {
-            asked_ms,
-            paths: self.clients.paths(&router, &flows).await?,
-            ports: chosen.iter().map(|p| (p.local, p.director.clone())).collect(),
-        };
-        let begin_ms = now_ms();
-        self.clients.burst(&chosen, OVER_MS).await?;
-        let until_ms = begin_ms + BEFORE_MS;
-        self.watch_for(until_ms.saturating_sub(now_ms() + LAST_LOOK_MS)).await?;
-        // Those that have come from other ports since then are few.
-        let flows = before.add(self.clients.flows(begin_ms).await?);
-        before.paths.extend(self.clients.paths(&router, &flows).await?);
-        let rest = until_ms.saturating_sub(now_ms());
-        tokio::time::sleep(Duration::from_millis(rest)).await;
-        Ok(before)
-    }
-
     async fn injected(&mut self, step: StepName, targets: &[Site]) -> Result<Effect> {
         if self.settings.inject {
             return inject::inject(self, step, targets).await;
@@ -445,67 +387,6 @@ impl Run {
             self.progress.say(&format!("  {line}"));
         }
         Ok(())
-    }
-
-    /// How often each guard has let go so far, commands of its own daemon left out. All metrics are
-    /// kept beside the logs, under the name of the moment.
-    async fn read_releases(&self, moment: &str) -> Reading {
-        let mut all = Reading::new();
-        for site in self.plan.directors() {
-            all.insert(site, self.releases_of(site, moment).await.ok());
-        }
-        all
-    }
-
-    async fn releases_of(&self, site: Site, moment: &str) -> Result<u64> {
-        let me = std::env::current_exe()?.display().to_string();
-        let address = SocketAddr::from((site.addr(), METRICS_PORT)).to_string();
-        let argv = in_netns(&self.plan.router(), &[&me, "fetch", &address, "/metrics"]);
-        let text = tool(&argv).await?;
-        std::fs::write(self.plan.file(&site.name(), &format!("{moment}.prom")), &text)?;
-        let sum = sum_of(&text, "holdfast_guard_releases_total", Some("reason=\"command\""));
-        Ok(sum.context("no such metric")? as u64)
-    }
-
-    /// Counts releases since the last reading where no fault excuses them. A step answers for them
-    /// until the next one begins.
-    async fn releases_until_now(&mut self, moment: &str) {
-        let mut reading = self.read_releases(moment).await;
-        // A newcomer has a machine, but no daemon yet.
-        reading.retain(|site, now| now.is_some() || self.releases.knows(*site));
-        let Since { count, doubts } = self.releases.since(&reading, &[]);
-        let needless = count.values().sum::<u64>();
-        match self.facts.last_mut() {
-            None => self.releases_before += needless,
-            Some(facts) => {
-                facts.guard_releases += needless;
-                facts.missing.extend(doubts);
-            }
-        }
-    }
-
-    /// The last reading, after everything.
-    pub async fn read_releases_to_the_end(&mut self) {
-        self.releases_until_now("end").await;
-    }
-
-    /// Counts releases since the step began: needless ones, and those because of the fault.
-    async fn releases_in_step(
-        &mut self,
-        step: StepName,
-        targets: &[Site],
-        effect: &mut Effect,
-    ) -> (u64, u64) {
-        let mut restarted = std::mem::take(&mut self.restarted);
-        if step.restarts() && self.settings.inject {
-            restarted.extend(targets);
-        }
-        let reading = self.read_releases(&format!("{}-after", step.name())).await;
-        let Since { mut count, doubts } = self.releases.since(&reading, &restarted);
-        effect.missing.extend(doubts);
-        let frozen = matches!(step, StepName::HangDaemon | StepName::FreezeFollower);
-        let hung = targets.iter().filter(|_| frozen).filter_map(|t| count.remove(t)).sum();
-        (count.values().sum(), hung)
     }
 }
 
