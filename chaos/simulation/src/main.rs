@@ -83,7 +83,12 @@ fn main() -> ExitCode {
             let plan = if fair { Plan::fair(seed) } else { Plan::of(seed) };
             let plan = Plan { without: without.map(|off| off.0), ..plan };
             println!("{plan:#?}");
-            let outcome = run::plan(plan);
+            let mut outcome = run::plan(plan.clone());
+            // Once more, with more to tell of the flow concerned.
+            let watch = outcome.violation.as_ref().and_then(|violation| violation.flow);
+            if watch.is_some() {
+                outcome = run::plan(Plan { watch, ..plan });
+            }
             println!("{}", outcome.report());
             outcome.violation.is_none()
         }

@@ -46,6 +46,13 @@ impl Meta {
     pub(super) fn opens(&self) -> bool {
         matches!(&self.content, Content::Transport(segment) if segment.flags.opens())
     }
+
+    /// Whether this is a segment in the middle of a connection.
+    #[inline]
+    pub(super) fn continues(&self) -> bool {
+        matches!(&self.content, Content::Transport(Segment { flags, .. })
+            if flags.has(TcpFlags::ACK) && !flags.has(TcpFlags::SYN) && !flags.has(TcpFlags::RST))
+    }
 }
 
 /// What a frame is.

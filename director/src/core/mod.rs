@@ -18,6 +18,7 @@
 
 mod answer;
 mod budget;
+mod closing;
 mod config;
 pub mod counters;
 mod forward;
@@ -271,6 +272,9 @@ impl Core {
                 }
             }
         };
+        if standing == Standing::Fresh && meta.continues() && self.is_in_doubt(at.now_ms, found) {
+            return self.ask(at, frame, key, meta);
+        }
         self.known(at, frame, key, meta, found)
     }
 
@@ -417,9 +421,10 @@ impl Core {
                 }
                 let again = match flow.wait_for {
                     WaitFor::Lock => flow.next_ns <= now_ns,
-                    WaitFor::Answer => {
-                        matches!(self.table.lookup(&flow.key), Lookup::Found(..))
-                    }
+                    WaitFor::Answer => match self.table.lookup(&flow.key) {
+                        Lookup::Found(slot, side) => !self.is_in_doubt(at.now_ms, (slot, side)),
+                        Lookup::Absent | Lookup::Contended => false,
+                    },
                 };
                 if again {
                     self.release(&at, &flow.key, false, release);

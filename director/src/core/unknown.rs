@@ -113,7 +113,7 @@ impl Core {
     }
 
     /// Asks the others, within the budget.
-    fn ask(
+    pub(super) fn ask(
         &mut self,
         at: &Moment<'_>,
         frame: &mut Frame<'_>,

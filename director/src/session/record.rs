@@ -475,6 +475,15 @@ impl Session<'_> {
         (then != 0).then(|| (high(numbers), low(numbers)))
     }
 
+    /// For how long (ms) this director itself has seen no packet of one side; if it never saw one, for
+    /// ever.
+    pub fn unseen_ms(&self, side: Side, now_ms: u64) -> u64 {
+        match self.record.get(side_words(side) + half::LOCAL) {
+            0 => u64::MAX,
+            then => (now_ms + TIME_BASE_MS).saturating_sub(then),
+        }
+    }
+
     /// Whether the store is known to have it.
     pub fn replicated(&self) -> bool {
         self.record.get(word::STATE) & state::ACKED != 0

@@ -144,6 +144,9 @@ pub struct Machine {
     cut_off: bool,
     last_wish: Wish,
     last_ask: Vec<(Ask, u64)>,
+    /// The latest planned change that was there before this approach began. What was flushed for it
+    /// was flushed then.
+    stale: Option<u64>,
     waits: Vec<String>,
 }
 
@@ -161,6 +164,7 @@ impl Machine {
             cut_off: false,
             last_wish: Wish::default(),
             last_ask: Vec::new(),
+            stale: None,
             waits: vec!["just started".to_owned()],
         }
     }
@@ -289,6 +293,7 @@ impl Machine {
             self.waits.push(why.clone());
         }
         if self.waits.is_empty() {
+            self.stale = inputs.planned.iter().map(|p| p.id).max();
             self.enter(Stage::Planning, inputs.now_ms);
         } else if let Some(lost) = self.quorum_lost_ms
             && inputs.local.is_empty()
@@ -320,6 +325,7 @@ impl Machine {
         }
         self.waits = vec!["waiting for the cluster to begin the planned change".to_owned()];
         match self.planned(inputs, self.kind) {
+            Some(id) if self.stale.is_some_and(|stale| id <= stale) => out.asks.push(Ask::End(id)),
             Some(id) => self.enter(Stage::Flushing(id), inputs.now_ms),
             None => out.asks.push(Ask::Begin(self.kind)),
         }

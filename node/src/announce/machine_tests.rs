@@ -134,6 +134,17 @@ fn it_waits_for_the_flush_of_all() {
 }
 
 #[test]
+fn what_was_flushed_for_an_earlier_approach_does_not_count() {
+    let mut world = World::new(MemberState::Active);
+    // Its last life began a planned change, and ended before that did. All have flushed for it, then.
+    let (director, kind) = (DirectorId(1), PlannedKind::Join);
+    world.inputs.planned.push(PlannedChange { id: 3, director, kind });
+    world.run(2_000);
+    assert_eq!(world.machine.stage(), &Stage::Serving);
+    assert_eq!(world.asked[..2], [Ask::End(3), Ask::Begin(PlannedKind::Join)]);
+}
+
+#[test]
 fn a_cold_start_without_a_leader_announces_worse_and_then_joins_without_a_gap() {
     let mut world = World::new(MemberState::Active);
     world.inputs.quorum = false;

@@ -71,7 +71,7 @@ impl Misses {
 }
 
 /// What a worker is told.
-fn answer(question: &MissQuestion, verdict: MissVerdict, denial_counts: bool) -> MissAnswer {
+pub fn answer(question: &MissQuestion, verdict: MissVerdict, denial_counts: bool) -> MissAnswer {
     let id = question.id;
     match verdict {
         MissVerdict::Found(record) => MissAnswer::Found { id, record: *record },

@@ -32,6 +32,12 @@ pub struct Whom {
     pub settled: bool,
 }
 
+/// Whether a *no* may count: nothing has moved for a while, and every member is up. One that was declared
+/// down may live, cut off from here but not from its clients, and know sessions that nobody else does.
+fn may_deny(cluster: &ClusterState, unchanged: bool) -> bool {
+    unchanged && !cluster.change_planned() && cluster.members.values().all(|m| !m.down)
+}
+
 /// The bucket of a packet's key, whichever direction it is of.
 pub fn bucket_of(cluster: &ClusterState, key: &FlowKey) -> Bucket {
     match cluster.lips.contains_key(&key.dst.to_ip()) {
@@ -58,7 +64,7 @@ impl Whom {
             homes: now.to_vec(),
             leader,
             others: before.iter().copied().chain(owner).filter(live).collect(),
-            settled: unchanged && !cluster.change_planned(),
+            settled: may_deny(cluster, unchanged),
         }
     }
 }
@@ -398,5 +404,17 @@ mod tests {
             prop_assert_eq!(known, matches!(verdict, Some(MissVerdict::Found(_))));
             prop_assert!(asking.wake_us() <= PATIENCE);
         }
+    }
+
+    #[test]
+    fn a_member_that_is_down_may_live_cut_off() {
+        use holdfast_schema::cluster::ControlCommand;
+
+        let mut cluster = crate::control::tests::Cluster::of(3);
+        assert!(may_deny(&cluster.record.cluster, true));
+        assert!(!may_deny(&cluster.record.cluster, false));
+        let (director, incarnation) = (C, cluster.record.cluster.members[&C].incarnation);
+        cluster.done(ControlCommand::SetDown { director, incarnation, down: true });
+        assert!(!may_deny(&cluster.record.cluster, true));
     }
 }

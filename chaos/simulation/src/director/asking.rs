@@ -1,114 +1,72 @@
 //! The questions of the packet path on their way round the other directors.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use holdfast_director::core::{MissAnswer, MissKind, MissQuestion};
+use holdfast_director::core::MissQuestion;
 use holdfast_schema::cluster::DirectorId;
-use holdfast_schema::session::SessionRecord;
+use holdfast_state_store::MissVerdict;
+use holdfast_state_store::homes::{Answer, Asking, Whom};
 
-use super::message::{Answer, Message};
-
-/// How long the others may take (us).
+/// How long (us) the others may take.
 const DEADLINE_US: u64 = 18_000;
-
-/// After the first record, others get this long (us) to show a better one.
-const GRACE_US: u64 = 2_000;
 
 struct Pending {
     worker: usize,
     question: MissQuestion,
-    until_us: u64,
-    asked: BTreeSet<DirectorId>,
-    denied: BTreeSet<DirectorId>,
-    unsure: bool,
-    best: Option<Box<SessionRecord>>,
+    asking: Asking,
 }
 
-/// The questions under way.
+/// The questions under way, by number.
 #[derive(Default)]
-pub struct Asking {
+pub struct Questions {
     next: u64,
     pending: BTreeMap<u64, Pending>,
 }
 
-/// A question's end.
-pub struct Settled {
-    /// The worker that asked.
-    pub worker: usize,
-    /// The kind of packet that waits.
-    pub kind: MissKind,
-    /// What to tell it.
-    pub answer: MissAnswer,
-    /// Everybody asked has denied it.
-    pub nobody: bool,
-}
-
-impl Asking {
-    /// A worker asks.
-    pub fn ask(
-        &mut self,
-        now_us: u64,
-        worker: usize,
-        question: MissQuestion,
-        others: &[DirectorId],
-        out: &mut Vec<(DirectorId, Message)>,
-    ) {
-        let known =
-            self.pending.values().any(|p| p.worker == worker && p.question.id == question.id);
-        if known {
+impl Questions {
+    /// A worker asks, unless it has asked that already.
+    pub fn ask(&mut self, now_us: u64, worker: usize, question: MissQuestion, whom: Whom) {
+        let same = |p: &Pending| p.worker == worker && p.question.id == question.id;
+        if self.pending.values().any(same) {
             return;
         }
         self.next += 1;
-        let id = self.next;
-        let asked = others.iter().copied().collect();
-        out.extend(others.iter().map(|to| (*to, Message::Ask { id, key: question.key })));
-        let pending = Pending {
-            worker,
-            question,
-            until_us: now_us + DEADLINE_US,
-            asked,
-            denied: BTreeSet::new(),
-            unsure: false,
-            best: None,
-        };
-        self.pending.insert(id, pending);
+        let asking = Asking::start(now_us, DEADLINE_US, whom);
+        self.pending.insert(self.next, Pending { worker, question, asking });
     }
 
-    /// Another director answers.
-    pub fn take(&mut self, now_us: u64, from: DirectorId, id: u64, answer: Answer) {
-        let Some(pending) = self.pending.get_mut(&id) else { return };
-        match answer {
-            Answer::Found(record) => {
-                pending.until_us = pending.until_us.min(now_us + GRACE_US);
-                if pending.best.as_ref().is_none_or(|best| record.prevails_over(best)) {
-                    pending.best = Some(record);
-                }
-            }
-            Answer::No => drop(pending.denied.insert(from)),
-            Answer::DontKnow => pending.unsure = true,
+    /// Whom to send which question to now.
+    pub fn sends(&mut self, now_us: u64) -> Vec<(DirectorId, u64, MissQuestion)> {
+        let mut sends = Vec::new();
+        for (id, pending) in &mut self.pending {
+            let to = pending.asking.sends(now_us);
+            sends.extend(to.into_iter().map(|to| (to, *id, pending.question)));
+        }
+        sends
+    }
+
+    /// An answer has come.
+    pub fn answer(&mut self, now_us: u64, from: DirectorId, id: u64, answer: Answer) {
+        if let Some(pending) = self.pending.get_mut(&id) {
+            pending.asking.answer(now_us, from, answer);
         }
     }
 
-    /// When something is due.
-    pub fn due_us(&self) -> Option<u64> {
-        self.pending.values().map(|p| p.until_us).min()
+    /// When to look again.
+    pub fn wake_us(&self) -> Option<u64> {
+        self.pending.values().map(|pending| pending.asking.wake_us()).min()
     }
 
-    /// The questions that are settled now.
-    pub fn turn(&mut self, now_us: u64, mut settle: impl FnMut(Settled)) {
-        self.pending.retain(|_, pending| {
-            let all = pending.denied == pending.asked;
-            if !all && now_us < pending.until_us {
-                return true;
+    /// The questions that are decided now, with the worker that asked.
+    pub fn decided(&mut self, now_us: u64) -> Vec<(usize, MissQuestion, MissVerdict)> {
+        let mut decided = Vec::new();
+        self.pending.retain(|_, pending| match pending.asking.verdict(now_us) {
+            None => true,
+            Some(verdict) => {
+                decided.push((pending.worker, pending.question, verdict));
+                false
             }
-            let id = pending.question.id;
-            let nobody = all && pending.best.is_none() && !pending.unsure;
-            let answer = match pending.best.take() {
-                Some(record) => MissAnswer::Found { id, record: *record },
-                None => MissAnswer::DontKnow { id },
-            };
-            settle(Settled { worker: pending.worker, kind: pending.question.kind, answer, nobody });
-            false
         });
+        decided
     }
 }

@@ -16,6 +16,7 @@ const APPLY_US: u64 = 3_000_000;
 enum Step {
     Resting { until_us: u64 },
     Asking { waits_for: BTreeSet<DirectorId>, until_us: u64 },
+    Committing { until_us: u64 },
     Applying { at_least: Vec<u64>, waits_for: BTreeSet<DirectorId>, asked_us: u64, until_us: u64 },
 }
 
@@ -31,6 +32,15 @@ pub struct Around<'a> {
     pub applied: &'a [u64],
     /// The ends of all shards, once committed.
     pub barrier: Option<Vec<u64>>,
+}
+
+/// What the job wants of the store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wish {
+    /// Nothing.
+    Nothing,
+    /// A no-op through every shard.
+    Barrier,
 }
 
 /// The flush that is waited for, if any: one at a time.
@@ -87,9 +97,9 @@ impl FlushJob {
     }
 
     /// Goes on.
-    pub fn turn(&mut self, around: &Around<'_>, out: &mut Vec<(DirectorId, Message)>) {
+    pub fn turn(&mut self, around: &Around<'_>, out: &mut Vec<(DirectorId, Message)>) -> Wish {
         let Some(planned) = self.wanted.filter(|planned| self.done != Some(*planned)) else {
-            return;
+            return Wish::Nothing;
         };
         let now_us = around.now_us;
         let rest = Step::Resting { until_us: now_us + PAUSE_US };
@@ -101,8 +111,14 @@ impl FlushJob {
                 let waits_for = around.others.iter().copied().collect();
                 self.step = Step::Asking { waits_for, until_us: now_us + ANSWER_US };
             }
-            Step::Asking { waits_for, until_us } => match &around.barrier {
-                Some(at_least) if waits_for.is_empty() => {
+            Step::Asking { waits_for, .. } if waits_for.is_empty() => {
+                self.step = Step::Committing { until_us: now_us + APPLY_US };
+                return Wish::Barrier;
+            }
+            Step::Asking { until_us, .. } if now_us >= *until_us => self.step = rest,
+            Step::Asking { .. } => {}
+            Step::Committing { until_us } => match &around.barrier {
+                Some(at_least) => {
                     self.step = Step::Applying {
                         at_least: at_least.clone(),
                         waits_for: around.others.iter().copied().collect(),
@@ -110,8 +126,8 @@ impl FlushJob {
                         until_us: now_us + APPLY_US,
                     };
                 }
-                _ if now_us >= *until_us => self.step = rest,
-                _ => {}
+                None if now_us >= *until_us => self.step = rest,
+                None => {}
             },
             Step::Applying { at_least, waits_for, asked_us, until_us } => {
                 if waits_for.is_empty() && reached(around.applied, at_least) {
@@ -127,5 +143,6 @@ impl FlushJob {
                 }
             }
         }
+        Wish::Nothing
     }
 }

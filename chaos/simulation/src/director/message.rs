@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use holdfast_node::peers::Summary;
 use holdfast_schema::flow::FlowKey;
-use holdfast_schema::session::SessionRecord;
+use holdfast_state_store::codec::wire::{Register, Registration};
+use holdfast_state_store::homes::Answer;
 use holdfast_state_store::liveness::View;
+
+use super::share::Mail;
 
 /// A message.
 #[derive(Clone, Debug)]
@@ -33,6 +36,12 @@ pub enum Message {
         /// The answer.
         answer: Answer,
     },
+    /// Young sessions of the sender, whose home the other one is.
+    Register(Register),
+    /// What a home has to say about that.
+    Registration(Registration),
+    /// Something of the store.
+    Store(Mail),
     /// Have you replicated everything for this planned change?
     Flush(u64),
     /// Whether.
@@ -45,37 +54,46 @@ pub enum Message {
     Summary(Arc<Summary>),
 }
 
-/// An answer to a miss.
-#[derive(Clone, Debug)]
-pub enum Answer {
-    /// This one.
-    Found(Box<SessionRecord>),
-    /// I have none.
-    No,
-    /// I cannot be sure.
-    DontKnow,
-}
-
 impl Message {
     /// Whether it goes by itself, whatever became of those before it.
     pub fn alone(&self) -> bool {
         matches!(self, Message::Heartbeat { .. })
     }
 
-    /// What it is, in a word.
-    pub fn word(&self) -> &'static str {
+    /// Which of the connections between two directors it takes; each keeps its order.
+    pub fn lane(&self) -> u8 {
         match self {
-            Message::Heartbeat { .. } => "heartbeat",
+            Message::Store(Mail::Message(_)) => 1,
+            Message::Store(Mail::Snapshot(..)) => 2,
+            _ => 0,
+        }
+    }
+
+    /// What the trace says of it; none: it is not worth a word.
+    pub fn word(&self) -> Option<&'static str> {
+        Some(match self {
+            Message::Heartbeat { .. } | Message::Summary(_) | Message::Store(Mail::Message(_)) => {
+                return None;
+            }
+            Message::Register(batch) if batch.records.is_empty() => return None,
+            Message::Register(_) => "register",
+            Message::Registration(_) => "registration",
+            Message::Store(Mail::Snapshot(..)) => "snapshot",
+            Message::Store(Mail::Arrived(_)) => "snapshot-arrived",
+            Message::Store(Mail::Command(_)) => "command",
+            Message::Store(Mail::Barrier(..)) => "barrier?",
+            Message::Store(Mail::BarrierAt(..)) => "barrier",
             Message::Ask { .. } => "ask",
             Message::Answer { answer: Answer::Found(_), .. } => "found",
-            Message::Answer { answer: Answer::No, .. } => "no",
-            Message::Answer { answer: Answer::DontKnow, .. } => "dont-know",
+            Message::Answer { answer: Answer::No { as_leader: true, .. }, .. } => "no-as-leader",
+            Message::Answer { answer: Answer::No { as_home: true, .. }, .. } => "no-as-home",
+            Message::Answer { answer: Answer::No { .. }, .. } => "no",
+            Message::Answer { .. } => "dont-know",
             Message::Flush(_) => "flush?",
             Message::Flushed(_, true) => "flushed",
             Message::Flushed(_, false) => "not-flushed",
             Message::Applied => "applied?",
             Message::AppliedTo(_) => "applied",
-            Message::Summary(_) => "summary",
-        }
+        })
     }
 }

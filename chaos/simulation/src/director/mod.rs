@@ -10,22 +10,12 @@ pub mod packets;
 pub mod process;
 pub mod sessions;
 pub mod share;
-
-use std::cell::RefCell;
-use std::rc::Rc;
+pub mod sink;
+pub mod young;
 
 use clock::Clock;
 use process::Process;
-use share::Log;
-
-/// What survives the death of a process.
-#[derive(Clone, Default)]
-pub struct Disk {
-    /// How often it has started.
-    pub incarnation: u64,
-    /// The last run ended clean.
-    pub clean: bool,
-}
+use share::Disks;
 
 /// A machine and its process.
 pub struct Director {
@@ -33,22 +23,26 @@ pub struct Director {
     pub id: u32,
     /// Its clocks.
     pub clock: Clock,
-    /// Its disk.
-    pub disk: Disk,
+    /// Its disks.
+    pub disks: Disks,
+    /// How long (us) a disk takes for a job, at the most.
+    pub disk_us: u64,
     /// The process that runs, if one does.
     pub process: Option<Box<Process>>,
     /// The process is stopped; since when (us).
     pub frozen_since: Option<u64>,
+    /// Since when its process has not heard of a leader of every group (us).
+    pub cut_since: Option<u64>,
     /// The guard has let go of the routes of the frozen process.
     pub released: bool,
     /// The machine is dead.
     pub dead: bool,
     /// Counts processes, so that what concerns an earlier one is recognised.
     pub life: u32,
+    /// When its process started (us).
+    pub started_us: u64,
     /// When it looks at everything next.
     pub turn_us: u64,
-    /// Where the store is kept.
-    pub log: Rc<RefCell<Log>>,
 }
 
 impl Director {

@@ -7,7 +7,7 @@ use holdfast_director::core::{
     Core, CoreConfig, Counters, DropReason, Frame, MissAnswer, MissQuestion, SharedCounters,
     Verdict,
 };
-use holdfast_director::session::{Probe, SessionTable};
+use holdfast_director::session::{Probe, SessionTable, Slot};
 use holdfast_director::tables::ForwardingTables;
 
 use super::frame::{self, HEADER};
@@ -163,10 +163,21 @@ impl Packets {
         for (n, worker) in self.workers.iter_mut().enumerate() {
             let release = &mut |frame: &mut Frame<'_>, verdict| sent(outcome(None, frame, verdict));
             worker.core.poll(tables, now_ns, release);
+            worker.core.reset_half_open(tables, now_ns, release);
             if worker.core.parked() > 0 {
                 worker.core.take_questions(now_ns, &mut self.questions);
                 self.questions.drain(..).for_each(|question| ask(n, question));
             }
+        }
+    }
+
+    /// The sessions that were opened since the last call.
+    pub fn opened(&mut self, mut take: impl FnMut(Slot)) {
+        for worker in &mut self.workers {
+            worker.core.take_young(|slot| {
+                take(slot);
+                true
+            });
         }
     }
 

@@ -1,11 +1,9 @@
 //! A running daemon: the cores, and what its shells would carry between them.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::sync::Arc;
 
-use holdfast_director::core::{Counters, MissAnswer, MissKind};
+use holdfast_director::core::{Counters, MissAnswer, MissQuestion};
 use holdfast_director::session::SessionTable;
 use holdfast_director::tables::{ForwardingTables, NextHop, NextHops};
 use holdfast_node::announce::machine::Stage;
@@ -14,18 +12,23 @@ use holdfast_node::caution::confinement_ms;
 use holdfast_node::node::NO_DENIAL_MS;
 use holdfast_node::peers::{SUMMARY_LIFETIME_MS, Summary};
 use holdfast_node::planned::Watch;
-use holdfast_schema::cluster::{ClusterState, ControlCommand, DirectorId};
-use holdfast_schema::session::{Known, SessionSink};
+use holdfast_node::sessions::misses;
+use holdfast_schema::cluster::{ClusterState, ControlCommand, DirectorId, PlannedChange};
+use holdfast_schema::flow::FlowKey;
+use holdfast_schema::session::SessionSink;
+use holdfast_state_store::homes::{Answer, Whom, bucket_of};
 use holdfast_state_store::liveness::{Committed, Liveness, Timing, Verdict};
 
 use super::announcer::{self, Announcer};
-use super::asking::{Asking, Settled};
+use super::asking::Questions;
 use super::flush::{self, FlushJob};
 use super::frame::{ROUTER_MAC, mac};
-use super::message::{Answer, Message};
+use super::message::Message;
 use super::packets::{MAX_SESSIONS, Packets, Sent};
 use super::sessions::{self, Sessions};
-use super::share::{Log, Share};
+use super::share::{Disks, Share, Which};
+use super::sink::{Seen, Watched};
+use super::young::YoungSessions;
 use crate::plan::Without;
 
 /// How often (us) everything is looked at.
@@ -62,6 +65,12 @@ pub struct Effects {
     pub misses: Vec<Miss>,
     /// It found that it had been stalled.
     pub stalled: bool,
+    /// A planned change has ended.
+    pub planned_ended: bool,
+    /// A bucket got other homes while one of the old ones kept young sessions.
+    pub homes_changed: bool,
+    /// Jobs that its disks have to write now.
+    pub writes: Vec<Which>,
 }
 
 /// What a miss came to.
@@ -89,8 +98,8 @@ pub struct Birth {
     pub seed: u64,
     /// Unix time (ms) at which the monotonic clock was 0.
     pub unix_ms_at_zero: u64,
-    /// Where the store is kept.
-    pub log: Rc<RefCell<Log>>,
+    /// What the disks hold.
+    pub disks: Disks,
     /// What is switched off.
     pub without: Option<Without>,
 }
@@ -103,24 +112,28 @@ struct Due {
     summary_us: u64,
     planned_us: u64,
     announce_us: u64,
-    started_us: u64,
 }
 
 /// The process.
 pub struct Process {
     me: DirectorId,
     incarnation: u64,
-    unclean: bool,
     without: Option<Without>,
     /// All sessions it knows.
     pub table: Arc<SessionTable>,
+    /// Rare things that its store told it.
+    pub told: Arc<Seen>,
     /// What it forwards by.
     pub tables: Arc<ForwardingTables>,
     packets: Packets,
     sessions: Sessions,
     /// Its share of the store.
     pub share: Share,
-    asking: Asking,
+    questions: Questions,
+    /// Its part in young sessions.
+    pub young: YoungSessions,
+    /// Jobs of the disks that are on their way.
+    writing: [usize; 2],
     liveness: Liveness,
     sequence: u64,
     /// What it announces.
@@ -146,26 +159,33 @@ impl Process {
     /// A process that starts now (us on its own clock).
     pub fn start(birth: Birth, now_us: u64) -> Process {
         let Birth { me, incarnation, .. } = birth;
+        let now_ms = now_us / 1_000;
         let table = Arc::new(SessionTable::new(MAX_SESSIONS, MAX_SESSIONS / 4, me, incarnation));
-        table.tick(now_us / 1_000);
-        let share = Share::new(me, birth.log);
-        let cluster = share.cluster().clone();
+        table.tick(now_ms);
+        let noted = birth.disks.identity.borrow().cluster.clone();
+        let cluster = noted.expect("a member has noted the cluster");
         let tables = ForwardingTables::build(&cluster, me, &|_| true, next_hops(me), None);
         tables.ports().set_incarnation(incarnation);
         let (key, shards) = tables.cluster_keys();
         table.set_cluster(key, shards);
         table.configure(tables.configured());
+        let young = YoungSessions::new(me, incarnation, &table, &cluster, birth.without);
+        let seen = Arc::new(Seen::default());
+        let (watched, seen_by) = (table.clone(), seen.clone());
+        let watched = Watched { table: watched, seen: seen_by, without: birth.without };
+        let sink = (Arc::new(watched) as Arc<dyn SessionSink>, young.keeper());
+        let share = Share::start(me, birth.disks, sink, birth.seed, birth.unclean, now_us);
         let packets = Packets::new(&table, birth.workers, birth.seed, birth.unix_ms_at_zero);
-        let now_ms = now_us / 1_000;
-        Process {
+        let mut process = Process {
             me,
             incarnation,
-            unclean: birth.unclean,
             without: birth.without,
             sessions: Sessions::new(&table),
             packets,
             share,
-            asking: Asking::default(),
+            questions: Questions::default(),
+            young,
+            writing: [0; 2],
             liveness: Liveness::new(me, Timing::default(), now_ms),
             sequence: 0,
             announcer: Announcer::new(now_ms),
@@ -181,7 +201,21 @@ impl Process {
             tables: Arc::new(tables),
             cluster,
             table,
-        }
+            told: seen,
+        };
+        process.join_members(now_ms);
+        process
+    }
+
+    /// The members are these now.
+    fn join_members(&mut self, now_ms: u64) -> bool {
+        let members = self.cluster.members.values().map(|m| Committed {
+            director: m.id,
+            incarnation: m.incarnation,
+            down: m.down,
+        });
+        self.liveness.set_members(now_ms, members);
+        self.young.membership(now_ms, &self.cluster)
     }
 
     /// A frame arrives at a receive queue. False: it is full.
@@ -195,24 +229,103 @@ impl Process {
         if self.packets.parked() > 0 {
             self.poll(now_us, out);
         }
+        self.take_opened(now_us);
+    }
+
+    fn take_opened(&mut self, now_us: u64) {
+        let Process { packets, young, .. } = self;
+        packets.opened(|slot| young.opened(now_us / 1_000, slot));
     }
 
     fn poll(&mut self, now_us: u64, out: &mut Effects) {
-        let Process { packets, asking, tables, .. } = self;
-        let others = others(self.me, &self.cluster);
-        packets.turn(
-            tables,
+        let mut asked = Vec::new();
+        self.packets.turn(
+            &self.tables,
             now_us * 1_000,
             |sent| out.sent.push(sent),
-            |worker, question| asking.ask(now_us, worker, question, &others, &mut out.messages),
+            |worker, question| asked.push((worker, question)),
         );
+        for (worker, question) in asked {
+            let whom = self.whom(now_us / 1_000, &question);
+            self.questions.ask(now_us, worker, question, whom);
+        }
+        self.go_on_asking(now_us, out);
+    }
+
+    fn whom(&self, now_ms: u64, question: &MissQuestion) -> Whom {
+        let cluster = &self.cluster;
+        let key = &question.key;
+        let leader = self.share.leader_of(cluster.shards.shard(bucket_of(cluster, key)));
+        let unchanged = self.calm_for_ms(now_ms) >= NO_DENIAL_MS;
+        let mut whom = Whom::of(cluster, self.young.homes(), now_ms, key, leader, unchanged);
+        whom.settled |= self.without == Some(Without::Authority);
+        whom
+    }
+
+    /// Sends questions that are due, and takes what they have come to.
+    fn go_on_asking(&mut self, now_us: u64, out: &mut Effects) {
+        let now_ms = now_us / 1_000;
+        for (to, id, question) in self.questions.sends(now_us) {
+            match to == self.me {
+                true => self.asked(now_us, self.me, id, question.key, out),
+                false => out.messages.push((to, Message::Ask { id, key: question.key })),
+            }
+        }
+        let counts =
+            self.without == Some(Without::Authority) || self.calm_for_ms(now_ms) >= NO_DENIAL_MS;
+        for (worker, question, verdict) in self.questions.decided(now_us) {
+            let answer = misses::answer(&question, verdict, counts);
+            out.misses.push(match answer {
+                MissAnswer::Found { .. } => Miss::Found,
+                MissAnswer::NoWithAuthority { .. } => Miss::Denied,
+                MissAnswer::DontKnow { .. } => Miss::Unknown,
+            });
+            let sent = |sent| out.sent.push(sent);
+            self.packets.answer(worker, &self.tables, now_us * 1_000, &answer, sent);
+        }
+        self.take_opened(now_us);
+    }
+
+    /// Somebody asks for a session.
+    fn asked(&mut self, now_us: u64, from: DirectorId, id: u64, key: FlowKey, out: &mut Effects) {
+        let known = self.young.look(now_us / 1_000, &self.cluster, &key);
+        let shard = self.cluster.shards.shard(bucket_of(&self.cluster, &key));
+        let no = matches!(known, Answer::No { .. });
+        if no && self.share.confirm(now_us, from, id, key, shard) {
+            return; // The answer follows with the confirmation.
+        }
+        let known = if no && !self.share.knows(shard) { Answer::DontKnow } else { known };
+        self.tell(now_us, from, id, known, out);
+    }
+
+    fn tell(&mut self, now_us: u64, to: DirectorId, id: u64, answer: Answer, out: &mut Effects) {
+        match to == self.me {
+            true => self.questions.answer(now_us, self.me, id, answer),
+            false => out.messages.push((to, Message::Answer { id, answer })),
+        }
+    }
+
+    /// Answers what has waited for a confirmation by a quorum.
+    fn tell_confirmed(&mut self, now_us: u64, out: &mut Effects) {
+        let mut confirmed = Vec::new();
+        self.share.confirmed(|from, id, key, yes| confirmed.push((from, id, key, yes)));
+        for (from, id, key, yes) in confirmed {
+            // What was committed before the confirmation has been applied now.
+            let answer = match self.young.look(now_us / 1_000, &self.cluster, &key) {
+                Answer::No { as_home, .. } => Answer::No { as_leader: yes, as_home },
+                known => known,
+            };
+            self.tell(now_us, from, id, answer, out);
+        }
     }
 
     /// In what time (us) it wants to look at everything, `most_us` at the latest.
     pub fn next_in_us(&self, now_us: u64, most_us: u64) -> u64 {
-        let asking = self.asking.due_us().map(|at| at.saturating_sub(now_us).max(BUSY_US));
+        let store = self.share.next_us().saturating_sub(now_us).max(BUSY_US / 4);
+        let asking = self.questions.wake_us().map(|at| at.saturating_sub(now_us).max(100));
         let parked = (self.packets.parked() > 0).then_some(BUSY_US);
-        asking.into_iter().chain(parked).fold(most_us, u64::min)
+        let young = self.young.waits().then_some(2 * BUSY_US);
+        [asking, parked, young].into_iter().flatten().fold(most_us.min(store), u64::min)
     }
 
     /// A message arrives.
@@ -222,21 +335,18 @@ impl Process {
             Message::Heartbeat { incarnation, sequence, views } => {
                 self.liveness.heard(now_ms, from, incarnation, sequence, &views);
             }
-            Message::Ask { id, key } => {
-                self.table.tick(now_ms);
-                let answer = match self.table.find(&key) {
-                    Known::Session(record) => Answer::Found(record),
-                    Known::Nobody => Answer::No,
-                    Known::Unsure => Answer::DontKnow,
-                };
-                out.messages.push((from, Message::Answer { id, answer }));
-            }
+            Message::Ask { id, key } => self.asked(now_us, from, id, key, out),
             Message::Answer { id, answer } => {
-                self.asking.take(now_us, from, id, answer);
-                self.settle(now_us, out);
+                self.questions.answer(now_us, from, id, answer);
+                self.go_on_asking(now_us, out);
             }
+            Message::Register(batch) => {
+                self.young.register(now_ms, from, batch, &mut out.messages);
+            }
+            Message::Registration(answer) => self.young.answered(now_ms, from, &answer),
+            Message::Store(mail) => self.share.hear(now_us, from, mail),
             Message::Flush(planned) => {
-                let done = self.sessions.flushes.done(planned);
+                let done = self.has_flushed(planned);
                 out.messages.push((from, Message::Flushed(planned, done)));
             }
             Message::Flushed(planned, yes) => self.flush.flushed(from, planned, yes),
@@ -245,6 +355,29 @@ impl Process {
             }
             Message::AppliedTo(applied) => self.flush.applied(from, &applied),
             Message::Summary(summary) => drop(self.summaries.insert(from, (now_ms, summary))),
+        }
+        self.hand_out(now_us, out);
+    }
+
+    /// A disk has written its next job.
+    pub fn written(&mut self, now_us: u64, which: Which, out: &mut Effects) {
+        let writing = &mut self.writing[which as usize];
+        *writing = writing.saturating_sub(1);
+        self.share.written(which, now_us);
+        self.hand_out(now_us, out);
+    }
+
+    /// Hands out what the store has to send and to write.
+    fn hand_out(&mut self, now_us: u64, out: &mut Effects) {
+        self.tell_confirmed(now_us, out);
+        self.share.post(now_us, &mut out.messages);
+        for which in [Which::Control, Which::Sessions] {
+            let outstanding = self.share.outstanding(which);
+            let writing = &mut self.writing[which as usize];
+            for _ in *writing..outstanding {
+                out.writes.push(which);
+            }
+            *writing = outstanding.max(*writing);
         }
     }
 
@@ -256,30 +389,7 @@ impl Process {
         }
     }
 
-    fn settle(&mut self, now_us: u64, out: &mut Effects) {
-        let now_ms = now_us / 1_000;
-        let everybody_up = self.cluster.members.values().all(|m| !m.down);
-        let calm = self.calm_for_ms(now_ms) >= NO_DENIAL_MS;
-        let sure = everybody_up && calm && self.share.has_quorum();
-        let Process { asking, packets, tables, .. } = self;
-        asking.turn(now_us, |settled: Settled| {
-            let id = settled.answer.id();
-            let denied = settled.nobody && (sure || settled.kind == MissKind::Udp);
-            let answer = match settled.answer {
-                _ if denied => MissAnswer::NoWithAuthority { id },
-                answer => answer,
-            };
-            out.misses.push(match answer {
-                MissAnswer::Found { .. } => Miss::Found,
-                MissAnswer::NoWithAuthority { .. } => Miss::Denied,
-                MissAnswer::DontKnow { .. } => Miss::Unknown,
-            });
-            let sent = |sent| out.sent.push(sent);
-            packets.answer(settled.worker, tables, now_us * 1_000, &answer, sent);
-        });
-    }
-
-    /// Looks at everything; called every [`TURN_US`], or [`BUSY_US`] while it is busy.
+    /// Looks at everything, at least every [`TURN_US`].
     pub fn turn(&mut self, now_us: u64, out: &mut Effects) {
         let now_ms = now_us / 1_000;
         if now_us.saturating_sub(self.last_turn_us) > STALL_US {
@@ -290,36 +400,23 @@ impl Process {
         }
         self.last_turn_us = now_us;
         self.poll(now_us, out);
-        self.settle(now_us, out);
-        self.share.turn(now_us, now_ms, &self.table);
-        if now_us < self.due.sweep_us {
-            return;
+        self.share.turn(now_us, &mut out.messages);
+        self.young.turn(now_ms, &mut out.messages);
+        if now_us >= self.due.sweep_us {
+            self.due.sweep_us = now_us + TURN_US;
+            self.follow(now_us, out);
+            self.beat(now_us, out);
+            self.sweep(now_us, out);
+            self.judge(now_us);
+            self.announce(now_us, out);
         }
-        self.due.sweep_us = now_us + TURN_US;
-        self.follow(now_us, out);
-        self.beat(now_us, out);
-        self.sweep(now_us, out);
-        self.judge(now_us);
-        self.announce(now_us, out);
+        self.hand_out(now_us, out);
     }
 
     /// Goes over to what the cluster has become.
     fn follow(&mut self, now_us: u64, out: &mut Effects) {
         let now_ms = now_us / 1_000;
         let cluster = self.share.cluster().clone();
-        let starts =
-            cluster.members.get(&self.me).is_some_and(|m| m.incarnation < self.incarnation);
-        if starts && self.share.has_quorum() && now_us >= self.due.started_us {
-            self.due.started_us = now_us + 1_000_000;
-            let command = ControlCommand::Started {
-                director: self.me,
-                address: cluster.members[&self.me].address,
-                unclean: self.unclean,
-                amnesiac: false,
-                connected: Vec::new(),
-            };
-            self.share.control(now_us, command, self.incarnation);
-        }
         let seen = (cluster.membership_epoch, cluster.planned.iter().map(|p| p.id).collect());
         if self.seen.as_ref() != Some(&seen) {
             self.changed_ms = now_ms;
@@ -329,17 +426,15 @@ impl Process {
         let unclean = cluster.members.get(&self.me).is_some_and(|m| m.unclean);
         let confined = unclean && now_ms < self.born_ms + confinement_ms(&cluster);
         self.tables.ports().set_confined(confined);
-        if Arc::ptr_eq(&cluster, &self.cluster) && out.tables.is_none() && self.seen.is_some() {
+        if Arc::ptr_eq(&cluster, &self.cluster) {
             return;
         }
-        let members = cluster.members.values().map(|m| Committed {
-            director: m.id,
-            incarnation: m.incarnation,
-            down: m.down,
-        });
-        self.liveness.set_members(now_ms, members);
+        let over = |p: &PlannedChange| !cluster.planned.iter().any(|now| now.id == p.id);
+        out.planned_ended = self.cluster.planned.iter().any(over);
+        self.cluster = cluster;
+        out.homes_changed = self.join_members(now_ms);
         let tables = ForwardingTables::build(
-            &cluster,
+            &self.cluster,
             self.me,
             &|_| true,
             next_hops(self.me),
@@ -348,14 +443,16 @@ impl Process {
         out.tables = Some((tables.revision, tables.health_version, tables.hash));
         self.tables = Arc::new(tables);
         self.table.configure(self.tables.configured());
-        self.cluster = cluster;
+    }
+
+    fn has_flushed(&self, planned: u64) -> bool {
+        self.without == Some(Without::Flush) || self.sessions.flushes.done(planned)
     }
 
     fn beat(&mut self, now_us: u64, out: &mut Effects) {
         let now_ms = now_us / 1_000;
         let others = || self.cluster.members.keys().copied().filter(|id| *id != self.me);
-        let recorded = self.cluster.members.get(&self.me).map(|m| m.incarnation);
-        if now_us >= self.due.heartbeat_us && recorded == Some(self.incarnation) {
+        if now_us >= self.due.heartbeat_us && self.share.announced() {
             self.due.heartbeat_us = now_us + HEARTBEAT_US;
             self.liveness.advance(now_ms);
             self.sequence += 1;
@@ -382,6 +479,7 @@ impl Process {
             tables: &self.tables,
             quorum: share.has_quorum(),
             leads: &leads,
+            flushes: *without != Some(Without::Flush),
         };
         let probes = self.sessions.step(&self.table, &around, |shard, changes| {
             let silent = *without == Some(Without::Replication);
@@ -401,7 +499,7 @@ impl Process {
             let overdue = self.planned.overdue(&self.cluster, now_ms);
             if self.share.leads_control() {
                 for id in overdue {
-                    self.share.control(now_us, ControlCommand::EndPlanned { id }, 0);
+                    self.share.control(now_us, ControlCommand::EndPlanned { id });
                 }
             }
         }
@@ -414,7 +512,7 @@ impl Process {
                 incarnation: judged.incarnation,
                 down: judged.verdict == Verdict::Down,
             };
-            self.share.control(now_us, command, 0);
+            self.share.control(now_us, command);
         }
     }
 
@@ -436,10 +534,10 @@ impl Process {
             me: self.me,
             cluster: &self.cluster,
             quorum: self.share.has_quorum(),
-            caught_up: self.share.caught_up(now_us),
+            caught_up: self.share.caught_up(),
             local: if behind { vec!["configuration".to_owned()] } else { Vec::new() },
             flushed: self.flush.done(),
-            votes: 0,
+            votes: self.share.votes(),
             counters: &counters,
             unreplicated: self.table.unreplicated(),
             summaries: &summaries,
@@ -448,13 +546,15 @@ impl Process {
         let around = flush::Around {
             now_us,
             others: &others(self.me, &self.cluster),
-            flushed_here: outputs.flush.is_some_and(|id| self.sessions.flushes.done(id)),
+            flushed_here: outputs.flush.is_some_and(|id| self.has_flushed(id)),
             applied: &self.share.applied(),
             barrier: self.share.barrier(),
         };
-        self.flush.turn(&around, &mut out.messages);
+        if self.flush.turn(&around, &mut out.messages) == flush::Wish::Barrier {
+            self.share.begin_barrier();
+        }
         for ask in outputs.asks {
-            self.share.control(now_us, announcer::command(self.me, ask), 0);
+            self.share.control(now_us, announcer::command(self.me, ask));
         }
         if outputs.wish != before {
             self.changed_ms = now_ms;
@@ -490,6 +590,11 @@ impl Process {
     /// The wall clock was set.
     pub fn set_unix_ms_at_zero(&mut self, unix_ms: u64) {
         self.packets.set_unix_ms_at_zero(unix_ms);
+    }
+
+    /// An operator says something to the cluster through this director.
+    pub fn operate(&mut self, now_us: u64, command: ControlCommand) {
+        self.share.control(now_us, command);
     }
 
     /// The cluster as this process goes by it.

@@ -33,6 +33,8 @@ pub struct Around<'a> {
     pub quorum: bool,
     /// Shards that this director leads.
     pub leads: &'a [ShardId],
+    /// Whether everything is replicated at once while a change is planned.
+    pub flushes: bool,
 }
 
 impl Sessions {
@@ -58,7 +60,7 @@ impl Sessions {
         if !self.unsaid.say(now_ms, &mut propose) {
             return Vec::new();
         }
-        let flush = cluster.change_planned();
+        let flush = cluster.change_planned() && around.flushes;
         self.flushes.begin(&cluster.planned, now_ms);
         let departed = self.departed.of(cluster);
         let policy = SweepPolicy { flush, quorum: around.quorum, departed, leads: around.leads };

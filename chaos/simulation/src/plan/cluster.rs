@@ -1,5 +1,6 @@
 //! The cluster's configuration, made by the commands that operators and directors would say.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use holdfast_schema::bucket::BucketKey;
@@ -121,4 +122,14 @@ pub fn record(plan: &Plan) -> ControlRecord {
     let spec = Box::new(spec(plan, &[]));
     say(ControlCommand::Configure { expected: 1, spec, force: None });
     record
+}
+
+/// Who owns which LIP.
+pub fn lip_owners(record: &ControlRecord) -> BTreeMap<Ipv4Addr, u32> {
+    let lips = record.cluster.lips.iter();
+    let owned = lips.filter_map(|(lip, assignment)| match lip {
+        IpAddr::V4(lip) => Some((*lip, assignment.owner?.0)),
+        IpAddr::V6(_) => None,
+    });
+    owned.collect()
 }

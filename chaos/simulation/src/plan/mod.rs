@@ -14,16 +14,46 @@ const S: u64 = 1_000_000;
 pub enum Without {
     /// Nothing is ever proposed to the store.
     Replication,
+    /// Homes are told of nothing.
+    Tier1,
+    /// Two sessions of one opening are not recognised.
+    Twins,
+    /// Every *no* counts.
+    Authority,
+    /// What the store has expired ends, whatever was seen of it here.
+    Veto,
+    /// What the store says of a key is taken for any use of it.
+    Incarnations,
+    /// A replica that has lost its memory comes back under its old number.
+    ReplicaIds,
+    /// Planned changes do not wait until everything is replicated.
+    Flush,
 }
 
 impl Without {
     /// All of them.
-    pub const ALL: [Without; 1] = [Without::Replication];
+    pub const ALL: [Without; 8] = [
+        Without::Replication,
+        Without::Tier1,
+        Without::Twins,
+        Without::Authority,
+        Without::Veto,
+        Without::Incarnations,
+        Without::ReplicaIds,
+        Without::Flush,
+    ];
 
     /// Its name on the command line.
     pub fn word(self) -> &'static str {
         match self {
             Without::Replication => "replication",
+            Without::Tier1 => "tier1",
+            Without::Twins => "twins",
+            Without::Authority => "authority",
+            Without::Veto => "veto",
+            Without::Incarnations => "incarnations",
+            Without::ReplicaIds => "replica-ids",
+            Without::Flush => "flush",
         }
     }
 }
@@ -48,6 +78,8 @@ pub struct Plan {
     pub seed: u64,
     /// What is switched off.
     pub without: Option<Without>,
+    /// The client socket of which the trace tells who knows it, and more. Changes nothing else.
+    pub watch: Option<u64>,
     /// Directors, those that join late included.
     pub directors: u32,
     /// Directors that are there from the start.
@@ -112,6 +144,7 @@ impl Plan {
         Plan {
             seed,
             without: None,
+            watch: None,
             directors,
             founding,
             workers: rng.between(1, 2) as u16,

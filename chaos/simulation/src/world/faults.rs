@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use holdfast_schema::cluster::{ControlCommand, DirectorId, MemberState};
+use holdfast_schema::cluster::{ControlCommand, DirectorId, Member, MemberState};
 
 use super::happening::Happening;
-use super::{Event, World};
-use crate::plan::{Fault, cluster};
+use super::marks::Mark;
+use super::{DISK_US, Event, World};
+use crate::plan::{Fault, Without, cluster};
 
 /// How long (us) until the guard has let go of the routes of a daemon that died, at the most.
 const GUARD_US: u64 = 20_000;
@@ -22,6 +23,7 @@ impl World {
     pub(super) fn begin_fault(&mut self, n: usize) {
         let planned = self.plan.faults[n].clone();
         self.note(None, Happening::Begins(planned.fault.clone()));
+        self.note_change(&planned.fault);
         match planned.fault {
             Fault::Kill(id) => self.kill(id, false),
             Fault::Crash(id) => self.kill(id, true),
@@ -52,15 +54,22 @@ impl World {
                 }
             }
             Fault::DrainBackend(backend) => self.drain_backend(backend),
-            Fault::SlowDisk(..) => {}
+            Fault::SlowDisk(id, most_us) => self.director(id).disk_us = most_us,
         }
-        self.survey();
         self.queue.at(planned.until_us, Event::FaultEnds(n));
+    }
+
+    /// Whoever is to hear of something may not have for a while.
+    fn note_change(&mut self, fault: &Fault) {
+        if matches!(fault, Fault::Partition(_) | Fault::OneWay(..) | Fault::Freeze(_)) {
+            self.changed_us = self.queue.now_us();
+        }
     }
 
     /// A fault ends.
     pub(super) fn end_fault(&mut self, n: usize) {
         let planned = self.plan.faults[n].clone();
+        self.note_change(&planned.fault);
         match planned.fault {
             Fault::Kill(id) | Fault::Crash(id) => {
                 if self.director(id).process.is_none() {
@@ -77,10 +86,10 @@ impl World {
             Fault::Dark(_) => drop(self.dark.remove(&n)),
             Fault::Loss(_) => self.weather.lost = self.plan.weather.lost,
             Fault::Drain(id) => self.operate(id, MemberState::Active),
+            Fault::SlowDisk(id, _) => self.director(id).disk_us = DISK_US,
             _ => return,
         }
         self.note(None, Happening::Ends(planned.fault));
-        self.survey();
     }
 
     fn kill(&mut self, id: u32, machine: bool) {
@@ -94,6 +103,16 @@ impl World {
         process.table.for_each(now_ms, |record, acked| known.push((record.clone(), acked)));
         self.judge_death(id, known);
         self.working.remove(&id);
+        let disks = self.director(id).disks.clone();
+        match machine {
+            true => {
+                let left = self.net.below(1 + disks.control.unsynced() as u64);
+                let new_number = self.plan.without != Some(Without::ReplicaIds);
+                self.marks.reach(Mark::NewReplica, u64::from(new_number));
+                disks.lose_machine(left as usize, new_number);
+            }
+            false => disks.lose_process(),
+        }
         self.peers.gone(id);
         let notice_us = match machine {
             true => BFD_US,
@@ -128,9 +147,12 @@ impl World {
     fn thaw(&mut self, id: u32) {
         let now_us = self.queue.now_us();
         let director = self.director(id);
-        if director.frozen_since.take().is_none() || director.process.is_none() {
+        if director.frozen_since.is_none() || director.process.is_none() {
             return;
         }
+        self.strand(id);
+        let director = self.director(id);
+        director.frozen_since = None;
         let local_us = director.clock.local_us(now_us);
         let released = std::mem::take(&mut director.released);
         if released && let Some(process) = &mut director.process {
@@ -140,11 +162,36 @@ impl World {
         self.queue.after(0, Event::Work(id));
     }
 
-    /// An operator says something about a director.
-    fn operate(&mut self, id: u32, state: MemberState) {
+    /// An operator says something, through any director that serves.
+    fn say(&mut self, command: impl Fn(u64) -> ControlCommand) {
         let now_us = self.queue.now_us();
-        let command = ControlCommand::SetState { director: DirectorId(id), state, force: None };
-        self.log.borrow_mut().say(now_us, command, 0);
+        let mut running = self.directors.iter_mut().filter(|d| d.runs());
+        let Some(director) = running.find(|d| d.process.as_ref().is_some_and(|p| p.serves()))
+        else {
+            return;
+        };
+        let local_us = director.clock.local_us(now_us);
+        if let Some(process) = &mut director.process {
+            let revision = process.cluster().revision;
+            process.operate(local_us, command(revision));
+        }
+    }
+
+    /// An operator wants a director to be in a state.
+    fn operate(&mut self, id: u32, state: MemberState) {
+        let director = DirectorId(id);
+        self.say(|_| ControlCommand::SetState { director, state, force: None });
+    }
+
+    /// An operator has all directors serve again that were drained.
+    pub(super) fn undrain(&mut self) {
+        let drains = |m: &Member| matches!(m.state, MemberState::Draining | MemberState::Drained);
+        let served = self.directors.iter().filter_map(|d| d.process.as_deref());
+        let mut serving = served.filter(|process| process.serves());
+        let Some(cluster) = serving.next().map(|process| process.cluster().clone()) else { return };
+        for member in cluster.members.values().filter(|m| drains(m)) {
+            self.operate(member.id.0, MemberState::Active);
+        }
     }
 
     fn drain_backend(&mut self, backend: u32) {
@@ -154,10 +201,11 @@ impl World {
             return;
         }
         self.draining.push(backend);
-        let now_us = self.queue.now_us();
         let spec = Box::new(cluster::spec(&self.plan, &self.draining));
-        let expected = 1 + self.draining.len() as u64;
-        let command = ControlCommand::Configure { expected, spec, force: None };
-        self.log.borrow_mut().say(now_us, command, 0);
+        self.say(|expected| ControlCommand::Configure {
+            expected,
+            spec: spec.clone(),
+            force: None,
+        });
     }
 }

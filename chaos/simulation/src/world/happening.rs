@@ -105,6 +105,8 @@ pub enum Happening {
     Stalled(u32),
     /// A message between directors.
     Message(u32, u32, &'static str),
+    /// What a director knows of the session that is watched.
+    Knows(u32, String),
     /// The world's phase.
     Phase(&'static str),
 }
@@ -135,6 +137,7 @@ impl fmt::Display for Happening {
             Happening::Stage(id, stage) => write!(f, "director {id} is {stage}"),
             Happening::Stalled(id) => write!(f, "director {id} was stalled"),
             Happening::Message(from, to, word) => write!(f, "director {from} to {to}: {word}"),
+            Happening::Knows(id, what) => write!(f, "director {id} knows: {what}"),
             Happening::Phase(phase) => write!(f, "== {phase}"),
         }
     }

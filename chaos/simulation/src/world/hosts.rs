@@ -206,20 +206,19 @@ impl World {
         if !matches!(event.kind, EventKind::Delivered { .. }) {
             self.note(flow, Happening::Noticed(place, format!("{:?}", event.kind)));
         }
-        match (&event.kind, place) {
-            (EventKind::TimeWaitReused, _) => self.marks.reach(Mark::KeyReused, 1),
-            // Two directors saw its SYN, and two backends answer. The client keeps the first.
-            (EventKind::SynOnLiving { .. }, Place::Client(_)) => {
-                return self.marks.reach(Mark::Twin, 1);
-            }
-            _ => {}
+        // Two directors saw its SYN, and two backends answer: the client keeps the first. Or a backend
+        // has not heard of the end of an earlier connection: it challenges.
+        if matches!(event.kind, EventKind::SynOnLiving { .. }) {
+            return;
         }
         if event.kind == EventKind::Opened
             && let (Place::Client(_), Some(flow)) = (place, flow)
         {
             self.orphans.remove(&flow);
+            self.stranded.remove(&flow);
             if !self.sockets_used.insert(flow) {
                 self.sockets_reused.insert(flow);
+                self.marks.reach(Mark::KeyReused, 1);
             }
         }
         // A last segment of an earlier connection of this socket meets its successor's: TCP is made
@@ -234,7 +233,8 @@ impl World {
         if scheduled && !self.plan.udp_asks {
             return;
         }
-        if !event.kind.is_fault() || flow.is_some_and(|flow| self.orphans.contains(&flow)) {
+        let reset = matches!(event.kind, EventKind::Reset { .. } | EventKind::Refused);
+        if !event.kind.is_fault() || flow.is_some_and(|flow| self.excused(flow, reset)) {
             return;
         }
         let rule = match event.kind {

@@ -9,21 +9,22 @@ mod packets;
 mod peers;
 mod phases;
 mod queue;
+mod readiness;
 mod router;
 pub mod rules;
 pub mod trace;
+mod watch;
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
+use std::net::Ipv4Addr;
 
 use holdfast_schema::cluster::DirectorId;
 
+use crate::director::Director;
 use crate::director::clock::Clock;
 use crate::director::message::Message;
 use crate::director::process::{Birth, Effects, Miss, Process, TURN_US};
-use crate::director::share::Log;
-use crate::director::{Director, Disk};
+use crate::director::share::{Disks, Which};
 use crate::plan::{PacketWeather, Plan, cluster};
 use crate::rng::Rng;
 use happening::Happening;
@@ -34,6 +35,9 @@ use queue::Queue;
 use router::Router;
 use rules::{Rule, Violation};
 use trace::{FlowId, Trace};
+
+/// How long (us) a disk takes for a job, at the most.
+const DISK_US: u64 = 3_000;
 
 /// Something that is going to happen.
 #[derive(Debug)]
@@ -49,6 +53,8 @@ enum Event {
     WakeClient(u32, u64),
     WakeBackend(u32, u64),
     Message(u32, u32, Message),
+    /// A disk has written the next job of a process.
+    Written(u32, u32, Which),
     /// The router learns what a process announces.
     Routes(u32, u32, holdfast_node::announce::wish::Wish),
     /// The router notices that a process is gone.
@@ -77,13 +83,16 @@ pub struct World {
     peers: Peers,
     directors: Vec<Director>,
     hosts: Hosts,
-    log: Rc<RefCell<Log>>,
     /// Directors whose workers are about to look.
     working: BTreeSet<u32>,
     /// Directors whose packets are lost.
     dark: BTreeMap<usize, u32>,
     /// Client sockets by the addresses of the leg to the backend.
     replies: BTreeMap<(u64, u64), FlowId>,
+    /// The first owners of LIPs.
+    owners: BTreeMap<Ipv4Addr, u32>,
+    /// When each director began to flush for the planned change it waits for (us).
+    flushing_us: BTreeMap<u32, u64>,
     /// Table hashes by revision and health version.
     hashes: BTreeMap<(u64, u64), u64>,
     /// Backends that were told to take nothing new.
@@ -91,9 +100,15 @@ pub struct World {
     healed: bool,
     /// Client sockets whose session died with the last director that knew it.
     orphans: BTreeSet<FlowId>,
+    /// Those whose session only a director knows that is cut off or stopped.
+    stranded: BTreeSet<FlowId>,
     /// Client sockets that had a connection, and those that had several.
     sockets_used: BTreeSet<FlowId>,
     sockets_reused: BTreeSet<FlowId>,
+    /// When a link between directors, or a process, was last stopped or let go on (us).
+    changed_us: u64,
+    /// What each director was last seen to know of the session that is watched.
+    watched: BTreeMap<u32, String>,
     /// Since when there has been a quorum (us).
     quorum_since_us: Option<u64>,
 }
@@ -103,7 +118,7 @@ impl World {
     pub fn new(plan: Plan) -> World {
         let seed = plan.seed;
         let mut rng = Rng::new(seed, "world");
-        let log = Rc::new(RefCell::new(Log::new(cluster::record(&plan))));
+        let record = cluster::record(&plan);
         let drift = u64::from(plan.drift_ppm);
         let directors = (1..=plan.directors).map(|id| Director {
             id,
@@ -111,14 +126,16 @@ impl World {
                 rng.between(1_000_000, 1_000_000_000),
                 rng.between(0, 2 * drift) as i64 - drift as i64,
             ),
-            disk: Disk { incarnation: 1, clean: true },
+            disks: Disks::new(DirectorId(id), &record),
+            disk_us: DISK_US,
             process: None,
             frozen_since: None,
+            cut_since: None,
             dead: false,
             released: false,
             life: 0,
+            started_us: 0,
             turn_us: u64::MAX,
-            log: log.clone(),
         });
         let directors = directors.collect();
         let mut world = World {
@@ -132,19 +149,24 @@ impl World {
             peers: Peers::new(Rng::new(seed, "peers"), plan.peer_us),
             hosts: Hosts::new(&plan),
             directors,
-            log,
             working: BTreeSet::new(),
             dark: BTreeMap::new(),
             replies: BTreeMap::new(),
+            owners: cluster::lip_owners(&record),
+            flushing_us: BTreeMap::new(),
             hashes: BTreeMap::new(),
             draining: Vec::new(),
             healed: false,
             orphans: BTreeSet::new(),
+            stranded: BTreeSet::new(),
             sockets_used: BTreeSet::new(),
             sockets_reused: BTreeSet::new(),
+            changed_us: 0,
+            watched: BTreeMap::new(),
             quorum_since_us: None,
             plan,
         };
+        world.trace.watch(world.plan.watch);
         for id in 1..=world.plan.founding {
             world.start(id);
         }
@@ -197,25 +219,27 @@ impl World {
         director.dead = false;
         director.frozen_since = None;
         director.released = false;
-        director.disk.incarnation += 1;
-        let unclean = !std::mem::replace(&mut director.disk.clean, false);
+        let (incarnation, unclean) = {
+            let mut identity = director.disks.identity.borrow_mut();
+            identity.incarnation += 1;
+            (identity.incarnation, !std::mem::replace(&mut identity.clean, false))
+        };
         let birth = Birth {
             me: DirectorId(id),
-            incarnation: director.disk.incarnation,
+            incarnation,
             unclean,
             workers,
             seed: seed.wrapping_add(u64::from(director.life)),
             unix_ms_at_zero: director.clock.unix_ms_at_zero(),
-            log: director.log.clone(),
+            disks: director.disks.clone(),
             without,
         };
-        let incarnation = birth.incarnation;
         let process = Process::start(birth, director.clock.local_us(now_us));
         director.process = Some(Box::new(process));
         director.turn_us = u64::MAX;
+        director.started_us = now_us;
         self.note(None, Happening::Started(id, incarnation));
         self.turn_at(id, now_us);
-        self.survey();
     }
 
     /// One event. False: there is none before `until_us`.
@@ -231,6 +255,7 @@ impl World {
             Event::WakeClient(n, wake) => self.wake_client(n, wake),
             Event::WakeBackend(n, wake) => self.wake_backend(n, wake),
             Event::Message(from, to, message) => self.deliver(from, to, message),
+            Event::Written(id, life, which) => self.written(id, life, which),
             Event::Routes(id, life, wish) => self.routes(id, life, wish),
             Event::Withdrawn(id, life) => self.withdrawn(id, life),
             Event::Shown(id, life, wish) => {
@@ -261,6 +286,7 @@ impl World {
     fn turn(&mut self, id: u32, at_us: u64) {
         let now_us = self.queue.now_us();
         let quiet = self.healed && self.hosts.all_gone();
+        let cut = !self.healed && self.director(id).cut_since.is_some();
         let director = self.director(id);
         if director.turn_us != at_us {
             return;
@@ -277,6 +303,10 @@ impl World {
         let next_us = process.next_in_us(local_us, most_us);
         self.carry_out(id, effects);
         self.note_quorum();
+        if cut {
+            self.strand(id);
+        }
+        self.look_at_watched(id);
         self.turn_at(id, now_us + next_us);
     }
 
@@ -294,8 +324,8 @@ impl World {
     /// A message arrives at a director.
     fn deliver(&mut self, from: u32, to: u32, message: Message) {
         let now_us = self.queue.now_us();
-        if !matches!(message, Message::Heartbeat { .. } | Message::Summary(_)) {
-            self.note(None, Happening::Message(from, to, message.word()));
+        if let Some(word) = message.word() {
+            self.note(None, Happening::Message(from, to, word));
         }
         let director = self.director(to);
         if director.dead {
@@ -314,6 +344,25 @@ impl World {
         self.hurry(to);
     }
 
+    /// A disk has written the next job of a process.
+    fn written(&mut self, id: u32, life: u32, which: Which) {
+        let now_us = self.queue.now_us();
+        let director = self.director(id);
+        if director.life != life || director.dead {
+            return;
+        }
+        if director.frozen_since.is_some() {
+            self.queue.after(50_000, Event::Written(id, life, which));
+            return;
+        }
+        let local_us = director.clock.local_us(now_us);
+        let Some(process) = &mut director.process else { return };
+        let mut effects = Effects::default();
+        process.written(local_us, which, &mut effects);
+        self.carry_out(id, effects);
+        self.hurry(id);
+    }
+
     /// Does what a process wants.
     fn carry_out(&mut self, id: u32, effects: Effects) {
         let now_us = self.queue.now_us();
@@ -325,6 +374,16 @@ impl World {
             if let Some((at_us, from, to, message)) = on_its_way {
                 self.queue.at(at_us, Event::Message(from, to, message));
             }
+        }
+        for which in effects.writes {
+            let director = self.director(id);
+            let (life, most_us) = (director.life, director.disk_us);
+            let takes_us = self.net.between(50, most_us);
+            self.queue.after(takes_us, Event::Written(id, life, which));
+        }
+        self.marks.reach(Mark::PlannedChange, u64::from(effects.planned_ended));
+        if effects.homes_changed {
+            self.marks.reach(Mark::HomeChange, 1);
         }
         if effects.stalled {
             self.marks.reach(Mark::Stalled, 1);
@@ -339,6 +398,8 @@ impl World {
         }
         if let Some(stage) = effects.stage {
             self.note(None, Happening::Stage(id, stage));
+            self.marks.reach(Mark::Drained, u64::from(stage == "drained"));
+            self.judge_readiness(id, stage);
         }
         if let Some((revision, health, hash)) = effects.tables {
             let first = *self.hashes.entry((revision, health)).or_insert(hash);
@@ -382,23 +443,5 @@ impl World {
         }
         self.router.forget(id);
         self.note(None, Happening::Announces(id, None));
-    }
-
-    /// Who reaches a majority.
-    fn survey(&mut self) {
-        let all: Vec<u32> = self.directors.iter().filter(|d| d.runs()).map(|d| d.id).collect();
-        let majority = self.plan.directors as usize / 2 + 1;
-        let mut best = Vec::new();
-        for leader in &all {
-            let reached: Vec<DirectorId> = std::iter::once(*leader)
-                .chain(all.iter().copied().filter(|d| d != leader && self.peers.open(*leader, *d)))
-                .map(DirectorId)
-                .collect();
-            if reached.len() >= majority {
-                best = reached;
-                break;
-            }
-        }
-        self.log.borrow_mut().reach = best;
     }
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddrV4};
 use holdfast_director::core::Count;
 
 use super::happening::{Glance, Happening, Place};
+use super::marks::Mark;
 use super::rules::Rule;
 use super::{Event, World};
 use crate::director::frame;
@@ -68,6 +69,8 @@ impl World {
             if let Some(glance) = Glance::at(&packet) {
                 self.note(flow, Happening::Lost(Place::Router, glance));
             }
+            // Nobody serves: what its client says is heard by none.
+            self.stranded.extend(flow);
             return;
         };
         self.travel(Place::Director(id), packet, move |packet| Event::AtDirector(id, packet));
@@ -138,6 +141,8 @@ impl World {
         {
             let key = (frame::socket_number(&src), frame::socket_number(&dst));
             self.replies.insert(key, flow);
+            let owner = self.owners.get(src.ip()).copied();
+            self.marks.reach(Mark::Takeover, u64::from(owner.is_some_and(|owner| owner != id)));
         }
         let flow = flow.or_else(|| self.flow_of(&packet));
         if let Some(glance) = Glance::at(&packet) {

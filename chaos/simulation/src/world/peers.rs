@@ -27,7 +27,7 @@ pub struct Peers {
     delay_us: (u64, u64),
     /// Partitions, by the number of the fault: pairs between which nothing passes, in this direction.
     cuts: BTreeMap<u64, BTreeSet<(u32, u32)>>,
-    links: BTreeMap<(u32, u32), Link>,
+    links: BTreeMap<(u32, u32, u8), Link>,
 }
 
 impl Peers {
@@ -45,10 +45,11 @@ impl Peers {
     pub fn mend(&mut self, fault: u64, now_us: u64) -> Vec<(u64, u32, u32, Message)> {
         self.cuts.remove(&fault);
         let mut freed = Vec::new();
-        let whole: Vec<(u32, u32)> =
-            self.links.keys().copied().filter(|(a, b)| self.open(*a, *b)).collect();
-        for (from, to) in whole {
-            let stalled = self.links.get_mut(&(from, to)).and_then(|link| link.stalled.take());
+        let whole: Vec<(u32, u32, u8)> =
+            self.links.keys().copied().filter(|(a, b, _)| self.open(*a, *b)).collect();
+        for (from, to, lane) in whole {
+            let link = self.links.get_mut(&(from, to, lane));
+            let stalled = link.and_then(|link| link.stalled.take());
             let Some((since_us, messages)) = stalled else { continue };
             if now_us < since_us + PATIENCE_US {
                 for message in messages {
@@ -57,6 +58,11 @@ impl Peers {
             }
         }
         freed
+    }
+
+    /// Whether every message gets through.
+    pub fn whole(&self) -> bool {
+        self.cuts.is_empty()
     }
 
     /// Whether a message gets from one to the other.
@@ -82,7 +88,7 @@ impl Peers {
             return self.passes(from, to).then_some((now_us + delay, from, to, message));
         }
         let open = self.open(from, to);
-        let link = self.links.entry((from, to)).or_default();
+        let link = self.links.entry((from, to, message.lane())).or_default();
         if !open {
             let (since_us, waiting) = link.stalled.get_or_insert((now_us, Vec::new()));
             if now_us < *since_us + PATIENCE_US && waiting.len() < WAITING {
@@ -96,7 +102,7 @@ impl Peers {
 
     /// A process has ended: its connections are gone.
     pub fn gone(&mut self, director: u32) {
-        self.links.retain(|(from, to), _| *from != director && *to != director);
+        self.links.retain(|(from, to, _), _| *from != director && *to != director);
     }
 }
 

@@ -1,5 +1,7 @@
 //! The phases of a run: faults, healing, leaving.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use holdfast_schema::session::{HALF_OPEN_LINGER_MS, TIME_WAIT_LINGER_MS};
 
 use super::World;
@@ -62,6 +64,7 @@ impl World {
         self.healed = true;
         let until_us = self.queue.now_us() + CONVERGE_US;
         let served = self.until(until_us, |world| {
+            world.undrain();
             world.directors.iter().all(|d| d.process.as_ref().is_some_and(|p| p.serves()))
         });
         if !served {
@@ -99,6 +102,7 @@ impl World {
 
     /// What is left of sessions anywhere.
     fn remains(&self) -> Vec<String> {
+        let now_us = self.queue.now_us();
         let mut remains = Vec::new();
         for director in &self.directors {
             let Some(process) = &director.process else { continue };
@@ -108,7 +112,8 @@ impl World {
                 (u64::from(stats.half_open), "half-open sessions"),
                 (stats.unreplicated, "unreplicated sessions"),
                 (u64::from(process.parked()), "waiting packets"),
-                (process.share.sessions() as u64, "sessions in the store"),
+                (process.share.sessions(), "sessions in the store"),
+                (process.young.kept(director.clock.local_us(now_us) / 1_000), "home entries"),
             ] {
                 if count > 0 {
                     remains.push(format!("director {} has {count} {what}", director.id));
@@ -125,6 +130,12 @@ impl World {
             self.marks.reach(Mark::Adopted, stats.adopted);
             self.marks.reach(Mark::Veto, stats.vetoed);
             self.marks.reach(Mark::Superseded, stats.superseded);
+            self.marks.reach(Mark::Twin, stats.twins_adopted + stats.twins_kept);
+            let told = |count: &AtomicU64| count.load(Ordering::Relaxed);
+            self.marks.reach(Mark::Expired, told(&process.told.expired));
+            self.marks.reach(Mark::LateDelete, told(&process.told.late));
+            self.marks.reach(Mark::SnapshotOverLive, told(&process.told.over_live));
+            self.marks.reach(Mark::Snapshot, process.share.snapshots);
         }
     }
 

@@ -60,6 +60,7 @@ pub struct Trace<N> {
     hash: Running,
     events: u64,
     flows: BTreeMap<FlowId, VecDeque<(u64, N)>>,
+    watched: Option<FlowId>,
     all: VecDeque<(u64, N)>,
 }
 
@@ -69,6 +70,7 @@ impl<N> Default for Trace<N> {
             hash: Running(0xcbf2_9ce4_8422_2325),
             events: 0,
             flows: BTreeMap::new(),
+            watched: None,
             all: VecDeque::new(),
         }
     }
@@ -82,14 +84,30 @@ fn keep<N>(ring: &mut VecDeque<(u64, N)>, most: usize, event: (u64, N)) {
 }
 
 impl<N: Note> Trace<N> {
+    /// Keeps all of a flow's events.
+    pub fn watch(&mut self, flow: Option<FlowId>) {
+        self.watched = flow;
+    }
+
+    /// Notes something for those who read the trace of a flow that is watched: it does not count.
+    pub fn remark(&mut self, now_us: u64, flow: FlowId, note: N) {
+        self.flows.entry(flow).or_default().push_back((now_us, note));
+    }
+
     /// Notes an event, of a flow or of everything.
     pub fn note(&mut self, now_us: u64, flow: Option<FlowId>, note: N) {
         self.events += 1;
         self.hash.write_u64(now_us);
         note.hash(&mut self.hash);
         match flow {
-            Some(flow) => keep(self.flows.entry(flow).or_default(), OF_A_FLOW, (now_us, note)),
-            None => keep(&mut self.all, OF_ALL, (now_us, note)),
+            Some(flow) => {
+                let most = if self.watched == Some(flow) { usize::MAX } else { OF_A_FLOW };
+                keep(self.flows.entry(flow).or_default(), most, (now_us, note));
+            }
+            None => {
+                let most = if self.watched.is_some() { usize::MAX } else { OF_ALL };
+                keep(&mut self.all, most, (now_us, note));
+            }
         }
     }
 

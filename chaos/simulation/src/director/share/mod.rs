@@ -1,0 +1,639 @@
+//! A director's share of the store: the real drivers of the control group and of the session groups
+//! on simulated disks, and what the store's shell does around them.
+
+mod barrier;
+mod commands;
+mod mail;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_schema::bucket::ShardId;
+use holdfast_schema::cluster::{
+    ClusterState, ControlCommand, ControlOutcome, DirectorId, ReplicaId,
+};
+use holdfast_schema::flow::FlowKey;
+use holdfast_schema::session::{SessionChange, SessionSink};
+use holdfast_state_store::Limits;
+use holdfast_state_store::codec::disk::{ControlRecord, ShardForm};
+use holdfast_state_store::codec::wire::Address;
+use holdfast_state_store::homes::Keeper;
+use holdfast_state_store::metrics::Metrics;
+use holdfast_state_store::simulation::{
+    ControlMachine, Driver, DriverConfig, Feed, Group, GroupState, Input, Place, Published,
+    Records, ShardContext, ShardMachine, SimulatedDisk, View, bootstrap, control_records,
+    control_routes, found_empty, message, session_routes, snapshot, stored_place,
+};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
+
+use super::message::Message;
+use barrier::Barriers;
+use commands::Commands;
+pub use mail::Mail;
+use mail::Out;
+
+/// Bytes of log after which a session group writes a checkpoint and forgets: few, so that followers
+/// who were away need snapshots.
+const LOG_BYTES: u64 = 24_000;
+
+/// How long (us) a snapshot may be on its way.
+const SNAPSHOT_US: u64 = 5_000_000;
+
+/// What a director notes of itself, through to the disk.
+#[derive(Clone, Default)]
+pub struct Identity {
+    /// How often it has started.
+    pub incarnation: u64,
+    /// Its replica of the session groups; 0: it waits for a new one.
+    pub replica: u64,
+    /// The generation of each shard.
+    pub generations: Vec<u32>,
+    /// The cluster as last noted.
+    pub cluster: Option<Arc<ClusterState>>,
+    /// Whether the last run ended clean.
+    pub clean: bool,
+}
+
+/// What survives the death of a process: disks, and what is written there.
+#[derive(Clone)]
+pub struct Disks {
+    /// Who this is.
+    pub identity: Rc<RefCell<Identity>>,
+    /// The control group's.
+    pub control: SimulatedDisk,
+    /// The session groups'.
+    pub sessions: SimulatedDisk,
+}
+
+impl Disks {
+    /// The disks of a member that has not started yet. The first director founds the groups.
+    pub fn new(me: DirectorId, record: &ControlRecord) -> Disks {
+        let (control, sessions) = (SimulatedDisk::new(), SimulatedDisk::new());
+        let founds = me.0 == 1;
+        let place = |group, replica| Place { group, generation: 1, replica };
+        let found = |disk: &SimulatedDisk, place, records: &Records| match founds {
+            true => bootstrap(&disk.database(), place, records),
+            false => found_empty(&disk.database(), place),
+        };
+        let replica = record.cluster.members[&me].replica.0;
+        let written =
+            found(&control, place(Address::CONTROL, u64::from(me.0)), &control_records(record));
+        written.expect("an empty disk takes it");
+        for shard in 0..record.cluster.shard_count {
+            found(&sessions, place(shard, replica), &Records::new())
+                .expect("an empty disk takes it");
+        }
+        let identity = Identity {
+            incarnation: 1,
+            replica,
+            generations: vec![1; usize::from(record.cluster.shard_count)],
+            cluster: Some(Arc::new(record.cluster.clone())),
+            clean: true,
+        };
+        Disks { identity: Rc::new(RefCell::new(identity)), control, sessions }
+    }
+
+    /// The process has died.
+    pub fn lose_process(&self) {
+        self.control.lose_process();
+        self.sessions.lose_process();
+    }
+
+    /// The machine has died: of what was not synced, so many batches are left. What it remembered of
+    /// sessions cannot be trusted any more, and it begins anew.
+    pub fn lose_machine(&self, left: usize, new_number: bool) {
+        self.control.lose_machine(left);
+        self.sessions.replace();
+        if new_number {
+            self.identity.borrow_mut().replica = 0;
+        }
+    }
+}
+
+/// Which of the two drivers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Which {
+    /// The control group's.
+    Control,
+    /// The session groups'.
+    Sessions,
+}
+
+/// A question of another director that waits until a quorum has confirmed the leadership here.
+struct Confirming {
+    from: DirectorId,
+    id: u64,
+    key: FlowKey,
+    confirmed: oneshot::Receiver<()>,
+}
+
+/// The share of one process.
+pub struct Share {
+    me: DirectorId,
+    disks: Disks,
+    out: Arc<Out>,
+    published: Arc<Published>,
+    metrics: Arc<Metrics>,
+    feed: Arc<Feed>,
+    seed: u64,
+    sink: Arc<dyn SessionSink>,
+    keeping: Arc<Mutex<Keeper>>,
+    control: Driver<ControlMachine>,
+    sessions: Option<Driver<ShardMachine>>,
+    states: Vec<Arc<GroupState>>,
+    view: Option<Arc<View>>,
+    cluster: Arc<ClusterState>,
+    commands: Commands,
+    /// The request that records this start, until it is recorded.
+    start: Option<ControlCommand>,
+    announced: bool,
+    barriers: Barriers,
+    confirming: Vec<Confirming>,
+    /// Snapshots whose fate is not known yet.
+    sending: Vec<(u64, Address)>,
+    /// Snapshots of shards that have come.
+    pub snapshots: u64,
+    /// Why it must not go on, if it must not.
+    failed: Option<String>,
+}
+
+fn limits() -> Limits {
+    Limits { log_bytes: LOG_BYTES, ..Limits::default() }
+}
+
+fn moment(now_us: u64) -> Duration {
+    Duration::from_micros(now_us)
+}
+
+impl Share {
+    /// From what the disks hold.
+    pub fn start(
+        me: DirectorId,
+        disks: Disks,
+        (sink, keeping): (Arc<dyn SessionSink>, Arc<Mutex<Keeper>>),
+        seed: u64,
+        unclean: bool,
+        now_us: u64,
+    ) -> Share {
+        let published = Arc::new(Published::default());
+        let metrics = Arc::new(Metrics::default());
+        let identity = disks.identity.borrow().clone();
+        let cluster = identity.cluster.clone().expect("a member has noted the cluster");
+        let form = |generation: &u32| ShardForm { generation: *generation, first: ReplicaId(0) };
+        published.publish(View {
+            cluster: cluster.clone(),
+            shards: identity.generations.iter().map(form).collect(),
+            ca_key: String::new(),
+        });
+        let place = Place { group: Address::CONTROL, generation: 1, replica: u64::from(me.0) };
+        let config = config("control", true, &metrics, seed);
+        let load = {
+            let published = published.clone();
+            move |records| ControlMachine::load(records, published)
+        };
+        let group = Group::open(&disks.control.database(), place, &config, load);
+        let group = group.expect("the control group's replica is on the disk");
+        let out = Arc::new(Out::default());
+        let control = Driver::new(
+            config,
+            vec![group],
+            disks.control.begin(),
+            out.clone(),
+            control_routes(&published),
+            None,
+            moment(now_us),
+        );
+        let started = ControlCommand::Started {
+            director: me,
+            address: cluster.members[&me].address,
+            unclean,
+            amnesiac: identity.replica == 0,
+            connected: Vec::new(),
+        };
+        let shards = identity.generations.len() as u16;
+        let mut share = Share {
+            me,
+            out,
+            metrics,
+            seed,
+            sink,
+            keeping,
+            control,
+            sessions: None,
+            states: Vec::new(),
+            view: published.view(),
+            feed: Arc::new(Feed::new(shards, &limits())),
+            commands: Commands::new(me, seed),
+            start: Some(started),
+            announced: false,
+            barriers: Barriers::default(),
+            confirming: Vec::new(),
+            sending: Vec::new(),
+            snapshots: 0,
+            failed: None,
+            published,
+            cluster,
+            disks,
+        };
+        share.states = share.control.states();
+        if identity.replica != 0 {
+            share.start_sessions(now_us);
+        }
+        share
+    }
+
+    /// Starts the session groups with the replica number of the identity.
+    fn start_sessions(&mut self, now_us: u64) {
+        let identity = self.disks.identity.borrow().clone();
+        let db = self.disks.sessions.database();
+        let config = config("sessions", false, &self.metrics, self.seed ^ 1);
+        let context = ShardContext {
+            published: self.published.clone(),
+            sink: Arc::new(RwLock::new(Some(self.sink.clone()))),
+            keeping: self.keeping.clone(),
+            feed: self.feed.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let mut groups = Vec::new();
+        for (shard, generation) in identity.generations.iter().enumerate() {
+            let group = shard as u16;
+            let stored = stored_place(&db, group).expect("a readable disk");
+            let place = stored.filter(|p| p.replica == identity.replica).unwrap_or_else(|| {
+                let place = Place { group, generation: *generation, replica: identity.replica };
+                found_empty(&db, place).expect("an empty disk takes it");
+                place
+            });
+            let context = context.clone();
+            let load = move |records| ShardMachine::load(group, records, context);
+            groups.push(Group::open(&db, place, &config, load).expect("a replica on the disk"));
+        }
+        let driver = Driver::new(
+            config,
+            groups,
+            self.disks.sessions.begin(),
+            self.out.clone(),
+            session_routes(&self.published),
+            Some(self.feed.clone()),
+            moment(now_us),
+        );
+        self.states.truncate(1);
+        self.states.extend(driver.states());
+        self.sessions = Some(driver);
+    }
+
+    /// The cluster as applied here.
+    pub fn cluster(&self) -> &Arc<ClusterState> {
+        &self.cluster
+    }
+
+    /// Why it must not go on, if it must not.
+    pub fn failed(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    /// Whether every group has a leader that this director hears.
+    pub fn has_quorum(&self) -> bool {
+        let led = |s: &Arc<GroupState>| s.progress().leader != 0 && s.halted().is_none();
+        self.sessions.is_some() && self.states.iter().all(led)
+    }
+
+    /// Whether this director leads the control group.
+    pub fn leads_control(&self) -> bool {
+        self.states[0].progress().leads
+    }
+
+    /// Whether this start is recorded in the control group.
+    pub fn announced(&self) -> bool {
+        self.announced
+    }
+
+    /// Whether this director has caught up with every group since it started; why not, if not.
+    pub fn caught_up(&self) -> Result<(), String> {
+        if self.sessions.is_none() {
+            return Err("waits for a new replica number".to_owned());
+        }
+        if !self.announced {
+            return Err("this start is not recorded yet".to_owned());
+        }
+        match self.states.iter().position(|state| !state.caught_up()) {
+            Some(group) => Err(format!("group {group} has not caught up")),
+            None => Ok(()),
+        }
+    }
+
+    /// In how many groups this director votes.
+    pub fn votes(&self) -> u32 {
+        let votes = |state: &&Arc<GroupState>| {
+            let conf = state.conf();
+            conf.voters.contains(&state.replica())
+                || conf.voters_outgoing.contains(&state.replica())
+        };
+        self.states.iter().filter(votes).count() as u32
+    }
+
+    /// The shards that this director leads.
+    pub fn shards_led(&self) -> Vec<ShardId> {
+        let led = |(n, state): (usize, &Arc<GroupState>)| {
+            state.progress().leads.then_some(ShardId(n as u16))
+        };
+        self.states.iter().skip(1).enumerate().filter_map(led).collect()
+    }
+
+    /// How far each shard has been applied here.
+    pub fn applied(&self) -> Vec<u64> {
+        self.states.iter().skip(1).map(|state| state.progress().applied).collect()
+    }
+
+    /// Sessions kept.
+    pub fn sessions(&self) -> u64 {
+        self.states.iter().skip(1).map(|state| state.progress().sessions).sum()
+    }
+
+    /// Who leads a shard, as far as is known here.
+    pub fn leader_of(&self, shard: ShardId) -> Option<DirectorId> {
+        let state = self.states.get(usize::from(shard.0) + 1)?;
+        self.view.as_ref()?.director_of(state.progress().leader)
+    }
+
+    /// Whether the replica of a shard here has caught up, so that its no is worth something.
+    pub fn knows(&self, shard: ShardId) -> bool {
+        self.states.get(usize::from(shard.0) + 1).is_some_and(|s| s.caught_up())
+    }
+
+    /// Says something to the control group, and again until it shows effect or time is up.
+    pub fn control(&mut self, now_us: u64, command: ControlCommand) {
+        self.commands.say(now_us, command, 0, &self.published);
+    }
+
+    /// Proposes changes. False: no room.
+    pub fn propose(&mut self, now_us: u64, shard: ShardId, changes: Vec<SessionChange>) -> bool {
+        match self.feed.push(shard.0, changes) {
+            Ok(tell) => {
+                if tell {
+                    self.take(Which::Sessions, Input::Fed, now_us);
+                }
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Jobs that the disks have not written yet.
+    pub fn outstanding(&self, which: Which) -> usize {
+        match which {
+            Which::Control => self.disks.control.outstanding(),
+            Which::Sessions => self.disks.sessions.outstanding(),
+        }
+    }
+
+    /// A disk has written its next job.
+    pub fn written(&mut self, which: Which, now_us: u64) {
+        let disk = match which {
+            Which::Control => &self.disks.control,
+            Which::Sessions => &self.disks.sessions,
+        };
+        if disk.write_next() {
+            self.take(which, Input::Written, now_us);
+            self.poll(which, now_us);
+        }
+    }
+
+    fn take(&mut self, which: Which, input: Input, now_us: u64) {
+        let taken = match (which, &mut self.sessions) {
+            (Which::Control, _) => self.control.take(input, moment(now_us)),
+            (Which::Sessions, Some(driver)) => driver.take(input, moment(now_us)),
+            (Which::Sessions, None) => Ok(true),
+        };
+        if let Err(why) = taken {
+            self.failed.get_or_insert(why);
+        }
+    }
+
+    fn poll(&mut self, which: Which, now_us: u64) {
+        let polled = match (which, &mut self.sessions) {
+            (Which::Control, _) => self.control.poll(moment(now_us)),
+            (Which::Sessions, Some(driver)) => driver.poll(moment(now_us)),
+            (Which::Sessions, None) => Ok(()),
+        };
+        if let Err(why) = polled {
+            self.failed.get_or_insert(why);
+        }
+    }
+
+    /// When something is to be done, at the latest (us).
+    pub fn next_us(&self) -> u64 {
+        let sessions = self.sessions.as_ref().map(Driver::next);
+        let next = sessions.map_or(self.control.next(), |next| next.min(self.control.next()));
+        let waits = !self.confirming.is_empty() || self.barriers.waits();
+        if waits { 0 } else { next.as_micros() as u64 }
+    }
+
+    /// A message of another director arrives.
+    pub fn hear(&mut self, now_us: u64, from: DirectorId, mail: Mail) {
+        match mail {
+            Mail::Message(bytes) => {
+                let Ok(Some(arrived)) = message(from, &bytes) else { return };
+                for (which, input) in
+                    [(Which::Control, arrived.control), (Which::Sessions, arrived.sessions)]
+                {
+                    if let Some(input) = input {
+                        self.take(which, input, now_us);
+                        self.poll(which, now_us);
+                    }
+                }
+            }
+            Mail::Snapshot(address, header, image) => {
+                let Ok((group, input)) = snapshot(from, &header, image) else { return };
+                let which = match group {
+                    Address::CONTROL => Which::Control,
+                    _ => Which::Sessions,
+                };
+                self.snapshots += u64::from(which == Which::Sessions);
+                self.take(which, input, now_us);
+                self.poll(which, now_us);
+                self.out.push(from, Mail::Arrived(address));
+            }
+            Mail::Arrived(address) => self.snapshot_sent(now_us, address, true),
+            Mail::Command(proposal) => {
+                if self.leads_control() {
+                    self.take(Which::Control, commands::entry(*proposal), now_us);
+                    self.poll(Which::Control, now_us);
+                }
+            }
+            Mail::Barrier(round, shards) => {
+                for shard in shards {
+                    if let Some(input) = self.barriers.owe(from, round, shard) {
+                        self.take(Which::Sessions, input, now_us);
+                    }
+                }
+                self.poll(Which::Sessions, now_us);
+            }
+            Mail::BarrierAt(round, shard, index) => self.barriers.told(round, shard, index),
+        }
+    }
+
+    fn snapshot_sent(&mut self, now_us: u64, address: Address, ok: bool) {
+        let before = self.sending.len();
+        self.sending.retain(|(_, of)| *of != address);
+        if before == self.sending.len() {
+            return;
+        }
+        let which = match address.group {
+            Address::CONTROL => Which::Control,
+            _ => Which::Sessions,
+        };
+        self.take(which, Input::SnapshotSent(address, ok), now_us);
+    }
+
+    /// Begins to commit a no-op through every shard.
+    pub fn begin_barrier(&mut self) {
+        self.barriers.begin(self.states.len() - 1);
+    }
+
+    /// The indexes of the no-ops, once all are committed.
+    pub fn barrier(&self) -> Option<Vec<u64>> {
+        self.barriers.done()
+    }
+
+    /// Asks for the confirmation of a quorum that this director leads a shard; false: it does not.
+    pub fn confirm(
+        &mut self,
+        now_us: u64,
+        from: DirectorId,
+        id: u64,
+        key: FlowKey,
+        shard: ShardId,
+    ) -> bool {
+        let leads = self.states.get(usize::from(shard.0) + 1).is_some_and(|s| s.progress().leads);
+        if leads {
+            let (reply, confirmed) = oneshot::channel();
+            self.take(Which::Sessions, Input::Confirm(shard.0, reply), now_us);
+            self.confirming.push(Confirming { from, id, key, confirmed });
+            self.poll(Which::Sessions, now_us);
+        }
+        leads
+    }
+
+    /// Questions whose confirmation has come, or will not come.
+    pub fn confirmed(&mut self, mut answer: impl FnMut(DirectorId, u64, FlowKey, bool)) {
+        self.confirming.retain_mut(|waiting| {
+            let confirmed = match waiting.confirmed.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) => return true,
+                result => result.is_ok(),
+            };
+            answer(waiting.from, waiting.id, waiting.key, confirmed);
+            false
+        });
+    }
+
+    /// Does what is due, and hands out what is to be sent.
+    pub fn turn(&mut self, now_us: u64, out: &mut Vec<(DirectorId, Message)>) {
+        for which in [Which::Control, Which::Sessions] {
+            let next = match (which, &self.sessions) {
+                (Which::Control, _) => self.control.next(),
+                (Which::Sessions, Some(driver)) => driver.next(),
+                (Which::Sessions, None) => continue,
+            };
+            if next <= moment(now_us) {
+                self.poll(which, now_us);
+            }
+        }
+        self.follow(now_us);
+        self.record_start(now_us);
+        let leader = self.control_leader();
+        if let Some(input) = self.commands.turn(now_us, self.me, leader, &self.cluster, &self.out) {
+            for input in input {
+                self.take(Which::Control, input, now_us);
+            }
+            self.poll(Which::Control, now_us);
+        }
+        self.go_on_with_barriers(now_us);
+        let late = |(at, _): &&(u64, Address)| *at + SNAPSHOT_US <= now_us;
+        let late: Vec<Address> = self.sending.iter().filter(late).map(|(_, a)| *a).collect();
+        for address in late {
+            self.snapshot_sent(now_us, address, false);
+        }
+        self.post(now_us, out);
+    }
+
+    /// Hands out what is to be sent.
+    pub fn post(&mut self, now_us: u64, out: &mut Vec<(DirectorId, Message)>) {
+        for (to, mail) in self.out.take() {
+            if let Mail::Snapshot(address, ..) = &mail {
+                self.sending.push((now_us, *address));
+            }
+            out.push((to, Message::Store(mail)));
+        }
+    }
+
+    fn control_leader(&self) -> Option<DirectorId> {
+        let leader = self.states[0].progress().leader;
+        (leader != 0).then_some(DirectorId(leader as u32))
+    }
+
+    /// Goes over to what the cluster has become.
+    fn follow(&mut self, now_us: u64) {
+        let Some(view) = self.published.view() else { return };
+        if self.view.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &view)) {
+            return;
+        }
+        self.cluster = view.cluster.clone();
+        {
+            let mut identity = self.disks.identity.borrow_mut();
+            identity.cluster = Some(view.cluster.clone());
+            identity.generations = view.shards.iter().map(|form| form.generation).collect();
+        }
+        self.view = Some(view);
+        let control = Input::Members(Arc::new(control_routes(&self.published)));
+        self.take(Which::Control, control, now_us);
+        let sessions = Input::Members(Arc::new(session_routes(&self.published)));
+        self.take(Which::Sessions, sessions, now_us);
+    }
+
+    /// Records this start in the control group, and takes the replica number that it gives.
+    fn record_start(&mut self, now_us: u64) {
+        if let Some(command) = self.start.take() {
+            let incarnation = self.disks.identity.borrow().incarnation;
+            self.commands.say_for_ever(now_us, command, incarnation, &self.published);
+        }
+        let Some(outcome) = self.commands.start_outcome() else { return };
+        match outcome {
+            ControlOutcome::Done { number, .. } => {
+                self.announced = true;
+                self.disks.identity.borrow_mut().replica = number.unwrap_or_default();
+                if self.sessions.is_none() {
+                    self.start_sessions(now_us);
+                }
+            }
+            ControlOutcome::Refused(refusal) => {
+                self.failed.get_or_insert(refusal.message);
+            }
+        }
+    }
+
+    fn go_on_with_barriers(&mut self, now_us: u64) {
+        self.barriers.settle(&self.out);
+        for shard in self.barriers.missing(now_us) {
+            let Some(leader) = self.leader_of(ShardId(shard)) else { continue };
+            if leader == self.me {
+                let input = self.barriers.commit(shard);
+                self.take(Which::Sessions, input, now_us);
+                self.poll(Which::Sessions, now_us);
+            } else {
+                self.out.push(leader, Mail::Barrier(self.barriers.round(), vec![shard]));
+            }
+        }
+    }
+}
+
+fn config(
+    name: &'static str,
+    sync_entries: bool,
+    metrics: &Arc<Metrics>,
+    seed: u64,
+) -> DriverConfig {
+    DriverConfig { name, sync_entries, metrics: metrics.clone(), limits: limits(), seed }
+}

@@ -1,0 +1,69 @@
+//! Rule 7, judged from outside: a director that begins to attract clients knows their sessions.
+
+use holdfast_schema::session::{Known, SessionSink};
+
+use super::World;
+use super::rules::Rule;
+use crate::director::frame;
+
+/// What may happen between the beginning of a planned change and the flush that others begin (ms).
+const BEGIN_MS: u64 = 500;
+
+impl World {
+    /// A director has come to a stage of its announcement.
+    pub(super) fn judge_readiness(&mut self, id: u32, stage: &str) {
+        let now_us = self.queue.now_us();
+        match stage {
+            "flushing" => drop(self.flushing_us.insert(id, now_us)),
+            "announcing-vips" => {
+                let Some(since_us) = self.flushing_us.remove(&id) else { return };
+                let flush_ms = (now_us - since_us) / 1_000;
+                if let Some((flow, what)) = self.lacks(id, flush_ms + BEGIN_MS) {
+                    self.violate(
+                        Rule::Ready,
+                        format!("director {id} announces VIPs: {what}"),
+                        flow,
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// An open session, older than this, that another director in service knows and this one does not.
+    fn lacks(&self, id: u32, older_ms: u64) -> Option<(Option<u64>, String)> {
+        let now_us = self.queue.now_us();
+        let table = &self.directors[id as usize - 1].process.as_deref()?.table;
+        let mut lacking = None;
+        for other in self.directors.iter().filter(|d| d.id != id && d.runs()) {
+            let Some(process) = other.process.as_deref() else { continue };
+            // One that is cut off is asked in vain, and known to be.
+            if !process.serves() || other.cut_since.is_some() {
+                continue;
+            }
+            process.table.for_each(other.clock.local_us(now_us) / 1_000, |record, _| {
+                let open = record.flags.established() && !record.flags.closing();
+                // Half its timeout idle: it may be expiring.
+                let lives = record.idle_ms() < record.idle_limit_ms() / 2;
+                let std::net::SocketAddr::V4(client) = record.key.source() else { return };
+                let flow = frame::socket_number(&client);
+                let known = || !matches!(table.find(&record.key), Known::Nobody);
+                if open
+                    && lives
+                    && u64::from(record.created_age_ms) > older_ms
+                    && record.owner.0 == other.id
+                    && lacking.is_none()
+                    && !self.stranded.contains(&flow)
+                    && !known()
+                {
+                    let what = format!(
+                        "director {} knows {} for {} ms, and it does not",
+                        other.id, record.key, record.created_age_ms
+                    );
+                    lacking = Some((Some(flow), what));
+                }
+            });
+        }
+        lacking
+    }
+}

@@ -1,0 +1,31 @@
+//! Seeds that once failed, with a sentence each.
+
+use holdfast_simulation::run;
+
+#[track_caller]
+fn holds(seed: u64) {
+    let outcome = run::seed(seed, None);
+    assert!(outcome.violation.is_none(), "{}", outcome.report());
+}
+
+/// A closed session's record, which the store had told everybody, took the packets of the connection
+/// that its client had opened from the same port since, at a director that died: the backend reset it.
+#[test]
+fn a_port_that_is_used_again_survives_the_death_of_its_director() {
+    holds(10);
+}
+
+/// A director that was declared down, but only cut off, had sessions that nobody else knew; the others
+/// denied them with authority.
+#[test]
+fn who_is_cut_off_is_not_denied() {
+    holds(75);
+    holds(119);
+}
+
+/// A director came back before its last planned change had ended, and took what had been flushed for
+/// that for flushed: it announced VIPs without the sessions of the time between.
+#[test]
+fn a_director_that_comes_back_soon_waits_for_a_flush_of_its_own() {
+    holds(108);
+}
