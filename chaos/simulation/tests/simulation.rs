@@ -38,6 +38,7 @@ fn sessions_that_are_not_replicated_die_with_their_director() {
     let broken: Vec<_> = (1..=4).map(|seed| death(seed, Some(Without::Replication))).collect();
     assert!(broken.contains(&Some(Rule::Long)), "{broken:?}");
     // Where nobody happened to be lost: the planned change of the one that comes back never ends.
-    let named = |rule: &Option<Rule>| matches!(rule, Some(Rule::Long | Rule::Liveness | Rule::Ready));
+    let named =
+        |rule: &Option<Rule>| matches!(rule, Some(Rule::Long | Rule::Liveness | Rule::Ready));
     assert!(broken.iter().all(named), "{broken:?}");
 }
