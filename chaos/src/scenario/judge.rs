@@ -368,6 +368,11 @@ fn verdict(before: &Before, steps: &[StepReport], terms: &Terms) -> (Verdict, St
         (Verdict::Unknown, doubts.join("; "))
     } else {
         let taken: u64 = steps.iter().map(|s| s.eligible_taken_over).sum();
-        (Verdict::Pass, format!("nothing was lost, {taken} takeovers of eligible connections"))
+        (
+            Verdict::Pass,
+            format!(
+                "nothing was lost that had to survive, {taken} takeovers of eligible connections"
+            ),
+        )
     }
 }
