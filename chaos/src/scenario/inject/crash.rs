@@ -14,21 +14,20 @@ use crate::router::bfd;
 use crate::scenario::run::Run;
 use crate::scenario::wait::{until, until_every};
 
-/// A director by chance, and of the others the one that leads most shards.
+/// The director that leads most shards, and another one by chance: that one first.
 pub async fn with_leader(run: &mut Run, serving: &[Site]) -> Result<Vec<Site>> {
-    let index = run.random(serving.len());
-    let victim = *serving.get(index).context("nobody serves")?;
     let mut leads: BTreeMap<String, usize> = BTreeMap::new();
-    for group in ask(run, &[victim]).await?.groups {
+    for group in ask(run, &[]).await?.groups {
         if let Some(leader) = group.leader.filter(|_| group.name != "control") {
             *leads.entry(leader).or_default() += 1;
         }
     }
-    let others = serving.iter().filter(|s| **s != victim);
-    let leader = others.max_by_key(|s| leads.get(&s.name()).copied().unwrap_or(0));
-    let leader = *leader.context("a second director is needed")?;
-    ensure!(leads.contains_key(&leader.name()), "nobody but {} leads a shard", victim.name());
-    Ok(vec![victim, leader])
+    let led = |site: &Site| leads.get(&site.name()).copied().unwrap_or(0);
+    let leader = *serving.iter().max_by_key(|s| led(s)).context("nobody serves")?;
+    ensure!(led(&leader) > 0, "no director that serves leads a shard");
+    let others: Vec<Site> = serving.iter().copied().filter(|s| *s != leader).collect();
+    let index = run.random(others.len());
+    Ok(vec![*others.get(index).context("a second director is needed")?, leader])
 }
 
 /// A director that does not lead the control group.
