@@ -1,23 +1,53 @@
 //! Negative controls: with a part switched off, seeds fail, and the report names a rule that the part is
 //! there for. What finds nothing has to be able to find something.
 
-use holdfast_simulation::plan::Without;
-use holdfast_simulation::soak::Soak;
+use holdfast_simulation::plan::{Fault, Plan, Planned, Without};
+use holdfast_simulation::run::{self, Outcome};
 use holdfast_simulation::world::rules::Rule;
 
-/// The rules that the first seeds break without a part.
-fn broken(without: Without, seeds: u64) -> Vec<Rule> {
-    let soak = Soak { from: 1, seeds, jobs: 2, without: Some(without), stop: false };
-    let failed = soak.run(|_, _| {}).failed;
-    let rules = failed.into_iter().filter_map(|outcome| outcome.violation);
-    let mut rules: Vec<Rule> = rules.map(|violation| violation.rule).collect();
-    rules.sort();
-    rules.dedup();
-    rules
+const S: u64 = 1_000_000;
+
+fn rules(outcomes: impl Iterator<Item = Outcome>) -> Vec<Rule> {
+    outcomes.filter_map(|outcome| outcome.violation).map(|violation| violation.rule).collect()
+}
+
+/// The rules that these seeds break without a part. With it they break none.
+fn broken(without: Without, seeds: &[u64]) -> Vec<Rule> {
+    let with = rules(seeds.iter().map(|seed| run::seed(*seed, None)));
+    assert!(with.is_empty(), "{with:?}");
+    rules(seeds.iter().map(|seed| run::seed(*seed, Some(without))))
 }
 
 #[test]
 fn without_the_flush_directors_attract_clients_that_they_do_not_know() {
-    let rules = broken(Without::Flush, 16);
-    assert!(rules.contains(&Rule::Ready), "{rules:?}");
+    assert_eq!(broken(Without::Flush, &[1, 9]), [Rule::Ready; 2]);
+}
+
+#[test]
+fn without_the_veto_living_connections_are_forgotten_and_reset() {
+    let rules = broken(Without::Veto, &[1, 4, 22]);
+    assert!(rules.contains(&Rule::NoReset) && rules.len() == 3, "{rules:?}");
+}
+
+#[test]
+fn without_twins_a_repeated_syn_ends_its_connection() {
+    assert_eq!(broken(Without::Twins, &[20]), [Rule::NoReset]);
+}
+
+#[test]
+fn without_new_replica_numbers_a_replica_meets_its_own_lost_words() {
+    assert_eq!(broken(Without::ReplicaIds, &[55]), [Rule::NoPanic]);
+}
+
+#[test]
+fn without_homes_young_sessions_die_with_their_director() {
+    let death = |seed, without| {
+        let (at_us, until_us) = (16 * S, 18 * S);
+        let faults = vec![Planned { at_us, until_us, fault: Fault::Kill(1) }];
+        run::plan(Plan { faults, without, replicate_after_ms: 20_000, ..Plan::fair(seed) })
+    };
+    let with = rules((1..=6).map(|seed| death(seed, None)));
+    assert!(with.is_empty(), "{with:?}");
+    let without = rules((1..=6).map(|seed| death(seed, Some(Without::Tier1))));
+    assert!(without.contains(&Rule::Young), "{without:?}");
 }
