@@ -51,3 +51,8 @@ fn without_homes_young_sessions_die_with_their_director() {
     let without = rules((1..=6).map(|seed| death(seed, Some(Without::Tier1))));
     assert!(without.contains(&Rule::Young), "{without:?}");
 }
+
+#[test]
+fn without_authority_a_no_of_somebody_who_does_not_know_resets() {
+    assert_eq!(broken(Without::Authority, &[4, 5]), [Rule::NoReset; 2]);
+}

@@ -162,6 +162,11 @@ impl Process {
         let now_ms = now_us / 1_000;
         let table = Arc::new(SessionTable::new(MAX_SESSIONS, MAX_SESSIONS / 4, me, incarnation));
         table.tick(now_ms);
+        match birth.without {
+            Some(Without::Veto) => table.set_without_veto(),
+            Some(Without::Incarnations) => table.set_without_incarnations(),
+            _ => {}
+        }
         let noted = birth.disks.identity.borrow().cluster.clone();
         let cluster = noted.expect("a member has noted the cluster");
         let tables = ForwardingTables::build(&cluster, me, &|_| true, next_hops(me), None);
@@ -172,9 +177,10 @@ impl Process {
         let young = YoungSessions::new(me, incarnation, &table, &cluster, birth.without);
         let seen = Arc::new(Seen::default());
         let (watched, seen_by) = (table.clone(), seen.clone());
-        let watched = Watched { table: watched, seen: seen_by, without: birth.without };
+        let watched = Watched { table: watched, seen: seen_by };
         let sink = (Arc::new(watched) as Arc<dyn SessionSink>, young.keeper());
-        let share = Share::start(me, birth.disks, sink, birth.seed, birth.unclean, now_us);
+        let Birth { disks, seed, unclean, without, .. } = birth;
+        let share = Share::start(me, disks, sink, seed, unclean, without, now_us);
         let packets = Packets::new(&table, birth.workers, birth.seed, birth.unix_ms_at_zero);
         let mut process = Process {
             me,

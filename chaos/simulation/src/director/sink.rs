@@ -1,15 +1,12 @@
-//! The table, as the store tells it of sessions: what is told is watched for rare paths, and the
-//! negative controls switch parts of it off.
+//! The table, as the store tells it of sessions: what is told is watched for rare paths.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use holdfast_director::session::{Lookup, SessionTable};
+use holdfast_director::session::SessionTable;
 use holdfast_schema::bucket::ShardId;
 use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{Incarnation, Known, SessionRecord, SessionSink, SessionUpdate};
-
-use crate::plan::Without;
 
 /// How often rare things happened.
 #[derive(Default)]
@@ -28,21 +25,10 @@ pub struct Watched {
     pub table: Arc<SessionTable>,
     /// What was seen.
     pub seen: Arc<Seen>,
-    /// What is switched off.
-    pub without: Option<Without>,
 }
 
 fn one_more(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
-}
-
-impl Watched {
-    /// Ends a session whatever was seen of it.
-    fn remove(&self, key: &FlowKey) {
-        if let Lookup::Found(slot, _) = self.table.lookup(key) {
-            self.table.remove(slot, key);
-        }
-    }
 }
 
 impl SessionSink for Watched {
@@ -58,11 +44,7 @@ impl SessionSink for Watched {
         let holder = self.table.find(key).session().filter(|holder| holder.key == *key);
         let other = holder.as_ref().is_some_and(|holder| holder.incarnation != *incarnation);
         one_more(if other { &self.seen.late } else { &self.seen.expired });
-        match self.without {
-            Some(Without::Veto) if !other => self.remove(key),
-            Some(Without::Incarnations) => self.remove(key),
-            _ => self.table.expired(key, incarnation),
-        }
+        self.table.expired(key, incarnation);
     }
 
     fn installed(&self, shard: ShardId, records: &[SessionRecord]) {

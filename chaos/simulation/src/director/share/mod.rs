@@ -3,10 +3,10 @@
 
 mod barrier;
 mod commands;
+mod disks;
 mod mail;
+mod shown;
 
-use std::cell::RefCell;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,21 +17,23 @@ use holdfast_schema::cluster::{
 use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{SessionChange, SessionSink};
 use holdfast_state_store::Limits;
-use holdfast_state_store::codec::disk::{ControlRecord, ShardForm};
+use holdfast_state_store::codec::disk::ShardForm;
 use holdfast_state_store::codec::wire::Address;
 use holdfast_state_store::homes::Keeper;
 use holdfast_state_store::metrics::Metrics;
 use holdfast_state_store::simulation::{
     ControlMachine, Driver, DriverConfig, Feed, Group, GroupState, Input, Place, Published,
-    Records, ShardContext, ShardMachine, SimulatedDisk, View, bootstrap, control_records,
-    control_routes, found_empty, message, session_routes, snapshot, stored_place,
+    ShardContext, ShardMachine, View, control_routes, found_empty, message, session_routes,
+    snapshot, stored_place,
 };
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 use super::message::Message;
+use crate::plan::Without;
 use barrier::Barriers;
 use commands::Commands;
+pub use disks::{Disks, Identity};
 pub use mail::Mail;
 use mail::Out;
 
@@ -41,77 +43,6 @@ const LOG_BYTES: u64 = 24_000;
 
 /// How long (us) a snapshot may be on its way.
 const SNAPSHOT_US: u64 = 5_000_000;
-
-/// What a director notes of itself, through to the disk.
-#[derive(Clone, Default)]
-pub struct Identity {
-    /// How often it has started.
-    pub incarnation: u64,
-    /// Its replica of the session groups; 0: it waits for a new one.
-    pub replica: u64,
-    /// The generation of each shard.
-    pub generations: Vec<u32>,
-    /// The cluster as last noted.
-    pub cluster: Option<Arc<ClusterState>>,
-    /// Whether the last run ended clean.
-    pub clean: bool,
-}
-
-/// What survives the death of a process: disks, and what is written there.
-#[derive(Clone)]
-pub struct Disks {
-    /// Who this is.
-    pub identity: Rc<RefCell<Identity>>,
-    /// The control group's.
-    pub control: SimulatedDisk,
-    /// The session groups'.
-    pub sessions: SimulatedDisk,
-}
-
-impl Disks {
-    /// The disks of a member that has not started yet. The first director founds the groups.
-    pub fn new(me: DirectorId, record: &ControlRecord) -> Disks {
-        let (control, sessions) = (SimulatedDisk::new(), SimulatedDisk::new());
-        let founds = me.0 == 1;
-        let place = |group, replica| Place { group, generation: 1, replica };
-        let found = |disk: &SimulatedDisk, place, records: &Records| match founds {
-            true => bootstrap(&disk.database(), place, records),
-            false => found_empty(&disk.database(), place),
-        };
-        let replica = record.cluster.members[&me].replica.0;
-        let written =
-            found(&control, place(Address::CONTROL, u64::from(me.0)), &control_records(record));
-        written.expect("an empty disk takes it");
-        for shard in 0..record.cluster.shard_count {
-            found(&sessions, place(shard, replica), &Records::new())
-                .expect("an empty disk takes it");
-        }
-        let identity = Identity {
-            incarnation: 1,
-            replica,
-            generations: vec![1; usize::from(record.cluster.shard_count)],
-            cluster: Some(Arc::new(record.cluster.clone())),
-            clean: true,
-        };
-        Disks { identity: Rc::new(RefCell::new(identity)), control, sessions }
-    }
-
-    /// The process has died.
-    pub fn lose_process(&self) {
-        self.control.lose_process();
-        self.sessions.lose_process();
-    }
-
-    /// The machine has died: of what was not synced, so many batches are left. What it remembered of
-    /// sessions cannot be trusted any more, and it begins anew.
-    pub fn lose_machine(&self, left: usize, new_number: bool) {
-        self.control.lose_machine(left);
-        self.sessions.replace();
-        if new_number {
-            self.identity.borrow_mut().replica = 0;
-        }
-    }
-}
 
 /// Which of the two drivers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -139,6 +70,7 @@ pub struct Share {
     metrics: Arc<Metrics>,
     feed: Arc<Feed>,
     seed: u64,
+    without: Option<Without>,
     sink: Arc<dyn SessionSink>,
     keeping: Arc<Mutex<Keeper>>,
     control: Driver<ControlMachine>,
@@ -176,6 +108,7 @@ impl Share {
         (sink, keeping): (Arc<dyn SessionSink>, Arc<Mutex<Keeper>>),
         seed: u64,
         unclean: bool,
+        without: Option<Without>,
         now_us: u64,
     ) -> Share {
         let published = Arc::new(Published::default());
@@ -219,6 +152,7 @@ impl Share {
             out,
             metrics,
             seed,
+            without,
             sink,
             keeping,
             control,
@@ -267,7 +201,14 @@ impl Share {
                 place
             });
             let context = context.clone();
-            let load = move |records| ShardMachine::load(group, records, context);
+            let mixed = self.without == Some(Without::Incarnations);
+            let load = move |records| {
+                let mut machine = ShardMachine::load(group, records, context)?;
+                if mixed {
+                    machine.set_without_incarnations();
+                }
+                Ok(machine)
+            };
             groups.push(Group::open(&db, place, &config, load).expect("a replica on the disk"));
         }
         let driver = Driver::new(
@@ -282,85 +223,6 @@ impl Share {
         self.states.truncate(1);
         self.states.extend(driver.states());
         self.sessions = Some(driver);
-    }
-
-    /// The cluster as applied here.
-    pub fn cluster(&self) -> &Arc<ClusterState> {
-        &self.cluster
-    }
-
-    /// Why it must not go on, if it must not.
-    pub fn failed(&self) -> Option<&str> {
-        self.failed.as_deref()
-    }
-
-    /// Whether every group has a leader that this director hears.
-    pub fn has_quorum(&self) -> bool {
-        let led = |s: &Arc<GroupState>| s.progress().leader != 0 && s.halted().is_none();
-        self.sessions.is_some() && self.states.iter().all(led)
-    }
-
-    /// Whether this director leads the control group.
-    pub fn leads_control(&self) -> bool {
-        self.states[0].progress().leads
-    }
-
-    /// Whether this start is recorded in the control group.
-    pub fn announced(&self) -> bool {
-        self.announced
-    }
-
-    /// Whether this director has caught up with every group since it started; why not, if not.
-    pub fn caught_up(&self) -> Result<(), String> {
-        if self.sessions.is_none() {
-            return Err("waits for a new replica number".to_owned());
-        }
-        if !self.announced {
-            return Err("this start is not recorded yet".to_owned());
-        }
-        match self.states.iter().position(|state| !state.caught_up()) {
-            Some(group) => Err(format!("group {group} has not caught up")),
-            None => Ok(()),
-        }
-    }
-
-    /// In how many groups this director votes.
-    pub fn votes(&self) -> u32 {
-        let votes = |state: &&Arc<GroupState>| {
-            let conf = state.conf();
-            conf.voters.contains(&state.replica())
-                || conf.voters_outgoing.contains(&state.replica())
-        };
-        self.states.iter().filter(votes).count() as u32
-    }
-
-    /// The shards that this director leads.
-    pub fn shards_led(&self) -> Vec<ShardId> {
-        let led = |(n, state): (usize, &Arc<GroupState>)| {
-            state.progress().leads.then_some(ShardId(n as u16))
-        };
-        self.states.iter().skip(1).enumerate().filter_map(led).collect()
-    }
-
-    /// How far each shard has been applied here.
-    pub fn applied(&self) -> Vec<u64> {
-        self.states.iter().skip(1).map(|state| state.progress().applied).collect()
-    }
-
-    /// Sessions kept.
-    pub fn sessions(&self) -> u64 {
-        self.states.iter().skip(1).map(|state| state.progress().sessions).sum()
-    }
-
-    /// Who leads a shard, as far as is known here.
-    pub fn leader_of(&self, shard: ShardId) -> Option<DirectorId> {
-        let state = self.states.get(usize::from(shard.0) + 1)?;
-        self.view.as_ref()?.director_of(state.progress().leader)
-    }
-
-    /// Whether the replica of a shard here has caught up, so that its no is worth something.
-    pub fn knows(&self, shard: ShardId) -> bool {
-        self.states.get(usize::from(shard.0) + 1).is_some_and(|s| s.caught_up())
     }
 
     /// Says something to the control group, and again until it shows effect or time is up.

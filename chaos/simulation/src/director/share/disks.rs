@@ -1,0 +1,83 @@
+//! What survives the death of a process: its disks, and what it notes there of itself.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use holdfast_schema::cluster::{ClusterState, DirectorId};
+use holdfast_state_store::codec::disk::ControlRecord;
+use holdfast_state_store::codec::wire::Address;
+use holdfast_state_store::simulation::{
+    Place, Records, SimulatedDisk, bootstrap, control_records, found_empty,
+};
+
+/// What a director notes of itself, through to the disk.
+#[derive(Clone, Default)]
+pub struct Identity {
+    /// How often it has started.
+    pub incarnation: u64,
+    /// Its replica of the session groups; 0: it waits for a new one.
+    pub replica: u64,
+    /// The generation of each shard.
+    pub generations: Vec<u32>,
+    /// The cluster as last noted.
+    pub cluster: Option<Arc<ClusterState>>,
+    /// Whether the last run ended clean.
+    pub clean: bool,
+}
+
+/// What survives the death of a process: disks, and what is written there.
+#[derive(Clone)]
+pub struct Disks {
+    /// Who this is.
+    pub identity: Rc<RefCell<Identity>>,
+    /// The control group's.
+    pub control: SimulatedDisk,
+    /// The session groups'.
+    pub sessions: SimulatedDisk,
+}
+
+impl Disks {
+    /// The disks of a member that has not started yet. The first director founds the groups.
+    pub fn new(me: DirectorId, record: &ControlRecord) -> Disks {
+        let (control, sessions) = (SimulatedDisk::new(), SimulatedDisk::new());
+        let founds = me.0 == 1;
+        let place = |group, replica| Place { group, generation: 1, replica };
+        let found = |disk: &SimulatedDisk, place, records: &Records| match founds {
+            true => bootstrap(&disk.database(), place, records),
+            false => found_empty(&disk.database(), place),
+        };
+        let replica = record.cluster.members[&me].replica.0;
+        let written =
+            found(&control, place(Address::CONTROL, u64::from(me.0)), &control_records(record));
+        written.expect("an empty disk takes it");
+        for shard in 0..record.cluster.shard_count {
+            found(&sessions, place(shard, replica), &Records::new())
+                .expect("an empty disk takes it");
+        }
+        let identity = Identity {
+            incarnation: 1,
+            replica,
+            generations: vec![1; usize::from(record.cluster.shard_count)],
+            cluster: Some(Arc::new(record.cluster.clone())),
+            clean: true,
+        };
+        Disks { identity: Rc::new(RefCell::new(identity)), control, sessions }
+    }
+
+    /// The process has died.
+    pub fn lose_process(&self) {
+        self.control.lose_process();
+        self.sessions.lose_process();
+    }
+
+    /// The machine has died: of what was not synced, so many batches are left. What it remembered of
+    /// sessions cannot be trusted any more, and it begins anew.
+    pub fn lose_machine(&self, left: usize, new_number: bool) {
+        self.control.lose_machine(left);
+        self.sessions.replace();
+        if new_number {
+            self.identity.borrow_mut().replica = 0;
+        }
+    }
+}
