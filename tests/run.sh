@@ -64,6 +64,9 @@ stage_assertions() { $CARGO test --locked --quiet -p holdfast-schema -p holdfast
 
 stage_unit() { $CARGO test --release --locked $WORKSPACE --exclude holdfast-tests; }
 
+# Every order in which loads and stores of the slab may take effect, with a few preemptions.
+stage_models() { $CARGO test --release --locked --quiet -p holdfast-director --lib --features loom -- models_; }
+
 # Seeds of the simulation, in a minute or so. `make soak SEEDS=10000` runs more of them.
 stage_simulation() {
     $CARGO test --release --locked -p holdfast-simulation
@@ -75,7 +78,7 @@ stage_e2e() {
     HOLDFAST_BIN_DIR="$TARGET_DIR/release" $CARGO test --release --locked -p holdfast-tests -- --test-threads=1 --nocapture
 }
 
-for name in ${STAGES:-fmt build clippy docs deny assertions unit simulation e2e}; do
+for name in ${STAGES:-fmt build clippy docs deny assertions unit models simulation e2e}; do
     echo "== $name"
     started=$SECONDS
     "stage_$name"

@@ -60,6 +60,7 @@ mod sink;
 mod slab;
 mod stats;
 mod sweep;
+mod sync;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -5,16 +5,13 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crossbeam_utils::CachePadded;
-use parking_lot::Mutex;
+
+use super::sync::{AtomicU64, GUESTS, Mutex, Ordering, fence, yield_now};
 
 /// The mark of a participant that holds nothing until it says otherwise.
 const OFFLINE: u64 = u64::MAX;
-
-/// How many threads can be guests at a time; one more has to wait a moment.
-const GUESTS: usize = 64;
 
 type Mark = Arc<CachePadded<AtomicU64>>;
 
@@ -27,11 +24,11 @@ pub(super) struct Epochs {
 
 impl Default for Epochs {
     fn default() -> Epochs {
-        let guest = || CachePadded::new(AtomicU64::new(OFFLINE));
+        let mark = |epoch| CachePadded::new(AtomicU64::new(epoch));
         Epochs {
-            current: CachePadded::default(),
+            current: mark(0),
             marks: Mutex::default(),
-            guests: std::iter::repeat_with(guest).take(GUESTS).collect(),
+            guests: std::iter::repeat_with(|| mark(OFFLINE)).take(GUESTS).collect(),
         }
     }
 }
@@ -70,7 +67,7 @@ impl Epochs {
                 fence(Ordering::SeqCst);
                 return Guest(mark);
             }
-            std::thread::yield_now();
+            yield_now();
         }
     }
 

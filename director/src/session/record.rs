@@ -6,8 +6,6 @@
 //! line of its own, because its packets come to its own worker.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
-
 use holdfast_schema::bucket::Bucket;
 use holdfast_schema::cluster::{BackendId, DirectorId, ListenerId};
 use holdfast_schema::config::ReplicateAfter;
@@ -18,6 +16,7 @@ use holdfast_schema::session::{
 
 use super::key::{KEY_WORDS, LAST_WORD, PackedKey};
 use super::slab::WORDS;
+use super::sync::{AtomicU64, Ordering, fence};
 use super::table::SessionTable;
 use super::{Side, Slot};
 

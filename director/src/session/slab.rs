@@ -7,15 +7,12 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
-use parking_lot::Mutex;
-use zerocopy::FromZeros;
 
 use super::Slot;
 use super::memory::prefer_huge_pages;
 use super::quiescence::Epochs;
 use super::record::{Record, word};
+use super::sync::{AtomicU32, AtomicU64, Mutex, Ordering, nowhere, zeros};
 
 /// Words of a record: four cache lines of 64 bytes.
 pub(super) const WORDS: usize = 32;
@@ -27,9 +24,6 @@ const PAGE_RECORDS: usize = 4_096 / (WORDS * size_of::<u64>());
 
 /// How many slots ahead of those in use have their memory ready: two huge pages.
 const WARM_AHEAD: u32 = 16_384;
-
-/// What an index outside the slab reads: a record that is never live.
-static NOWHERE: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
 
 /// Slots that were taken out of limbo together, and the epoch they wait for.
 #[derive(Default)]
@@ -59,8 +53,7 @@ pub(super) struct Slab {
 impl Slab {
     /// Room for `capacity` records. Panics when the address space cannot hold them: at start only.
     pub(super) fn new(capacity: u32) -> Slab {
-        let words = AtomicU64::new_vec_zeroed(capacity as usize * WORDS + LINE_WORDS)
-            .expect("memory for max_sessions records; choose a smaller max_sessions");
+        let words = zeros(capacity as usize * WORDS + LINE_WORDS);
         if !prefer_huge_pages(&words) {
             tracing::warn!(
                 "no huge pages for the session table ({}): more cache misses, and a slower death; \
@@ -108,7 +101,10 @@ impl Slab {
     pub(super) fn record(&self, slot: Slot) -> Record<'_> {
         let first = self.shift + slot.0 as usize * WORDS;
         let words = self.words.get(first..first + WORDS).and_then(|w| w.try_into().ok());
-        Record(words.unwrap_or(&NOWHERE))
+        match words {
+            Some(words) => Record(words),
+            None => Record(nowhere()),
+        }
     }
 
     fn next(&self, slot: Slot) -> &AtomicU64 {

@@ -112,7 +112,11 @@ proptest! {
         for step in steps {
             match step {
                 Step::Bytes(batch) => {
-                    lab.batch(&batch);
+                    for (before, (verdict, after)) in batch.iter().zip(lab.batch(&batch)) {
+                        if verdict == Verdict::Transmit {
+                            verifies_as_before(before, &after)?;
+                        }
+                    }
                 }
                 Step::Pass(ms) => {
                     lab.pass(ms);
@@ -136,6 +140,48 @@ proptest! {
         lab.poll();
         prop_assert_eq!(lab.core.parked(), 0);
     }
+}
+
+/// The Internet checksum (RFC 1071) over these bytes, by the book: 0 if the checksum among them is right.
+fn checksum(parts: &[&[u8]]) -> u16 {
+    let bytes = parts.concat();
+    let words =
+        bytes.chunks(2).map(|pair| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0)));
+    let mut sum: u64 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+/// Source, destination, and whether the checksum of what an IPv4 packet carries is right; after its own was
+/// found right.
+fn judged(frame: &[u8]) -> ([u8; 4], [u8; 4], bool) {
+    let ip = &frame[14..];
+    let header = usize::from(ip[0] & 15) * 4;
+    let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
+    assert_eq!(checksum(&[&ip[..header]]), 0, "IP checksum");
+    let (src, dst): ([u8; 4], [u8; 4]) =
+        (ip[12..16].try_into().unwrap(), ip[16..20].try_into().unwrap());
+    let body = &ip[header..total];
+    let length = (body.len() as u16).to_be_bytes();
+    let pseudo = [&src[..], &dst, &[0, ip[9]], &length].concat();
+    let right = match ip[9] {
+        1 => checksum(&[body]) == 0,
+        17 if body[6..8] == [0, 0] => true, // none
+        _ => checksum(&[&pseudo, body]) == 0,
+    };
+    (src, dst, right)
+}
+
+/// What is forwarded is as right or as damaged as it came; an answer of the director's own is right.
+fn verifies_as_before(before: &[u8], after: &[u8]) -> Result<(), TestCaseError> {
+    let (from, _, was_right) = judged(before);
+    let (_, to, is_right) = judged(after);
+    let answered = to == from;
+    prop_assert!(is_right || !was_right, "damaged on the way");
+    prop_assert!(answered || is_right == was_right, "repaired on the way");
+    Ok(())
 }
 
 #[derive(Clone, Debug)]

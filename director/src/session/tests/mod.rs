@@ -3,6 +3,8 @@
 mod basics;
 mod expiring;
 mod model;
+#[cfg(feature = "loom")]
+mod models;
 mod refusing;
 mod removing;
 mod sinking;

@@ -1,0 +1,207 @@
+//! Models of the slab for loom: every order in which the loads and stores of two or three threads may
+//! take effect on weakly ordered memory, with a bounded number of preemptions.
+//!
+//! An entry of the index is one atomic word here: which slot, or none. (The index itself has locks.)
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use loom::model::Builder;
+use loom::thread;
+
+use super::super::record::word;
+use super::super::slab::Slab;
+use super::super::sync::{AtomicU64, Ordering};
+use super::Slot;
+
+/// Runs a model with all orders that take at most `preemptions` preemptions.
+fn check(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(model);
+}
+
+/// What a director keeps: records, and where keys lead.
+struct Bench {
+    slab: Slab,
+    entry: AtomicU64,
+}
+
+impl Bench {
+    fn new(capacity: u32) -> Bench {
+        Bench { slab: Slab::new(capacity), entry: AtomicU64::new(0) }
+    }
+
+    /// Writes a session into a slot, and publishes it: its key is in all the words that say something.
+    fn open(&self, slot: Slot, key: u64) -> u64 {
+        let record = self.slab.record(slot);
+        record.begin();
+        record.put(word::KEY, key);
+        record.put(word::TARGET, key);
+        let version = record.publish();
+        self.entry.store(u64::from(slot.0) + 1, Ordering::Release);
+        version
+    }
+
+    fn found(&self) -> Option<Slot> {
+        self.entry.load(Ordering::Acquire).checked_sub(1).map(|index| Slot(index as u32))
+    }
+
+    /// Whether a slot is live and has this key.
+    fn verify(&self, slot: Slot, key: u64) -> bool {
+        let record = self.slab.record(slot);
+        let Some(version) = record.live() else { return false };
+        record.get(word::KEY) == key && record.still(version)
+    }
+}
+
+#[test]
+fn models_a_published_session_is_found_whole() {
+    check(3, || {
+        let bench = Arc::new(Bench::new(1));
+        let slot = bench.slab.take().unwrap();
+        let writer = bench.clone();
+        let writing = thread::spawn(move || {
+            writer.open(slot, 7);
+        });
+        if let Some(slot) = bench.found() {
+            assert!(bench.verify(slot, 7));
+            assert_eq!(bench.slab.record(slot).get(word::TARGET), 7);
+        }
+        writing.join().unwrap();
+    });
+}
+
+/// A worker uses a slot that it found, while another thread ends the session, and its slot is to be used
+/// again: not before the worker's next quiescent point.
+#[test]
+fn models_a_slot_in_use_is_not_used_again() {
+    check(3, || {
+        let bench = Arc::new(Bench::new(1));
+        let slot = bench.slab.take().unwrap();
+        let version = bench.open(slot, 7);
+        let worker = bench.slab.epochs.register();
+        let other = bench.clone();
+        let ending = thread::spawn(move || {
+            assert!(other.slab.record(slot).end(version));
+            other.entry.store(0, Ordering::Release);
+            other.slab.retire(slot);
+            // Twice: the epoch begins with the first.
+            other.slab.reclaim(1);
+            other.slab.reclaim(1);
+            if let Some(again) = other.slab.take() {
+                other.open(again, 8);
+            }
+        });
+        if let Some(slot) = bench.found() {
+            let record = bench.slab.record(slot);
+            if bench.verify(slot, 7) {
+                for _ in 0..2 {
+                    assert_eq!(record.get(word::TARGET), 7, "it changed under the worker");
+                }
+            }
+        }
+        worker.quiescent();
+        ending.join().unwrap();
+        worker.quiescent();
+    });
+}
+
+/// A slot that a worker's own cache kept across quiescent points: its key tells whether it still is the
+/// session, and it stays that until the next one.
+#[test]
+fn models_a_stale_slot_never_passes_for_another_session() {
+    check(3, || {
+        let bench = Arc::new(Bench::new(1));
+        let slot = bench.slab.take().unwrap();
+        let version = bench.open(slot, 7);
+        let worker = bench.slab.epochs.register();
+        let other = bench.clone();
+        let ending = thread::spawn(move || {
+            assert!(other.slab.record(slot).end(version));
+            other.entry.store(0, Ordering::Release);
+            other.slab.retire(slot);
+            other.slab.reclaim(1);
+            other.slab.reclaim(1);
+            if let Some(again) = other.slab.take() {
+                other.open(again, 8);
+            }
+        });
+        for _ in 0..2 {
+            worker.quiescent();
+            let record = bench.slab.record(slot);
+            for key in [7, 8] {
+                if bench.verify(slot, key) {
+                    assert_eq!(record.get(word::TARGET), key);
+                    break;
+                }
+            }
+        }
+        ending.join().unwrap();
+    });
+}
+
+/// Threads without a handle stay as guests.
+#[test]
+fn models_a_guest_keeps_slots_from_being_used_again() {
+    check(3, || {
+        let bench = Arc::new(Bench::new(1));
+        let slot = bench.slab.take().unwrap();
+        let version = bench.open(slot, 7);
+        let other = bench.clone();
+        let ending = thread::spawn(move || {
+            assert!(other.slab.record(slot).end(version));
+            other.entry.store(0, Ordering::Release);
+            other.slab.retire(slot);
+            other.slab.reclaim(1);
+            if let Some(again) = other.slab.take() {
+                other.open(again, 8);
+            }
+        });
+        {
+            let _guest = bench.slab.epochs.guest();
+            if let Some(slot) = bench.found()
+                && bench.verify(slot, 7)
+            {
+                assert_eq!(bench.slab.record(slot).get(word::TARGET), 7);
+            }
+        }
+        ending.join().unwrap();
+    });
+}
+
+#[test]
+fn models_one_of_two_threads_ends_a_session() {
+    check(3, || {
+        let bench = Arc::new(Bench::new(1));
+        let slot = bench.slab.take().unwrap();
+        let version = bench.open(slot, 7);
+        let other = bench.clone();
+        let ending = thread::spawn(move || other.slab.record(slot).end(version));
+        let here = bench.slab.record(slot).end(version);
+        assert!(here ^ ending.join().unwrap());
+        assert!(!bench.verify(slot, 7));
+    });
+}
+
+/// Two threads take and give slots: none gets one that the other has (the head's count is against ABA).
+#[test]
+fn models_a_free_slot_is_taken_once() {
+    check(3, || {
+        let slab = Arc::new(Slab::new(2));
+        let all: Vec<Slot> = std::iter::from_fn(|| slab.take()).collect();
+        all.into_iter().for_each(|slot| slab.give(slot));
+        let other = slab.clone();
+        let taking = thread::spawn(move || {
+            let first = other.take();
+            first.into_iter().for_each(|slot| other.give(slot));
+            other.take()
+        });
+        let mine = slab.take();
+        let other = taking.join().unwrap();
+        let left = std::iter::from_fn(|| slab.take());
+        let all: Vec<Slot> = mine.into_iter().chain(other).chain(left).collect();
+        assert_eq!(all.len(), 2);
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 2, "{all:?}");
+    });
+}
