@@ -165,7 +165,7 @@ pub struct LabDown {
 }
 
 /// Of so many young connections a thousand are there when the fault comes.
-const YOUNG: u32 = 1_400;
+pub const YOUNG: u32 = 1_400;
 /// More do not fit into the ports of a client.
 const MOST_YOUNG: i64 = 8_000;
 

@@ -19,6 +19,7 @@ use text::escape;
 
 use crate::files;
 use crate::scenario::report::{MatrixReport, Report, Verdict};
+use crate::scenario::table::word;
 
 /// Makes the page of a report in a file, of a run or of a matrix; gives where it is.
 pub fn of_file(report: &Path, to: Option<&Path>) -> Result<PathBuf> {
@@ -82,14 +83,6 @@ fn page(verdict: Verdict, head: &Head, body: &str) -> String {
         style = include_str!("style.css"),
         script = include_str!("page.js"),
     )
-}
-
-fn word(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Pass => "PASS",
-        Verdict::Fail => "FAIL",
-        Verdict::Unknown => "UNKNOWN",
-    }
 }
 
 fn section(title: &str, note: &str, content: &str) -> String {

@@ -1,6 +1,6 @@
 //! Connections by their age when the fault came, and what is known of those that were lost. Pure.
 
-use super::faults::{Rule, rule};
+use super::faults::{Loss, Rule, rule};
 use super::judge::{Facts, MARGIN_MS, Terms, is_over};
 use super::report::{Age, AgeReport, How, LOST_LISTED, LostConnection};
 use crate::workload::record::{Patience, Record};
@@ -52,10 +52,14 @@ pub fn tell(
             cohort.survived += 1;
             continue;
         };
-        let lost = describe(record, facts, age, at_ms);
+        let rule = rule(facts.name, age);
+        let spared = rule.spares(loss(record, facts, at_ms));
+        let excused = spared && matches!(rule, Rule::Excused(_));
+        let lost = LostConnection { excused, ..describe(record, facts, age, at_ms) };
         cohort.lost += 1;
         cohort.moved_lost += u64::from(moved);
         cohort.reset += u64::from(lost.how == How::Reset);
+        cohort.not_spared += u64::from(!spared);
         losses.push(lost);
     }
     for cohort in &mut ages {
@@ -85,7 +89,17 @@ fn describe(record: &Record, facts: &Facts, age: Age, at_ms: u64) -> LostConnect
         exchanges: record.progress,
         director_before: facts.before.get(&record.id).cloned(),
         director_after: facts.after.get(&record.id).cloned(),
-        excused: matches!(rule(facts.name, age), Rule::Excused(_)),
+        excused: false,
+    }
+}
+
+/// What the judgement has to know of a loss.
+fn loss(record: &Record, facts: &Facts, lost_ms: u64) -> Loss {
+    let in_time = record.ended_ms().is_some_and(|at| at <= lost_ms);
+    Loss {
+        moved: facts.before.contains_key(&record.id).then(|| facts.moved(record.id)),
+        maybe_hit: facts.may_have_hit(record),
+        reset: in_time && how(record, lost_ms) == How::Reset,
     }
 }
 
@@ -113,8 +127,6 @@ fn is_close(error: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::scenario::steps::StepName;
     use crate::workload::record::{Cohort, Transport};
@@ -125,27 +137,14 @@ mod tests {
         began_ms: 0,
         taken_ms: 100_000,
         releases_before: 0,
-        young_needed: None,
+        young_needed: 0,
     };
 
     fn facts(name: StepName) -> Facts {
         Facts {
-            name,
-            directors: vec!["d1".into()],
-            begin_ms: 10_000,
-            done_ms: 10_100,
-            repaired_ms: 20_000,
-            judged_ms: 22_000,
-            missing: Vec::new(),
-            notes: Vec::new(),
-            routes_moved_ms: None,
-            bfd_ms: None,
-            failed: BTreeSet::from(["d1".into()]),
             before: [(1, "d1".into()), (2, "d2".into()), (3, "d2".into())].into(),
             after: [(1, "d2".into()), (2, "d2".into()), (3, "d3".into())].into(),
-            patience_ms: 10_000,
-            guard_releases: 0,
-            guard_releases_injected: 0,
+            ..Facts::of_a_test(name, 10_000)
         }
     }
 
@@ -198,6 +197,7 @@ mod tests {
         let young = &ages[Age::Young as usize];
         assert_eq!((young.eligible, young.moved, young.survived), (3, 2, 2));
         assert_eq!((young.lost, young.moved_lost, young.reset), (1, 1, 1));
+        assert_eq!(young.not_spared, 0, "one in a thousand of those that moved");
         assert_eq!(young.bound, None);
         let newborn = &ages[Age::Newborn as usize];
         assert_eq!((newborn.eligible, newborn.unconnected), (0, 1), "it was no connection yet");
@@ -227,15 +227,16 @@ mod tests {
 
     #[test]
     fn what_had_no_excuse_is_listed_first_and_the_list_is_bounded() {
-        let mut records: Vec<Record> = (1..=300).map(|id| record(id, 9_990)).collect();
-        records.push(record(301, 9_000));
+        let mut records: Vec<Record> = (11..=310).map(|id| record(id, 9_990)).collect();
+        records.push(record(311, 9_000));
         for record in &mut records {
-            record.failed(10_400, "reset", Some(libc::ECONNRESET));
+            record.failed(10_400, "exchanging: early eof", None);
         }
         let patience = Patience::default();
         let (ages, lost) =
             tell(&records, &facts(StepName::KillDaemon), u64::MAX, &TERMS, &patience);
-        assert_eq!(ages[Age::Newborn as usize].lost, 300);
-        assert_eq!((lost.len(), lost[0].id), (LOST_LISTED, 301));
+        let newborn = &ages[Age::Newborn as usize];
+        assert_eq!((newborn.lost, newborn.not_spared), (300, 0));
+        assert_eq!((lost.len(), lost[0].id), (LOST_LISTED, 311));
     }
 }

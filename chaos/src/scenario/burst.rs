@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::clients::Port;
+use super::judge::ENOUGH_YOUNG;
 
 /// The burst begins this long before the fault (ms): all of it is younger than `replicate-after`.
 pub const BEFORE_MS: u64 = 2_900;
@@ -25,9 +26,8 @@ pub struct Young {
     pub burst: Size,
     /// The same of planned changes, and of faults that end nobody.
     pub planned: Size,
-    /// How many have to change director in a crash for it to prove something; none: they are shown and
-    /// not judged.
-    pub needed: Option<u64>,
+    /// How many have to change director in a crash for it to prove something.
+    pub needed: u64,
     /// How many come and go at all times, a second.
     pub per_second: u32,
 }
@@ -45,7 +45,7 @@ impl Young {
             burst: Size { hit: size, bystanders: size / 4 },
             planned: Size { hit: size / 4, bystanders: size / 4 },
             // A seventh comes after the fault, and some are newborn then.
-            needed: Some((u64::from(crowd) * 5 / 7).min(1_000)),
+            needed: (u64::from(crowd) * 5 / 7).min(ENOUGH_YOUNG),
             per_second: 40,
         }
     }
@@ -103,8 +103,8 @@ mod tests {
 
     #[test]
     fn by_default_a_thousand_are_needed() {
-        assert_eq!(Young::of_demo(1_400).needed, Some(1_000));
-        assert_eq!(Young::of_matrix(280).needed, Some(200));
+        assert_eq!(Young::of_demo(1_400).needed, 1_000);
+        assert_eq!(Young::of_matrix(280).needed, 200);
     }
 
     #[test]

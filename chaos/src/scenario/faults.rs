@@ -10,12 +10,38 @@ pub enum Rule {
     Nothing,
     /// At most so many of a thousand that changed director; the others nothing.
     AtMost(u64),
-    /// It is shown and not judged, and this is why: they could not live.
-    Excused(&'static str),
+    /// Those that could not live, and nothing else.
+    Excused(Excuse),
 }
 
-/// What is shown of them does not matter to the verdict before the directors keep young sessions.
-const ON_ITS_WAY: &str = "what is known of them may still be on its way to the other directors";
+/// Why connections could not live, and which.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Excuse {
+    /// The reason.
+    pub why: &'static str,
+    /// It holds for all, and not only for those that a director had that was hit, or may have had.
+    pub all: bool,
+    /// It holds for a reset, too. Elsewhere nobody may say no for a director that cannot be asked.
+    pub reset: bool,
+}
+
+/// What is known of a connection that was lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Loss {
+    /// Whether it changed director; none: nobody had asked the router by then which one it had.
+    pub moved: Option<bool>,
+    /// Whether a director that was hit had it, or may have had it.
+    pub maybe_hit: bool,
+    /// Whether it was reset, and had not been silent for too long before.
+    pub reset: bool,
+}
+
+/// The newest ones of a director that goes.
+const ON_ITS_WAY: Rule = Rule::Excused(Excuse {
+    why: "what is known of them may still be on its way to the other directors",
+    all: false,
+    reset: false,
+});
 
 /// What a fault does.
 pub fn what(step: StepName) -> &'static str {
@@ -82,18 +108,26 @@ pub fn rule(step: StepName, age: Age) -> Rule {
             _,
         ) => Rule::Nothing,
         (_, Age::Long) => Rule::Nothing,
-        (StepName::KillAll, _) => Rule::Excused(
-            "until the store has them, sessions are in the memory of daemons only, and no daemon lives on",
-        ),
-        (StepName::CutOff, Age::Newborn | Age::Later) => Rule::Excused(
-            "what began at a director that nobody hears is known to it alone; when the router leaves it, \
-             nobody can ask it",
-        ),
-        (StepName::BlockedLinks, _) => Rule::Excused(
-            "directors that hear nobody say so to the router one after another, which moves paths to others; \
-             and nobody can ask who knows the session",
-        ),
-        (_, Age::Newborn | Age::Later) => Rule::Excused(ON_ITS_WAY),
+        // All that know of a session are gone, so those that come deny it with good reason.
+        (StepName::KillAll, _) => Rule::Excused(Excuse {
+            why: "until the store has them, sessions are in the memory of daemons only, and no daemon lives on",
+            all: false,
+            reset: true,
+        }),
+        (StepName::CutOff, Age::Newborn | Age::Later) => Rule::Excused(Excuse {
+            why: "what began at a director that nobody hears is known to it alone; when the router leaves it, \
+                  nobody can ask it",
+            all: false,
+            reset: false,
+        }),
+        // Paths move and come back meanwhile, which the router's choices before and after do not show.
+        (StepName::BlockedLinks, _) => Rule::Excused(Excuse {
+            why: "directors that hear nobody say so to the router one after another, which moves paths to \
+                  others; and nobody can ask who knows the session",
+            all: true,
+            reset: false,
+        }),
+        (_, Age::Newborn | Age::Later) => ON_ITS_WAY,
         (StepName::KillWithLeader, Age::Young) => Rule::AtMost(2),
         (_, Age::Young) => Rule::AtMost(1),
     }
@@ -109,21 +143,37 @@ impl Rule {
                     "of those that changed director at most {per_mille} in 1000 may be lost, of others none"
                 )
             }
-            Rule::Excused(why) => format!("shown, not judged: {why}"),
+            Rule::Excused(Excuse { why, all: true, .. }) => {
+                format!("any may be lost, but none by a reset: {why}")
+            }
+            Rule::Excused(Excuse { why, reset, .. }) => format!(
+                "of those that a director had that was hit, or may have had, any may be lost{}, of others \
+                 none: {why}",
+                if reset { "" } else { ", but none by a reset" }
+            ),
+        }
+    }
+
+    /// Whether it has room for such a loss.
+    pub fn spares(self, loss: Loss) -> bool {
+        match self {
+            Rule::Nothing => false,
+            Rule::AtMost(_) => loss.moved != Some(false),
+            Rule::Excused(excuse) => {
+                (excuse.all || loss.maybe_hit) && (excuse.reset || !loss.reset)
+            }
         }
     }
 
     /// How many more were lost than may be.
     pub fn excess(self, cohort: &AgeReport) -> u64 {
-        match self {
-            Rule::Nothing => cohort.lost,
-            Rule::AtMost(per_mille) => {
-                let stayed_lost = cohort.lost - cohort.moved_lost;
-                let allowed = cohort.moved * per_mille / 1000;
-                stayed_lost + cohort.moved_lost.saturating_sub(allowed)
-            }
-            Rule::Excused(_) => 0,
-        }
+        let allowed = match self {
+            Rule::Nothing => 0,
+            Rule::AtMost(per_mille) => cohort.moved * per_mille / 1000,
+            Rule::Excused(_) => u64::MAX,
+        };
+        let spared = cohort.lost.saturating_sub(cohort.not_spared);
+        cohort.not_spared + spared.saturating_sub(allowed)
     }
 }
 
@@ -133,7 +183,8 @@ mod tests {
 
     fn cohort(moved: u64, moved_lost: u64, lost: u64) -> AgeReport {
         let none = AgeReport::new(Age::Young, String::new());
-        AgeReport { eligible: 2 * moved, moved, moved_lost, lost, ..none }
+        let not_spared = lost - moved_lost;
+        AgeReport { eligible: 2 * moved, moved, moved_lost, lost, not_spared, ..none }
     }
 
     #[test]
@@ -143,7 +194,41 @@ mod tests {
         assert_eq!(Rule::AtMost(1).excess(&cohort(1_000, 2, 2)), 1);
         assert_eq!(Rule::AtMost(1).excess(&cohort(1_000, 0, 1)), 1, "it stayed, and was lost");
         assert_eq!(Rule::Nothing.excess(&cohort(1_000, 1, 1)), 1);
-        assert_eq!(Rule::Excused("").excess(&cohort(1_000, 9, 9)), 0);
+        assert_eq!(ON_ITS_WAY.excess(&cohort(1_000, 9, 9)), 0);
+        assert_eq!(ON_ITS_WAY.excess(&cohort(1_000, 9, 12)), 3, "what it does not excuse");
+    }
+
+    #[test]
+    fn an_excuse_is_for_those_that_could_not_live() {
+        let loss = |maybe_hit, reset| Loss { moved: None, maybe_hit, reset };
+        let spared = |step, age| {
+            [(true, false), (true, true), (false, false), (false, true)]
+                .map(|(hit, reset)| rule(step, age).spares(loss(hit, reset)))
+        };
+        for step in [StepName::KillDaemon, StepName::HangDaemon, StepName::LoseMachine] {
+            assert_eq!(spared(step, Age::Newborn), [true, false, false, false]);
+            assert_eq!(spared(step, Age::Later), [true, false, false, false]);
+        }
+        assert_eq!(spared(StepName::CutOff, Age::Later), [true, false, false, false]);
+        assert_eq!(spared(StepName::BlockedLinks, Age::Later), [true, false, true, false]);
+        assert_eq!(spared(StepName::KillAll, Age::Young), [true, true, false, false]);
+        assert_eq!(spared(StepName::Reshuffle, Age::Newborn), [false; 4]);
+        let moved = |moved| Rule::AtMost(1).spares(Loss { moved, maybe_hit: true, reset: true });
+        assert_eq!([Some(true), None, Some(false)].map(moved), [true, true, false]);
+    }
+
+    #[test]
+    fn the_words_say_what_is_excused() {
+        let text = |step, age| rule(step, age).text();
+        let crash = text(StepName::KillDaemon, Age::Later);
+        assert!(
+            crash.contains("may be lost, but none by a reset, of others none: what"),
+            "{crash}"
+        );
+        let all = text(StepName::KillAll, Age::Young);
+        assert!(all.contains("any may be lost, of others none: until"), "{all}");
+        let blocked = text(StepName::BlockedLinks, Age::Young);
+        assert!(blocked.starts_with("any may be lost, but none by a reset: "), "{blocked}");
     }
 
     #[test]

@@ -10,12 +10,12 @@ use anyhow::{Context, Result, ensure};
 
 use super::burst::Young;
 use super::environment;
-use super::faults::{rule, what};
+use super::faults::{Rule, rule, what};
 use super::progress::Progress;
 use super::report::{Age, AgeReport, Environment, FaultReport, MatrixReport, Report, Verdict};
 use super::run::Settings;
 use super::steps::{self, StepName};
-use super::table::{AGE_HEAD, AGE_INTRO, age_rows, aligned, word};
+use super::table::{AGE_HEAD, AGE_INTRO, age_rows, aligned, unconnected, word};
 use super::{replicate_after_ms, whole_run};
 use crate::args::{Chaos, Ground};
 use crate::clock::now_ms;
@@ -286,11 +286,17 @@ fn render(report: &MatrixReport) -> String {
     let mut text = String::from(AGE_INTRO);
     text += &aligned(&rows);
     let excused = report.faults.iter().flat_map(|fault| {
-        let ages = fault.ages.iter().filter(|a| a.lost > 0 && a.rule.starts_with("shown"));
+        let of = |a: &&AgeReport| matches!(rule(fault.name, a.age), Rule::Excused(_));
+        let ages = fault.ages.iter().filter(|a| a.lost > 0).filter(of);
         ages.map(|a| format!("{}, {}: {}", fault.name.name(), a.age.name(), a.rule))
     });
     for line in excused {
         writeln!(text, "\n{line}").ok();
+    }
+    for fault in &report.faults {
+        if let Some(line) = unconnected(&fault.ages) {
+            writeln!(text, "\n{}: {line}", fault.name.name()).ok();
+        }
     }
     let took = report.took_ms / 1000;
     writeln!(text, "\n{}: {} ({took} s)", word(report.verdict), report.reason).ok();
@@ -304,7 +310,7 @@ mod tests {
 
     use super::*;
     use crate::args::{Action, Arguments};
-    use crate::scenario::report::{Seconds, Stalls, StepReport};
+    use crate::scenario::report::StepReport;
 
     fn arguments(words: &[&str]) -> Chaos {
         let line = ["holdfast-chaos", "chaos"].iter().chain(words);
@@ -359,25 +365,7 @@ mod tests {
         young.eligible = 1_000;
         young.lost = lost;
         let long = AgeReport::new(Age::Long, String::new());
-        let step = StepReport {
-            name: StepName::KillDaemon,
-            director: "d1".into(),
-            happened: true,
-            notes: Vec::new(),
-            took_s: Seconds::default(),
-            repair_s: Seconds::default(),
-            routes_moved_ms: None,
-            bfd_ms: None,
-            eligible_taken_over: 40,
-            guard_releases: 0,
-            guard_releases_injected: 0,
-            young: Default::default(),
-            cohorts: Vec::new(),
-            stall_ms: Stalls::default(),
-            losses: Vec::new(),
-            ages: vec![long, young],
-            lost: Vec::new(),
-        };
+        let step = StepReport { ages: vec![long, young], ..StepReport::of_a_crash() };
         let (reason, lab) = ("so".into(), "three".into());
         Report { verdict, reason, seed, took_ms: 1, lab, steps: vec![step], ..Report::default() }
     }

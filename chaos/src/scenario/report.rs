@@ -164,6 +164,41 @@ pub struct StepReport {
     pub lost: Vec<LostConnection>,
 }
 
+#[cfg(test)]
+impl StepReport {
+    /// A crash that cost nobody and of which nothing else is known; tests fill in what they are about.
+    pub fn of_a_crash() -> StepReport {
+        StepReport {
+            name: StepName::KillDaemon,
+            director: "d1".into(),
+            happened: true,
+            notes: Vec::new(),
+            took_s: Seconds::default(),
+            repair_s: Seconds::default(),
+            routes_moved_ms: None,
+            bfd_ms: None,
+            eligible_taken_over: 40,
+            guard_releases: 0,
+            guard_releases_injected: 0,
+            young: Young::default(),
+            cohorts: Vec::new(),
+            stall_ms: Stalls::default(),
+            losses: Vec::new(),
+            ages: Vec::new(),
+            lost: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+impl CohortReport {
+    /// Connections of one kind that nobody moved or damaged.
+    pub fn echo(eligible: u64, survived: u64, stall_ms: Stalls) -> CohortReport {
+        let (moved_backend, corrupt) = (0, 0);
+        CohortReport { name: "echo".into(), eligible, survived, moved_backend, corrupt, stall_ms }
+    }
+}
+
 /// How many lost connections a step lists.
 pub const LOST_LISTED: usize = 200;
 
@@ -215,11 +250,14 @@ pub struct AgeReport {
     pub moved_lost: u64,
     /// Of the lost ones, those that got a reset.
     pub reset: u64,
+    /// Of the lost ones, those that the rule has no room for, whatever became of the others.
+    #[serde(default)]
+    pub not_spared: u64,
     /// Those that another backend answered.
     pub wrong_backend: u64,
     /// Those that got damaged data.
     pub corrupt: u64,
-    /// Those whose connect() failed: they were no connection yet, and none of the numbers above.
+    /// Those whose connect() failed, or never returned: they are in none of the numbers above.
     pub unconnected: u64,
     /// Where none was lost: the share that may be lost at the most, with 95 % confidence (rule of three).
     pub bound: Option<f64>,
@@ -239,6 +277,7 @@ impl AgeReport {
             lost: 0,
             moved_lost: 0,
             reset: 0,
+            not_spared: 0,
             wrong_backend: 0,
             corrupt: 0,
             unconnected: 0,
@@ -255,6 +294,7 @@ impl AgeReport {
         self.lost += other.lost;
         self.moved_lost += other.moved_lost;
         self.reset += other.reset;
+        self.not_spared += other.not_spared;
         self.wrong_backend += other.wrong_backend;
         self.corrupt += other.corrupt;
         self.unconnected += other.unconnected;
@@ -306,7 +346,7 @@ pub struct LostConnection {
     pub director_before: Option<String>,
     /// The director that the router sent it to when the fault had taken effect.
     pub director_after: Option<String>,
-    /// Whether the fault had a right to take it.
+    /// Whether it is one of those that could not live.
     pub excused: bool,
 }
 

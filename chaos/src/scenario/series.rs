@@ -197,7 +197,7 @@ mod tests {
         began_ms: 1_000,
         taken_ms: 21_000,
         releases_before: 0,
-        young_needed: None,
+        young_needed: 0,
     };
     const CALM: Calm = Calm { opened_ms: 2_000, up_ms: 3_000, until_ms: 8_000 };
 
@@ -220,22 +220,14 @@ mod tests {
 
     fn facts() -> Facts {
         Facts {
-            name: StepName::KillDaemon,
             directors: vec!["d2".into()],
-            begin_ms: 10_000,
             done_ms: 10_050,
             repaired_ms: 14_000,
             judged_ms: 15_000,
-            missing: Vec::new(),
-            routes_moved_ms: Some(50),
-            bfd_ms: None,
-            notes: Vec::new(),
             failed: ["d2".to_owned()].into(),
             before: [(1, "d2".to_owned())].into(),
             after: [(1, "d1".to_owned())].into(),
-            patience_ms: 10_000,
-            guard_releases: 0,
-            guard_releases_injected: 0,
+            ..Facts::of_a_test(StepName::KillDaemon, 10_000)
         }
     }
 

@@ -26,7 +26,7 @@ pub enum StepName {
     DrainTwo,
     /// Every daemon is restarted, one after another without a pause.
     RollingRestart,
-    /// `kill -9` of two daemons, one of which leads shards.
+    /// `kill -9` of two daemons, one of which leads more shards than any other.
     KillWithLeader,
     /// `kill -9` of every daemon at once.
     KillAll,

@@ -76,36 +76,16 @@ fn missed(ms: u64, bound: u64) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::report::{CohortReport, Seconds, Stalls, Young};
+    use crate::scenario::report::{CohortReport, Stalls, Young};
 
     fn report(seed: u64, verdict: Verdict, survived: u64, p99: u64) -> Report {
         let stall_ms = Stalls { p50: 1, p99, max: p99 };
-        let echo = CohortReport {
-            name: "echo".into(),
-            eligible: 100,
-            survived,
-            moved_backend: 0,
-            corrupt: 0,
-            stall_ms,
-        };
         let step = StepReport {
-            name: StepName::KillDaemon,
-            director: "d1".into(),
-            happened: true,
-            notes: Vec::new(),
-            took_s: Seconds::default(),
-            repair_s: Seconds::default(),
             routes_moved_ms: Some(p99 / 10),
-            bfd_ms: None,
-            eligible_taken_over: 40,
-            guard_releases: 0,
-            guard_releases_injected: 0,
             young: Young { total: 10, survived: 9, ..Young::default() },
-            cohorts: vec![echo],
+            cohorts: vec![CohortReport::echo(100, survived, stall_ms)],
             stall_ms,
-            losses: Vec::new(),
-            ages: Vec::new(),
-            lost: Vec::new(),
+            ..StepReport::of_a_crash()
         };
         let reason = "so".into();
         Report { verdict, reason, seed, took_ms: 1, steps: vec![step], ..Report::default() }

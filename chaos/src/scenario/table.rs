@@ -49,6 +49,9 @@ pub fn render(report: &Report) -> String {
     text += AGE_INTRO;
     text += &aligned(&rows);
     for step in &report.steps {
+        if let Some(line) = unconnected(&step.ages) {
+            writeln!(text, "{}: {line}", step.name.name()).ok();
+        }
         for line in step.notes.iter().chain(&step.losses) {
             writeln!(text, "{}: {line}", step.name.name()).ok();
         }
@@ -155,6 +158,12 @@ pub fn age_rows(step: &str, runs: &str, ages: &[AgeReport]) -> Vec<Vec<String>> 
         .collect()
 }
 
+/// Those that never came to be connections, and are in no row of a table of ages; none: all did.
+pub fn unconnected(ages: &[AgeReport]) -> Option<String> {
+    let count: u64 = ages.iter().map(|a| a.unconnected).sum();
+    (count > 0).then(|| format!("{count} connections could not be opened"))
+}
+
 /// Columns as wide as their widest cell; the first is aligned left, numbers right.
 pub fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -185,8 +194,7 @@ pub fn aligned(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::report::{CohortReport, Seconds, Stalls, Young};
-    use crate::scenario::steps::StepName;
+    use crate::scenario::report::{Age, CohortReport, Stalls};
 
     #[test]
     fn bounds_stand_beside_what_was_measured() {
@@ -197,34 +205,19 @@ mod tests {
             seed: 3,
             took_ms: 200_000,
             steps: vec![StepReport {
-                name: StepName::KillDaemon,
-                director: "d2".into(),
-                happened: true,
-                notes: Vec::new(),
-                took_s: Seconds { ms: 40 },
-                repair_s: Seconds { ms: 14_000 },
                 routes_moved_ms: Some(7),
-                bfd_ms: None,
-                eligible_taken_over: 77,
-                guard_releases: 0,
-                guard_releases_injected: 0,
-                young: Young { total: 10, survived: 9, ..Young::default() },
-                cohorts: vec![CohortReport {
-                    name: "echo".into(),
-                    eligible: 120,
-                    survived: 120,
-                    moved_backend: 0,
-                    corrupt: 0,
-                    stall_ms: stalls,
-                }],
+                cohorts: vec![CohortReport::echo(120, 120, stalls)],
                 stall_ms: stalls,
-                losses: Vec::new(),
-                ages: Vec::new(),
-                lost: Vec::new(),
+                ages: vec![AgeReport {
+                    unconnected: 3,
+                    ..AgeReport::new(Age::Later, String::new())
+                }],
+                ..StepReport::of_a_crash()
             }],
             ..Report::default()
         };
         let text = render(&report);
+        assert!(text.contains("kill-daemon: 3 connections could not be opened"), "{text}");
         assert!(text.contains("7 ms (< 100)"), "{text}");
         assert!(text.contains("120 of 120"), "{text}");
         assert!(text.contains("< 800 !"), "a bound that was missed is marked: {text}");
