@@ -67,11 +67,12 @@ stage_unit() { $CARGO test --release --locked $WORKSPACE --exclude holdfast-test
 # Every order in which loads and stores of the slab may take effect, with a few preemptions.
 stage_models() { $CARGO test --release --locked --quiet -p holdfast-director --lib --features loom -- models_; }
 
-# Seeds of the simulation, in a minute or so. `make soak SEEDS=10000` runs more of them.
+# Seeds of the simulation, in a minute or so, which have to reach all rare paths between them.
+# `make soak SEEDS=10000` runs more of them.
 stage_simulation() {
     $CARGO test --release --locked -p holdfast-simulation
     HOLDFAST_COMMIT=$(git rev-parse --short HEAD 2>/dev/null || echo unknown) \
-        $CARGO run --release --locked --quiet -p holdfast-simulation -- soak --seeds 300
+        $CARGO run --release --locked --quiet -p holdfast-simulation -- soak --seeds 300 --marks
 }
 
 stage_e2e() {

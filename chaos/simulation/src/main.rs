@@ -118,8 +118,7 @@ fn main() -> ExitCode {
                 // Nobody to tell it to is no reason to stop.
                 let _ = write!(std::io::stderr(), "{line}{end}");
             });
-            let commit = std::env::var("HOLDFAST_COMMIT").unwrap_or_else(|_| "unknown".to_owned());
-            println!("\n{}", tally.report(&commit));
+            println!("\n{}", tally.report());
             let missed = if marks { tally.marks.missed() } else { Vec::new() };
             if !missed.is_empty() {
                 println!("never reached: {missed:?}");

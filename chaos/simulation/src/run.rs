@@ -1,13 +1,15 @@
 //! One run of one seed, and what is told of it.
 
+use std::any::Any;
 use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::plan::{Plan, Without};
 use crate::world::World;
 use crate::world::marks::Marks;
-use crate::world::rules::{Rule, Violation};
+use crate::world::rules::Violation;
 
 /// What a run came to.
 #[derive(Clone, Debug)]
@@ -37,53 +39,62 @@ pub fn seed(seed: u64, without: Option<Without>) -> Outcome {
 
 /// Runs a plan.
 pub fn plan(plan: Plan) -> Outcome {
+    run(plan, World::run)
+}
+
+/// Has `drive` run the world of a plan. What was noted until a part of it panics is kept.
+fn run(plan: Plan, drive: impl FnOnce(&mut World)) -> Outcome {
     let seed = plan.seed;
     let begun = Instant::now();
-    let run = catch_unwind(AssertUnwindSafe(|| {
-        let mut world = World::new(plan);
-        world.run();
-        let violation = world.violations.first().cloned();
-        let words = match &violation {
-            Some(violation) => world.words(violation.flow),
-            None => String::new(),
-        };
-        Outcome {
-            seed,
-            violation,
-            marks: world.marks.clone(),
-            hash: world.hash(),
-            connections: world.connections(),
-            world_us: world.now_us(),
-            took: begun.elapsed(),
-            words,
-        }
-    }));
-    run.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-        let what = text.unwrap_or_else(|| "panic".to_owned());
-        Outcome {
-            seed,
-            violation: Some(Violation { at_us: 0, rule: Rule::NoPanic, what, flow: None }),
-            marks: Marks::default(),
-            hash: (0, 0),
-            connections: (0, 0),
-            world_us: 0,
-            took: begun.elapsed(),
-            words: String::new(),
-        }
-    })
+    let mut world = World::new(plan);
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drive(&mut world))) {
+        world.panicked(text_of(panic.as_ref()));
+    }
+    let violation = world.violations.first().cloned();
+    let words = match &violation {
+        Some(violation) => world.words(violation.flow),
+        None => String::new(),
+    };
+    Outcome {
+        seed,
+        violation,
+        marks: world.marks.clone(),
+        hash: world.hash(),
+        connections: world.connections(),
+        world_us: world.now_us(),
+        took: begun.elapsed(),
+        words,
+    }
+}
+
+/// The commit that this was built from, as far as can be found out: what the environment says
+/// (HOLDFAST_COMMIT), else where the checkout is now.
+pub fn commit() -> String {
+    if let Ok(commit) = std::env::var("HOLDFAST_COMMIT") {
+        return commit;
+    }
+    let describe = ["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"];
+    let asked =
+        Command::new("git").args(["-C", env!("CARGO_MANIFEST_DIR")]).args(describe).output();
+    let said = asked.ok().filter(|asked| asked.status.success());
+    let commit = said.and_then(|said| String::from_utf8(said.stdout).ok());
+    commit.map_or_else(|| "unknown".to_owned(), |commit| commit.trim().to_owned())
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic").to_owned()
 }
 
 impl Outcome {
     /// What somebody who has to find the reason needs to know.
     pub fn report(&self) -> String {
-        let mut report = String::new();
+        let (mut report, commit) = (String::new(), commit());
         let (begun, established) = self.connections;
         // Writing to a string does not fail.
         let _ = writeln!(
             report,
-            "seed {}: {} connections, {} established, {:.1} s simulated in {} ms, {} events, hash {:016x}",
+            "seed {}, commit {commit}: {} connections, {} established, {:.1} s simulated in {} ms, {} events, hash {:016x}",
             self.seed,
             begun,
             established,
@@ -97,5 +108,29 @@ impl Outcome {
             let _ = write!(report, "{}", self.words);
         }
         report
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::rules::Rule;
+
+    #[test]
+    fn a_panic_is_told_with_the_last_events_of_the_flow_concerned() {
+        let outcome = run(Plan::fair(1), |world| {
+            world.run();
+            panic!("something that must never happen");
+        });
+        let report = outcome.report();
+        let violation = outcome.violation.unwrap();
+        assert_eq!(
+            (violation.rule, violation.what.as_str()),
+            (Rule::NoPanic, "something that must never happen")
+        );
+        assert!(violation.at_us > 0 && outcome.connections.0 > 0 && outcome.hash.1 > 0);
+        let flow = violation.flow.expect("packets were on their way");
+        assert!(outcome.words.contains(&format!(":{} ", flow & 0xffff)), "{report}");
+        assert!(report.contains(&format!("seed 1, commit {}", commit())), "{report}");
     }
 }

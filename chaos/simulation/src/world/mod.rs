@@ -167,14 +167,18 @@ impl World {
             plan,
         };
         world.trace.watch(world.plan.watch);
-        for id in 1..=world.plan.founding {
-            world.start(id);
-        }
-        world.wake_hosts();
-        for (n, planned) in world.plan.faults.iter().enumerate() {
-            world.queue.at(planned.at_us, Event::Fault(n));
-        }
         world
+    }
+
+    /// Everything begins.
+    fn begin(&mut self) {
+        for id in 1..=self.plan.founding {
+            self.start(id);
+        }
+        self.wake_hosts();
+        for (n, planned) in self.plan.faults.iter().enumerate() {
+            self.queue.at(planned.at_us, Event::Fault(n));
+        }
     }
 
     fn note(&mut self, flow: Option<FlowId>, happening: Happening) {
@@ -194,6 +198,12 @@ impl World {
     /// The hash over everything that happened, and how much that was.
     pub fn hash(&self) -> (u64, u64) {
         self.trace.hash()
+    }
+
+    /// What was going on when a part of the program panicked: that breaks a rule as well. The flow is the
+    /// one that something happened to last.
+    pub fn panicked(&mut self, what: String) {
+        self.violate(Rule::NoPanic, what, self.trace.latest());
     }
 
     /// The last events of a flow, in words.

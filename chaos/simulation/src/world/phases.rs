@@ -24,6 +24,7 @@ const SETTLE_US: u64 = 30 * S;
 impl World {
     /// Runs until nothing is left to be seen, or a rule is broken.
     pub fn run(&mut self) {
+        self.begin();
         self.safety();
         if self.violations.is_empty() {
             self.liveness();

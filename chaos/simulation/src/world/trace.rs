@@ -61,6 +61,8 @@ pub struct Trace<N> {
     events: u64,
     flows: BTreeMap<FlowId, VecDeque<(u64, N)>>,
     watched: Option<FlowId>,
+    /// The flow of the last event that was one's.
+    latest: Option<FlowId>,
     all: VecDeque<(u64, N)>,
 }
 
@@ -71,6 +73,7 @@ impl<N> Default for Trace<N> {
             events: 0,
             flows: BTreeMap::new(),
             watched: None,
+            latest: None,
             all: VecDeque::new(),
         }
     }
@@ -99,6 +102,7 @@ impl<N: Note> Trace<N> {
         self.events += 1;
         self.hash.write_u64(now_us);
         note.hash(&mut self.hash);
+        self.latest = flow.or(self.latest);
         match flow {
             Some(flow) => {
                 let most = if self.watched == Some(flow) { usize::MAX } else { OF_A_FLOW };
@@ -114,6 +118,11 @@ impl<N: Note> Trace<N> {
     /// The hash over everything that happened, and how much that was.
     pub fn hash(&self) -> (u64, u64) {
         (self.hash.finish(), self.events)
+    }
+
+    /// The flow that something happened to last.
+    pub fn latest(&self) -> Option<FlowId> {
+        self.latest
     }
 
     /// The last events of a flow among those of everything, in words.
@@ -158,5 +167,6 @@ mod tests {
         let words = trace.words(Some(7));
         assert!(words.contains("first") && words.contains("fault"));
         assert!(!words.contains("another") && !words.contains("long ago"));
+        assert_eq!(trace.latest(), Some(8));
     }
 }
