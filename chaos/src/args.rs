@@ -164,8 +164,8 @@ pub struct LabDown {
     pub stale: bool,
 }
 
-/// Of so many young connections a thousand are there when the fault comes.
-pub const YOUNG: u32 = 1_400;
+/// Of so many young connections far more than a thousand are there when the fault comes.
+pub const YOUNG: u32 = 1_920;
 /// More do not fit into the ports of a client.
 const MOST_YOUNG: i64 = 8_000;
 

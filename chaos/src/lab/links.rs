@@ -25,6 +25,9 @@ const ROUTER: [&str; 4] = [
     "net.ipv4.conf.all.send_redirects=0",
 ];
 
+/// A client: opens thousands of connections within a minute, and the ports of those that are over rest.
+const CLIENT: [&str; 1] = ["net.ipv4.ip_local_port_range=10000 65000"];
+
 /// Makes the router's namespace.
 pub async fn raise_router(plan: &Plan) -> Result<()> {
     let router = plan.router();
@@ -39,7 +42,8 @@ pub async fn attach(plan: &Plan, site: Site) -> Result<()> {
     let (router, netns, name) = (plan.router(), plan.netns(site), site.name());
     let (addr, gateway, data) = (site.addr(), site.gateway(), DATA_INTERFACE);
     run(&["ip", "netns", "add", &netns]).await?;
-    sysctl(&netns, EVERYWHERE.iter().chain(&["net.ipv4.ip_forward=0"])).await?;
+    let own: &[&str] = if site.kind == Kind::Client { &CLIENT } else { &[] };
+    sysctl(&netns, EVERYWHERE.iter().chain(&["net.ipv4.ip_forward=0"]).chain(own)).await?;
     ip_batch(
         None,
         &format!("link add {data} netns {netns} type veth peer name {name} netns {router}\n"),

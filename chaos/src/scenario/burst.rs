@@ -10,6 +10,9 @@ pub const BEFORE_MS: u64 = 2_900;
 /// And goes on for this long in all (ms): past the fault, so that some are newborn then.
 pub const OVER_MS: u64 = 3_400;
 
+/// More sockets than these are not bound at a time.
+const MOST_SOCKETS: u32 = 16_000;
+
 /// How many connections a burst has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Size {
@@ -60,6 +63,20 @@ impl Size {
     }
 }
 
+/// How many of these ports lead to such a director.
+fn hits(ports: &[Port], targets: &BTreeSet<String>) -> usize {
+    ports.iter().filter(|p| targets.contains(&p.director)).count()
+}
+
+/// How many ports have to be tried instead of these, if too few of them lead to those directors: the ports
+/// of earlier bursts rest for a minute, and if the same director was hit, most of them were its own.
+pub fn more(ports: &[Port], targets: &BTreeSet<String>, size: Size) -> Option<u32> {
+    let (tried, hit) = (ports.len(), hits(ports, targets));
+    let wanted = tried * size.hit * 11 / 10 / hit.max(1) + 16;
+    let few = (1..size.hit).contains(&hit) && tried < MOST_SOCKETS as usize;
+    few.then_some((wanted as u32).min(MOST_SOCKETS))
+}
+
 /// Takes as many as are wished for, in the order of the ports: which ones a hash put first is no
 /// pattern that a hash would know.
 pub fn pick(ports: Vec<Port>, targets: &BTreeSet<String>, size: Size) -> Vec<Port> {
@@ -103,8 +120,19 @@ mod tests {
 
     #[test]
     fn by_default_a_thousand_are_needed() {
-        assert_eq!(Young::of_demo(1_400).needed, 1_000);
+        assert_eq!(Young::of_demo(crate::args::YOUNG).needed, 1_000);
         assert_eq!(Young::of_matrix(280).needed, 200);
+    }
+
+    #[test]
+    fn more_ports_are_tried_where_earlier_bursts_had_them() {
+        let size = Size { hit: 1_000, bystanders: 250 };
+        let names = BTreeSet::from(["d1".to_owned()]);
+        assert_eq!(more(&ports(4_000, 4), &names, size), None, "enough");
+        assert_eq!(more(&ports(4_000, 5), &names, size), Some(5_516));
+        assert_eq!(more(&ports(4_000, 80), &names, size), Some(MOST_SOCKETS));
+        assert_eq!(more(&ports(16_000, 80), &names, size), None, "there are no more");
+        assert_eq!(more(&ports(4_000, 4), &BTreeSet::new(), size), None, "it is about nobody");
     }
 
     #[test]

@@ -58,7 +58,10 @@ impl Run {
             targets.iter().map(|t| t.name()).filter(|name| serving.contains(name)).collect();
         let count = size.candidates(hit.len(), serving.len());
         let asked_ms = now_ms();
-        let ports = self.clients.reserve(&router, count).await?;
+        let mut ports = self.clients.reserve(&router, count).await?;
+        if let Some(count) = burst::more(&ports, &hit, size) {
+            ports = self.clients.reserve(&router, count).await?;
+        }
         let chosen = burst::pick(ports, &hit, size);
         let flows = self.clients.flows(now_ms()).await?;
         let mut before = Before {
