@@ -71,28 +71,32 @@ pub async fn run(node: Arc<Node>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::announce::wish::tests::cluster;
     use holdfast_schema::cluster::{
         DirectorId, Member, MemberState, PlannedChange, PlannedKind, ReplicaId,
     };
 
-    fn with_member(down: bool) -> ClusterState {
-        let mut cluster = cluster();
-        let id = DirectorId(1);
-        let member = Member {
-            id,
-            name: "a".to_owned(),
+    pub(crate) fn member(id: u32, down: bool) -> Member {
+        Member {
+            id: DirectorId(id),
+            name: format!("d{id}"),
             address: "192.0.2.1:1".parse().unwrap(),
-            replica: ReplicaId(1),
+            replica: ReplicaId(u64::from(id)),
             incarnation: 1,
             state: MemberState::Active,
             down,
             unclean: false,
             key_fingerprint: [0; 32],
             connected: Vec::new(),
-        };
+        }
+    }
+
+    fn with_member(down: bool) -> ClusterState {
+        let mut cluster = cluster();
+        let member = member(1, down);
+        let id = member.id;
         cluster.members.insert(id, member);
         cluster.planned = vec![PlannedChange { id: 5, director: id, kind: PlannedKind::Join }];
         cluster

@@ -53,7 +53,7 @@ pub struct SweepPolicy<'a> {
     /// are freed here although the store has them.
     pub quorum: bool,
     /// Directors whose sessions may be adopted at once: down, draining, drained, or removed. (All
-    /// numbers ever given away that do not serve.)
+    /// numbers ever given away that do not serve, ascending.)
     pub departed: &'a [DirectorId],
     /// Shards that this director leads: it tells the ends of their sessions when the owner cannot.
     pub leads: &'a [ShardId],
@@ -206,7 +206,7 @@ impl Step<'_> {
         let flags = SessionFlags((bits & state::FLAGS) as u16);
         tally(pass, bits, flags);
         let due = record.get(word::DUE);
-        if self.now < due && !self.urgent(bits, flags) {
+        if self.now < due && !self.urgent(record, bits, flags) {
             return;
         }
         let next = self.examine(slot, record, version, bits, due);
@@ -219,13 +219,13 @@ impl Step<'_> {
     }
 
     /// Whether the policy makes a record due before its time.
-    fn urgent(&self, bits: u64, flags: SessionFlags) -> bool {
+    fn urgent(&self, record: Record<'_>, bits: u64, flags: SessionFlags) -> bool {
         let unproposed = bits & state::UNREPLICATED != 0 && bits & state::PROPOSED == 0;
         let settled = flags.established() && !flags.closing();
         let foreign = bits & state::OWNED == 0;
         self.policy.flush && self.policy.quorum && unproposed
             || !self.policy.quorum && !settled
-            || foreign && !self.policy.departed.is_empty()
+            || foreign && !self.policy.departed.is_empty() && self.departed(record.owner())
     }
 
     /// Does what is to be done about a session and says when to look again.
@@ -303,7 +303,7 @@ impl Step<'_> {
     }
 
     pub(super) fn departed(&self, director: DirectorId) -> bool {
-        self.policy.departed.contains(&director)
+        self.policy.departed.binary_search(&director).is_ok()
     }
 
     /// How long an adoption waits to be told, so that a million of them are no storm.

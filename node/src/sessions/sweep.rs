@@ -92,7 +92,8 @@ impl Departed {
                     !m.down && matches!(m.state, MemberState::Active | MemberState::Joining)
                 })
             };
-            let all = (0..cluster.next.director).map(DirectorId);
+            // Numbers begin with 1. Ascending: the walk looks them up by bisection.
+            let all = (1..cluster.next.director).map(DirectorId);
             self.list = all.filter(|id| !serves(id)).collect();
             self.of = Some(cluster.clone());
         }
@@ -156,6 +157,8 @@ mod tests {
     use holdfast_schema::session::Incarnation;
 
     use super::*;
+    use crate::announce::wish::tests::cluster;
+    use crate::planned::tests::member;
 
     fn changes(n: u16) -> Vec<(ShardId, SessionChange)> {
         let one = |port: u16| {
@@ -168,6 +171,19 @@ mod tests {
             (ShardId(port % 2), SessionChange::Expire { key, incarnation, last_seen_ms: 0 })
         };
         (0..n).map(one).collect()
+    }
+
+    #[test]
+    fn nobody_has_departed_from_a_cluster_that_is_whole() {
+        let mut cluster = cluster();
+        cluster.next.director = 4;
+        cluster.members = (1..4).map(|id| (DirectorId(id), member(id, false))).collect();
+        let departed =
+            |cluster: &ClusterState| Departed::default().of(&Arc::new(cluster.clone())).to_vec();
+        assert_eq!(departed(&cluster), []);
+        cluster.members.insert(DirectorId(2), member(2, true));
+        cluster.members.remove(&DirectorId(3));
+        assert_eq!(departed(&cluster), [DirectorId(2), DirectorId(3)]);
     }
 
     #[test]
