@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::plan::{Plan, Without};
 use crate::world::World;
+use crate::world::excuses::Excused;
 use crate::world::marks::Marks;
 use crate::world::rules::Violation;
 
@@ -20,6 +21,8 @@ pub struct Outcome {
     pub violation: Option<Violation>,
     /// The rare paths that were reached.
     pub marks: Marks,
+    /// Losses that were nobody's fault.
+    pub excused: Excused,
     /// The hash over everything that happened, and how much that was.
     pub hash: (u64, u64),
     /// Connections begun, and those established.
@@ -59,6 +62,7 @@ fn run(plan: Plan, drive: impl FnOnce(&mut World)) -> Outcome {
         seed,
         violation,
         marks: world.marks.clone(),
+        excused: world.excused_losses().clone(),
         hash: world.hash(),
         connections: world.connections(),
         world_us: world.now_us(),

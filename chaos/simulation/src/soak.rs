@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::plan::Without;
 use crate::run::{self, Outcome};
+use crate::world::excuses::Excused;
 use crate::world::marks::Marks;
 use crate::world::rules::Rule;
 
@@ -80,6 +81,8 @@ pub struct Tally {
     pub unlike: Vec<u64>,
     /// The rare paths that were reached.
     pub marks: Marks,
+    /// Losses that were nobody's fault.
+    pub excused: Excused,
     /// Connections begun.
     pub connections: u64,
     /// Time that passed in the worlds (us).
@@ -93,6 +96,7 @@ impl Tally {
     fn take(&mut self, outcome: Outcome, open: &'static [Open]) {
         self.ran += 1;
         self.marks.add(&outcome.marks);
+        self.excused.add(&outcome.excused);
         self.connections += outcome.connections.0;
         self.world_us += outcome.world_us;
         self.took += outcome.took;
@@ -171,6 +175,7 @@ impl Tally {
             lines.push(format!("seed {seed} did something else the second time"));
         }
         lines.push(self.marks.table());
+        lines.push(self.excused.table());
         lines.push(format!(
             "{} seeds, {} failed, {} connections, {:.0} s simulated, {:.1} ms CPU a seed",
             self.ran,
@@ -194,6 +199,7 @@ mod tests {
             seed,
             violation: rule.map(broken),
             marks: Marks::default(),
+            excused: Excused::default(),
             hash: (0, 0),
             connections: (0, 0),
             world_us: 0,

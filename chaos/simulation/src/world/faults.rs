@@ -56,6 +56,7 @@ impl World {
             Fault::DrainBackend(backend) => self.drain_backend(backend),
             Fault::SlowDisk(id, most_us) => self.director(id).disk_us = most_us,
         }
+        self.note_links();
         self.queue.at(planned.until_us, Event::FaultEnds(n));
     }
 
@@ -89,6 +90,7 @@ impl World {
             Fault::SlowDisk(id, _) => self.director(id).disk_us = DISK_US,
             _ => return,
         }
+        self.note_links();
         self.note(None, Happening::Ends(planned.fault));
     }
 

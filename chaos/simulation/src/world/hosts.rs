@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use super::excuses::Loss;
 use super::happening::{Happening, Place};
 use super::marks::Mark;
 use super::rules::Rule;
@@ -214,8 +215,7 @@ impl World {
         if event.kind == EventKind::Opened
             && let (Place::Client(_), Some(flow)) = (place, flow)
         {
-            self.orphans.remove(&flow);
-            self.stranded.remove(&flow);
+            self.excuses.begin(flow);
             if !self.sockets_used.insert(flow) {
                 self.sockets_reused.insert(flow);
                 self.marks.reach(Mark::KeyReused, 1);
@@ -233,8 +233,12 @@ impl World {
         if scheduled && !self.plan.udp_asks {
             return;
         }
-        let reset = matches!(event.kind, EventKind::Reset { .. } | EventKind::Refused);
-        if !event.kind.is_fault() || flow.is_some_and(|flow| self.excused(flow, reset)) {
+        if !event.kind.is_fault() {
+            return;
+        }
+        if let (Some(flow), Some(loss)) = (flow, Loss::of(&event.kind))
+            && self.excused(flow, loss)
+        {
             return;
         }
         let rule = match event.kind {

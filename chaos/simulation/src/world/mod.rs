@@ -1,5 +1,6 @@
 //! The world: everything there is, and what happens next.
 
+pub mod excuses;
 mod faults;
 pub mod happening;
 mod hosts;
@@ -27,6 +28,7 @@ use crate::director::process::{Birth, Effects, Miss, Process, TURN_US};
 use crate::director::share::{Disks, Which};
 use crate::plan::{PacketWeather, Plan, cluster};
 use crate::rng::Rng;
+use excuses::{Excused, Excuses};
 use happening::Happening;
 use hosts::Hosts;
 use marks::{Mark, Marks};
@@ -98,10 +100,8 @@ pub struct World {
     /// Backends that were told to take nothing new.
     draining: Vec<u32>,
     healed: bool,
-    /// Client sockets whose session died with the last director that knew it.
-    orphans: BTreeSet<FlowId>,
-    /// Those whose session only a director knows that is cut off or stopped.
-    stranded: BTreeSet<FlowId>,
+    /// Which losses are nobody's fault.
+    excuses: Excuses,
     /// Client sockets that had a connection, and those that had several.
     sockets_used: BTreeSet<FlowId>,
     sockets_reused: BTreeSet<FlowId>,
@@ -157,8 +157,7 @@ impl World {
             hashes: BTreeMap::new(),
             draining: Vec::new(),
             healed: false,
-            orphans: BTreeSet::new(),
-            stranded: BTreeSet::new(),
+            excuses: Excuses::default(),
             sockets_used: BTreeSet::new(),
             sockets_reused: BTreeSet::new(),
             changed_us: 0,
@@ -206,6 +205,11 @@ impl World {
         self.violate(Rule::NoPanic, what, self.trace.latest());
     }
 
+    /// Losses that were excused.
+    pub fn excused_losses(&self) -> &Excused {
+        &self.excuses.counts
+    }
+
     /// The last events of a flow, in words.
     pub fn words(&self, flow: Option<FlowId>) -> String {
         self.trace.words(flow)
@@ -249,6 +253,7 @@ impl World {
         director.turn_us = u64::MAX;
         director.started_us = now_us;
         self.note(None, Happening::Started(id, incarnation));
+        self.note_links();
         self.turn_at(id, now_us);
     }
 

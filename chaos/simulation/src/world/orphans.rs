@@ -8,8 +8,8 @@ use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::session::{Known, SessionRecord, SessionSink};
 
 use super::World;
+use super::excuses::Cause;
 use super::rules::Rule;
-use super::trace::FlowId;
 use crate::director::process::Process;
 use crate::director::{Director, frame};
 
@@ -53,7 +53,7 @@ impl World {
                 // With a majority gone it is on disks, and comes back with them.
                 continue;
             }
-            self.orphans.insert(flow);
+            self.excuses.grant(flow, Cause::Orphaned);
             let long = record.created_age_ms > self.plan.replicate_after_ms + PROMOTION_MS
                 && quorum_ms > PROMOTION_MS;
             let young = u64::from(record.created_age_ms) > REGISTRATION_MS && calm;
@@ -70,59 +70,6 @@ impl World {
             );
             self.violate(rule, what, Some(flow));
         }
-    }
-
-    /// Sessions that only this director can know, because it is cut off from the majority or stopped:
-    /// those it has not told, and those of whose last packets it has not told for most of their idle
-    /// timeout, so that the others have to forget them. (As long as the router sends them here they
-    /// live; when it moves them, nobody there knows them.)
-    pub(super) fn strand(&mut self, id: u32) {
-        let now_us = self.queue.now_us();
-        let director = &self.directors[id as usize - 1];
-        let Some(process) = &director.process else { return };
-        let cut_us = [director.frozen_since, director.cut_since];
-        let Some(since_us) = cut_us.into_iter().flatten().min() else { return };
-        let cut_ms = (now_us - since_us) / 1_000;
-        let now_ms = director.clock.local_us(now_us) / 1_000;
-        let mut stranded = Vec::new();
-        process.table.for_each(now_ms, |record, acknowledged| {
-            // What it saw before and had not told yet: refreshes take a quarter of the idle timeout.
-            let timeout_ms = u64::from(record.idle_timeout_ms);
-            let untold_ms = cut_ms + timeout_ms / 4 + 1_000;
-            let forgotten =
-                cut_ms + 1_000 > timeout_ms / 2 && u64::from(record.idle_ms()) < untold_ms;
-            if let std::net::SocketAddr::V4(client) = record.key.source()
-                && (forgotten || !acknowledged)
-            {
-                stranded.push(frame::socket_number(&client));
-            }
-        });
-        self.stranded.extend(stranded);
-    }
-
-    /// Whether the loss of a connection has a stated excuse. That somebody did not know is none for a
-    /// reset while another one knows.
-    pub(super) fn excused(&self, flow: FlowId, reset: bool) -> bool {
-        let stranded = || self.stranded.contains(&flow) && !(reset && self.is_known(flow));
-        self.orphans.contains(&flow) || stranded()
-    }
-
-    /// Whether any process has an open session of this client socket that has not expired.
-    fn is_known(&self, flow: FlowId) -> bool {
-        let now_us = self.queue.now_us();
-        let mut known = false;
-        for director in &self.directors {
-            let Some(process) = director.process.as_deref() else { continue };
-            process.table.for_each(director.clock.local_us(now_us) / 1_000, |record, _| {
-                let of = match record.key.source() {
-                    std::net::SocketAddr::V4(client) => frame::socket_number(&client),
-                    std::net::SocketAddr::V6(_) => 0,
-                };
-                let lives = record.idle_ms() < record.idle_limit_ms();
-                known |= of == flow && lives && !record.flags.closing();
-            });
-        }
-        known
     }
 
     /// Whether another director, one that is stopped included, knows a session.

@@ -70,7 +70,9 @@ impl World {
                 self.note(flow, Happening::Lost(Place::Router, glance));
             }
             // Nobody serves: what its client says is heard by none.
-            self.stranded.extend(flow);
+            if let Some(flow) = flow {
+                self.excuses.unserved(flow, self.queue.now_us());
+            }
             return;
         };
         self.travel(Place::Director(id), packet, move |packet| Event::AtDirector(id, packet));

@@ -40,6 +40,7 @@ impl World {
         loop {
             let next_us = (self.queue.now_us() + LOOK_US).min(until_us);
             while self.violations.is_empty() && self.step(next_us) {}
+            self.take_back();
             if !self.violations.is_empty() || done(self) {
                 return true;
             }

@@ -56,7 +56,7 @@ impl World {
                     && u64::from(record.created_age_ms) > older_ms
                     && record.owner.0 == other.id
                     && lacking.is_none()
-                    && !self.stranded.contains(&flow)
+                    && !self.excuses.has(flow)
                     && !known()
                 {
                     let what = format!(
