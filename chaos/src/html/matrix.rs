@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::run::{AGES, survival};
+use super::run::{AGES, Toll};
 use super::text::{date, escape, number, span};
 use super::{Head, run, section, tables, word};
-use crate::scenario::report::{FaultReport, MatrixReport, Report, Verdict};
+use crate::scenario::report::{MatrixReport, Report, Verdict};
 
 /// What stands at the top.
 pub fn head(report: &MatrixReport) -> Head {
@@ -17,12 +17,11 @@ pub fn head(report: &MatrixReport) -> Head {
         let e = &r.environment;
         format!(" · commit {} · {}", e.commit, date(e.began_unix_ms))
     });
-    let sum = |of: fn(&FaultReport) -> u64| report.faults.iter().map(of).sum();
+    let mut toll = Toll::default();
+    report.faults.iter().for_each(|f| toll.add(f.name, &f.ages));
     let headline = match report.faults.is_empty() {
         true => "Nothing could be judged.".to_owned(),
-        false => {
-            survival(report.verdict, sum(|f| f.runs), sum(|f| f.eligible), sum(|f| f.lost), None)
-        }
+        false => toll.text(report.verdict, report.faults.iter().map(|f| f.runs).sum()),
     };
     Head {
         kicker: format!(

@@ -24,8 +24,8 @@ pub fn survivors(report: &Report) -> String {
     }
     let mut kinds = String::from(
         "<div class=\"wide\"><table class=\"whole kinds\"><thead><tr><th>fault<th>kind\
-         <th class=\"n\">eligible<th class=\"n\">survived<th class=\"n\">lost\
-         <th class=\"n\">wrong<br>backend<th class=\"n\">damaged<th class=\"n\">loss,<br>at 95 %</thead>",
+         <th class=\"n\">connec-<br>tions<th class=\"n\">survived<th class=\"n\">lost\
+         <th class=\"n\">wrong<br>backend<th class=\"n\">damaged<th class=\"n\">share<br>lost</thead>",
     );
     for (index, step) in report.steps.iter().enumerate() {
         kinds.push_str("<tbody>");
@@ -46,8 +46,10 @@ pub fn faults(report: &MatrixReport) -> String {
     let mut html = String::from(AGES_HEAD);
     for of in &report.faults {
         let happened = match of.happened == of.runs {
-            true => format!("{} of {} happened", of.happened, of.runs),
-            false => format!("<b class=\"doubt\">{} of {} happened</b>", of.happened, of.runs),
+            true => format!("happened in {} of {} runs", of.happened, of.runs),
+            false => {
+                format!("<b class=\"doubt\">happened in {} of {} runs</b>", of.happened, of.runs)
+            }
         };
         let first = |rows: usize| {
             format!(
@@ -63,28 +65,29 @@ pub fn faults(report: &MatrixReport) -> String {
 }
 
 const AGES_HEAD: &str = "<div class=\"wide\"><table class=\"whole survivors\"><thead><tr><th>fault\
-    <th>age<th class=\"n\">eligible<th class=\"n\">moved<th class=\"n\">survived\
+    <th>age<th class=\"n\">connec-<br>tions<th class=\"n\">moved<th class=\"n\">survived\
     <th class=\"n\">lost<th class=\"n\">lost of<br>moved<th class=\"n\">reset\
-    <th class=\"n\">wrong<br>backend<th class=\"n\">loss,<br>at 95 %<th class=\"n\">of moved,<br>at 95 %\
-    </thead>";
+    <th class=\"n\">wrong<br>backend<th class=\"n\">share<br>lost<th class=\"n\">share of<br>moved lost\
+    <th class=\"n\">not<br>opened</thead>";
 
 /// The rows of a fault: one for each age that there was.
 fn age_rows(html: &mut String, of: StepName, ages: &[AgeReport], first: &dyn Fn(usize) -> String) {
     let fault = of.name();
-    let there: Vec<&AgeReport> = ages.iter().filter(|a| a.eligible > 0).collect();
+    let there: Vec<&AgeReport> = ages.iter().filter(|a| a.eligible + a.unconnected > 0).collect();
     html.push_str("<tbody>");
     if there.is_empty() {
-        write!(html, "<tr>{}<td colspan=\"10\" class=\"note\">no connections</tr>", first(1)).ok();
+        write!(html, "<tr>{}<td colspan=\"11\" class=\"note\">no connections</tr>", first(1)).ok();
     }
     for (index, age) in there.iter().enumerate() {
         // A rule is worth its words where something was lost: they have a row of their own.
         let rows = there.len() + there.iter().filter(|a| a.lost > 0).count();
         let first = if index == 0 { first(rows) } else { String::new() };
         let allowed = rule(of, age.age);
-        let (judged, lost) = match allowed {
-            Rule::Excused(_) => ("shown", "n"),
-            _ if allowed.excess(age) > 0 => ("judged", "n bad"),
-            _ => ("judged", "n some"),
+        let (judged, lost) = match (allowed, allowed.excess(age)) {
+            (Rule::Excused(_), 0) => ("shown", "n"),
+            (Rule::Excused(_), _) => ("shown", "n bad"),
+            (_, 0) => ("judged", "n some"),
+            _ => ("judged", "n bad"),
         };
         let class = |n: u64| if n > 0 { lost } else { "n" };
         let name = age.age.name();
@@ -93,7 +96,7 @@ fn age_rows(html: &mut String, of: StepName, ages: &[AgeReport], first: &dyn Fn(
             "<tr class=\"{judged}\" data-fault=\"{fault}\" data-cohort=\"{name}\">{first}\
              <td title=\"{}\">{name}<td class=\"n\">{}<td class=\"n\">{}<td class=\"n\">{}\
              <td class=\"{}\">{}<td class=\"{}\">{}<td class=\"{}\">{}<td class=\"{}\">{}\
-             <td class=\"n\">{}<td class=\"n\">{}</tr>",
+             <td class=\"n\">{}<td class=\"n\">{}<td class=\"{}\">{}</tr>",
             escape(&age.rule),
             number(age.eligible),
             number(age.moved),
@@ -108,11 +111,13 @@ fn age_rows(html: &mut String, of: StepName, ages: &[AgeReport], first: &dyn Fn(
             number(age.wrong_backend),
             bound(age.eligible, age.lost),
             bound(age.moved, age.moved_lost),
+            if age.unconnected > 0 && of.is_planned() { "n bad" } else { "n" },
+            number(age.unconnected),
         )
         .ok();
         if age.lost > 0 {
             let words = escape(&age.rule);
-            write!(html, "<tr><td colspan=\"10\" class=\"rule note\">{words}</tr>").ok();
+            write!(html, "<tr><td colspan=\"11\" class=\"rule note\">{words}</tr>").ok();
         }
     }
     html.push_str("</tbody>");
@@ -178,13 +183,14 @@ pub fn stalls(all: &StallPhases, step: &StepStalls) -> String {
          <th class=\"n\">p99<th class=\"n\">longest</thead><tbody>",
     );
     for ((class, name), of) in PHASES.iter().zip(phases(all, step)) {
-        let [p50, p99] = [0.5, 0.99].map(|share| span(of.quantile(share)));
+        let some = |ms| if of.count > 0 { span(ms) } else { "–".to_owned() };
+        let [p50, p99] = [0.5, 0.99].map(|share| some(of.quantile(share)));
         write!(
             html,
             "<tr data-phase=\"{class}\"><td><i class=\"key {class}\"></i>{name}<td class=\"n\">{}\
              <td class=\"n\">{p50}<td class=\"n\">{p99}<td class=\"n\">{}</tr>",
             number(of.count),
-            span(of.max_ms)
+            some(of.max_ms)
         )
         .ok();
     }

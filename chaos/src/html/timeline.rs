@@ -331,6 +331,7 @@ impl Drawing<'_> {
 
     fn leader(&mut self) {
         let (top, _) = self.panel("leader of the control group, and its term", DIRECTOR);
+        self.legend(top, &[("lane silent".to_owned(), "nobody leads".to_owned())]);
         for leads in lanes::leaders(&self.line.directors, self.end) {
             let class = match &leads.what {
                 Some((name, _)) => format!("lane k{}", self.index_of(name) % 8),
@@ -345,7 +346,7 @@ impl Drawing<'_> {
 
     fn groups(&mut self) {
         let (top, bottom) =
-            self.panel("session groups led by each director, and elections", GROUPS);
+            self.panel("session groups led by each director; dashed: elections", GROUPS);
         let led = lanes::led(&self.line.directors, self.end);
         let most = led.iter().map(|s| s.what.iter().sum::<u32>()).max().unwrap_or(0).max(1);
         let y = Linear::new((0.0, f64::from(most)), (bottom, top));
