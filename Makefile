@@ -21,7 +21,8 @@ COMMIT = $(shell git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/
 FAULTS ?=
 SEEDS ?= 1
 MATRIX ?= target/chaos-report.json
-# make soak
+# make soak; its SEEDS
+SOAK_SEEDS := 10000
 FROM ?= 1
 # make lab-up, make lab-down
 DIRECTORS ?= 3
@@ -35,7 +36,11 @@ help: ## Show this list
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "  Variables: SEED=$(SEED) SEEDS=$(SEEDS) FROM=$(FROM) REPORT=$(REPORT) DIRECTORS=$(DIRECTORS) BACKENDS=$(BACKENDS) CLIENTS=$(CLIENTS) LAB=$(LAB)"
+	@echo "  Variables, and what they are unless set:"
+	@echo "    demo    SEED=$(SEED) REPORT=$(REPORT)"
+	@echo "    chaos   SEEDS=$(SEEDS) MATRIX=$(MATRIX) FAULTS=$(or $(FAULTS),(all; or some, with commas))"
+	@echo "    soak    SEEDS=$(SOAK_SEEDS) FROM=$(FROM)"
+	@echo "    lab-up  DIRECTORS=$(DIRECTORS) BACKENDS=$(BACKENDS) CLIENTS=$(CLIENTS) LAB=$(LAB) (lab-down: LAB)"
 
 .PHONY: cargo
 cargo:
@@ -74,7 +79,7 @@ test: packages ## Everything CI runs
 	@SUDO="$(SUDO)" tests/run.sh
 
 # A number on the command line counts.
-soak: SEEDS = 10000
+soak: SEEDS = $(SOAK_SEEDS)
 .PHONY: soak
 soak: packages ## Run SEEDS seeds of the simulation, beginning with FROM, on all processors
 	HOLDFAST_COMMIT=$$(git rev-parse --short HEAD) $(CARGO) run --release --locked --quiet -p holdfast-simulation -- \

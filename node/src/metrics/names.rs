@@ -137,13 +137,18 @@ const FIXED: &[(&str, Kind, &[&str], &str)] = &[
         "holdfast_sessions_unreplicated",
         Gauge,
         &[],
-        "Sessions that only this director knows and that a flush would wait for.",
+        "Sessions here that the store has not acknowledged and that are not over, half-open and young ones \
+         included; those that are never replicated are not. A flush waits for them. Young ones are also in the \
+         memory of their homes.",
     ),
     (
         "holdfast_young_registrations_total",
         Counter,
         &["event"],
-        "Young sessions told to their homes: `sent`; `dropped` (no room in a home's queue) and          `tellings` (a home was told everything anew, which makes up for what was dropped, lost, or          never said); and what this director was told as a home: `received`, `turned_away` (its limit          is reached), `twins` (another director had registered the connection before).",
+        "Young sessions told to their homes: `sent`; `dropped` (no room in a home's queue) and `tellings` (a \
+         home was told everything anew, which makes up for what was dropped, lost, or never said); and what \
+         this director was told as a home: `received`, `turned_away` (its limit is reached), `twins` (another \
+         director had registered the connection before).",
     ),
     (
         "holdfast_young_registrations_queued",
