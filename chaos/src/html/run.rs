@@ -12,9 +12,9 @@ use crate::scenario::steps::StepName;
 pub const AGES: &str = "By age when the fault came: <b>long</b> (older than <code>replicate-after</code> \
     and a second), <b>young</b> (from 50 ms), <b>newborn</b>, and those opened <b>later</b>, while it went \
     on. <b>Moved</b> are those that changed director, at the router. Bold: all are judged. Grey: some could \
-    not live; where one was lost a line says which may be. <b class=\"bad\">Red</b> is what the verdict holds against it; \
-    <b class=\"some\">amber</b> is within what may be lost. A share with &lt; is a bound: none of <i>n</i> was \
-    lost, so the true share is below 3/<i>n</i> with 95 % confidence.";
+    not live; where one was lost a line says which may be. <b class=\"bad\">Red</b> is what the verdict holds \
+    against it; <b class=\"some\">amber</b> is within what may be lost. A share with &lt; is a bound: none of \
+    <i>n</i> was lost, so the true share is below 3/<i>n</i> with 95 % confidence.";
 
 /// What stands at the top.
 pub fn head(report: &Report) -> Head {
