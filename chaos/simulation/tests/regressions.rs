@@ -29,3 +29,10 @@ fn who_is_cut_off_is_not_denied() {
 fn a_director_that_comes_back_soon_waits_for_a_flush_of_its_own() {
     holds(108);
 }
+
+/// A director died two milliseconds after it had passed on a SYN-ACK, before it told anybody of the session.
+/// That nobody could know it was no excuse, because the session was not established at its director.
+#[test]
+fn a_connection_that_its_client_alone_holds_for_established_may_die_with_its_director() {
+    holds(1083);
+}

@@ -5,7 +5,7 @@
 //! the session was too young to be replicated. The client that has lost it is excused.
 
 use holdfast_schema::cluster::DirectorId;
-use holdfast_schema::session::{Known, SessionRecord, SessionSink};
+use holdfast_schema::session::{Known, SessionFlags, SessionRecord, SessionSink};
 
 use super::World;
 use super::excuses::Cause;
@@ -41,7 +41,9 @@ impl World {
         let quorum_ms = self.quorum_for_ms();
         let calm = self.homes_listen(id);
         for (record, acknowledged) in known {
-            let open = record.flags.established() && !record.flags.closing();
+            // The client may hold for established what has been answered only.
+            let answered = record.flags.has(SessionFlags::BACKEND_ANSWERED);
+            let open = answered && !record.flags.closing();
             // Idle for too long, it may have expired.
             let lives = record.idle_ms() < record.idle_limit_ms();
             if !open || !lives || self.held_elsewhere(id, &record) {
@@ -54,6 +56,9 @@ impl World {
                 continue;
             }
             self.excuses.grant(flow, Cause::Orphaned);
+            if !record.flags.established() {
+                continue; // Nobody was promised anything.
+            }
             let long = record.created_age_ms > self.plan.replicate_after_ms + PROMOTION_MS
                 && quorum_ms > PROMOTION_MS;
             let young = u64::from(record.created_age_ms) > REGISTRATION_MS && calm;
