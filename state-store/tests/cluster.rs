@@ -342,28 +342,28 @@ async fn misses_are_answered_by_whoever_knows_and_denied_only_by_all() {
     lab.until("everywhere", || lab.nodes.iter().all(|n| n.sessions() == 1)).await;
     // One director has lost it; the others know.
     lab.nodes[2].table.sessions.lock().clear();
-    let verdict = lab.nodes[2].store.ask(key(1), brief).await;
+    let verdict = lab.nodes[2].store.ask(key(1), None, brief).await;
     assert!(matches!(verdict, MissVerdict::Found(r) if r.key == key(1)));
-    let verdict = lab.nodes[2].store.ask(key(1).reversed(), brief).await;
+    let verdict = lab.nodes[2].store.ask(key(1).reversed(), None, brief).await;
     assert!(matches!(verdict, MissVerdict::Found(_)), "the other direction: {verdict:?}");
     // Of two records the newest identity counts.
     let mut newer = record(1, lab.nodes[1].id());
     newer.incarnation.stamp = 5;
     lab.nodes[1].table.sessions.lock().insert(newer.key, newer);
-    let verdict = lab.nodes[2].store.ask(key(1), brief).await;
+    let verdict = lab.nodes[2].store.ask(key(1), None, brief).await;
     assert!(matches!(verdict, MissVerdict::Found(r) if r.incarnation.stamp == 5));
     // A no right after a change of membership is not sure; later it is.
     // (On a slow machine, later has come.)
-    let first = lab.nodes[0].store.ask(key(2), brief).await;
+    let first = lab.nodes[0].store.ask(key(2), None, brief).await;
     assert!(matches!(first, MissVerdict::Nobody | MissVerdict::NoWithAuthority), "{first:?}");
     let begun = std::time::Instant::now();
-    while lab.nodes[0].store.ask(key(2), brief).await != MissVerdict::NoWithAuthority {
+    while lab.nodes[0].store.ask(key(2), None, brief).await != MissVerdict::NoWithAuthority {
         assert!(begun.elapsed() < PATIENCE, "never sure");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     // Never when somebody cannot be asked.
     let dead = lab.kill(2).await;
-    assert_eq!(lab.nodes[0].store.ask(key(2), brief).await, MissVerdict::DontKnow);
+    assert_eq!(lab.nodes[0].store.ask(key(2), None, brief).await, MissVerdict::DontKnow);
     drop(dead);
 }
 

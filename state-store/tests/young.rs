@@ -21,7 +21,7 @@ fn opened(n: u16, owner: &Owner) -> SessionRecord {
 }
 
 async fn found(store: &Store, key: FlowKey) -> bool {
-    matches!(store.ask(key, BRIEF).await, MissVerdict::Found(r) if r.key == key || r.reply == key)
+    matches!(store.ask(key, None, BRIEF).await, MissVerdict::Found(r) if r.key == key || r.reply == key)
 }
 
 async fn find(store: &Store, key: FlowKey) {
@@ -75,7 +75,7 @@ async fn who_registers_a_connection_second_is_told_of_the_first() {
     lab.until("recognised", twins).await;
     let own = || lab.nodes[1].table.sessions.lock()[&key(1)].incarnation;
     lab.until("adopted", || own() == first.incarnation).await;
-    let verdict = owners[2].store.ask(key(1), BRIEF).await;
+    let verdict = owners[2].store.ask(key(1), None, BRIEF).await;
     assert!(matches!(verdict, MissVerdict::Found(r) if r.incarnation == first.incarnation));
 }
 
@@ -111,14 +111,14 @@ async fn a_home_denies_only_what_everybody_has_told_it_of() {
     let owners = Owner::all(&lab);
     lab.until("everything is told", || owners.iter().all(has_authority)).await;
     let begun = std::time::Instant::now();
-    while owners[0].store.ask(key(1), BRIEF).await != MissVerdict::NoWithAuthority {
+    while owners[0].store.ask(key(1), None, BRIEF).await != MissVerdict::NoWithAuthority {
         assert!(begun.elapsed() < PATIENCE, "never sure");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     // One that says nothing may have sessions that nobody was told of.
     owners[2].silence();
     lab.until("withheld", || !owners[..2].iter().any(has_authority)).await;
-    assert_eq!(owners[0].store.ask(key(1), BRIEF).await, MissVerdict::Nobody);
+    assert_eq!(owners[0].store.ask(key(1), None, BRIEF).await, MissVerdict::Nobody);
     let speaks = Owner::of(&lab.nodes[2]);
     lab.until("told again", || owners[..2].iter().all(has_authority)).await;
     // After a change of membership everything has to be said again.
@@ -127,7 +127,7 @@ async fn a_home_denies_only_what_everybody_has_told_it_of() {
     let draining = ControlCommand::SetState { director, state: MemberState::Draining, force: None };
     lab.control(draining).await;
     lab.until("withheld", || !owners[..2].iter().any(has_authority)).await;
-    let verdict = owners[0].store.ask(key(1), BRIEF).await;
+    let verdict = owners[0].store.ask(key(1), None, BRIEF).await;
     assert_eq!(verdict, MissVerdict::Nobody, "nothing that a session could be ended by");
 }
 
@@ -169,7 +169,7 @@ async fn a_home_that_is_full_says_that_it_cannot_be_sure() {
     assert!(stats().unsure_buckets > 0);
     let mut unsure = 0;
     for n in 0..200 {
-        let verdict = owners[1].store.ask(key(n), BRIEF).await;
+        let verdict = owners[1].store.ask(key(n), None, BRIEF).await;
         unsure += usize::from(verdict == MissVerdict::DontKnow);
         assert!(matches!(verdict, MissVerdict::Found(_) | MissVerdict::DontKnow), "{verdict:?}");
     }

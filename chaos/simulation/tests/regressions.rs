@@ -36,3 +36,21 @@ fn a_director_that_comes_back_soon_waits_for_a_flush_of_its_own() {
 fn a_connection_that_its_client_alone_holds_for_established_may_die_with_its_director() {
     holds(1083);
 }
+
+/// The record of an earlier use of a port was still open at a director that its successor's packets were
+/// moved to: the close had not been told, because the shard had no leader (248), or because the director
+/// that saw it was cut off (508, 542). The old connection's backend reset the new one's client.
+#[test]
+fn a_record_of_an_earlier_use_that_is_still_open_does_not_take_its_successors_packets() {
+    holds(248);
+    holds(508);
+    holds(542);
+}
+
+/// A frozen director had not heard of a connection's end, and sent the SYN of the next one to its backend,
+/// which took it. The record kept its old name; when the director woke up that had opened a session for the
+/// first copy of that SYN and then been frozen itself, that newer session took the place of the one in use.
+#[test]
+fn a_connection_that_an_old_record_leads_to_its_backend_has_a_name_of_its_own() {
+    holds(753);
+}

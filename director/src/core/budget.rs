@@ -81,6 +81,11 @@ impl AskBudget {
         }
     }
 
+    /// Whether the larger part of what may be asked at once is left.
+    pub fn has_plenty(&self, now_ns: u64) -> bool {
+        self.overall.full_at_ns.saturating_sub(now_ns) <= self.overall_rate.burst_ns / 2
+    }
+
     /// Takes a token from both buckets, or from neither. Without `source` only the overall bucket
     /// counts (backends are few and trusted; a LIP that moves here brings many questions at once).
     pub fn take(&mut self, source: Option<[u8; 4]>, now_ns: u64) -> Result<(), Refused> {

@@ -11,7 +11,7 @@ use super::nat;
 use super::reason::DropReason;
 use super::{Core, Moment};
 use super::{track, twin};
-use crate::session::{Side, Slot};
+use crate::session::{Session, Side, Slot};
 use crate::wire::TcpFlags;
 
 /// Why a packet is not forwarded.
@@ -23,8 +23,18 @@ enum Obstacle {
     Reopen,
     /// The segment belongs to the session's twin.
     Twin,
+    /// The backend has accepted another connection over the session's keys.
+    Reborn,
     /// The connection has expired, and this is the answer of an end at rest.
     Over,
+}
+
+/// Whether the backend accepts another connection than the one that the session began with.
+#[cold]
+fn accepts_another(session: &Session<'_>, side: Side, segment: &Segment) -> bool {
+    side == Side::Backend
+        && segment.flags.has(TcpFlags::ACK)
+        && segment.ack != session.incarnation().isn.wrapping_add(1)
 }
 
 impl Core {
@@ -54,16 +64,39 @@ impl Core {
                 self.counters.add(bytes, frame.len() as u64);
                 Verdict::Transmit
             }
-            Err(Obstacle::Reason(reason)) => self.drop(reason),
-            Err(Obstacle::Tell(error)) => self.tell(at, frame, key, error),
-            Err(Obstacle::Reopen) => match &meta.content {
+            Err(obstacle) => self.hindered(at, frame, key, meta, (slot, side), obstacle),
+        }
+    }
+
+    /// What becomes of a packet that is not forwarded as it is.
+    #[cold]
+    #[inline(never)]
+    fn hindered(
+        &mut self,
+        at: &Moment<'_>,
+        frame: &mut Frame<'_>,
+        key: &FlowKey,
+        meta: &Meta,
+        (slot, side): (Slot, Side),
+        obstacle: Obstacle,
+    ) -> Verdict {
+        match obstacle {
+            Obstacle::Reason(reason) => self.drop(reason),
+            Obstacle::Tell(error) => self.tell(at, frame, key, error),
+            Obstacle::Reopen => match &meta.content {
                 Content::Transport(segment) => {
                     self.open_tcp(at, frame, key, meta, segment, Some(slot))
                 }
                 Content::Error => self.drop(DropReason::Internal),
             },
-            Err(Obstacle::Twin) => self.first_twin(at, frame, key, meta, slot),
-            Err(Obstacle::Over) => match &meta.content {
+            Obstacle::Reborn => match &meta.content {
+                Content::Transport(segment) => {
+                    self.begin_again(at, frame, key, meta, segment, slot)
+                }
+                Content::Error => self.drop(DropReason::Internal),
+            },
+            Obstacle::Twin => self.first_twin(at, frame, key, meta, slot),
+            Obstacle::Over => match &meta.content {
                 Content::Transport(segment) => {
                     self.reset_end(at, frame, key, segment, (slot, side))
                 }
@@ -94,6 +127,13 @@ impl Core {
         let over = flags.closing() || expiring;
         if opens && side == Side::Client && over && segment.seq != isn {
             return Err(Obstacle::Reopen);
+        }
+        if tcp
+            && segment.flags.has(TcpFlags::SYN)
+            && !over
+            && accepts_another(&session, side, segment)
+        {
+            return Err(Obstacle::Reborn);
         }
         let undecided = tcp && !flags.established() && session.has_twin();
         if undecided && side == Side::Client && twin::is_of_the_other(&session, segment) {
@@ -130,6 +170,10 @@ impl Core {
             return Ok(());
         }
         let backend_end = || session.numbers(Side::Backend).map(|(end, _)| end);
+        if opens && side == Side::Client && segment.seq != isn {
+            // What comes of it, its backend says. Nothing is noted of a number that anybody can make up.
+            return Ok(());
+        }
         let after = track::after(flags, key.protocol, side, segment, isn, backend_end);
         session.touch(side, at.now_ms, segment.seq.wrapping_add(segment.len), segment.ack);
         if after != flags {

@@ -3,7 +3,7 @@
 
 use ahash::RandomState;
 use holdfast_schema::flow::FlowKey;
-use holdfast_schema::session::SessionRecord;
+use holdfast_schema::session::{Incarnation, SessionRecord};
 
 /// What kind of packet misses its session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -27,6 +27,8 @@ pub struct MissQuestion {
     pub key: FlowKey,
     /// The kind of packet that waits.
     pub kind: MissKind,
+    /// The use of the key that is known here: asked for is a later one.
+    pub known: Option<Incarnation>,
 }
 
 /// What came of a question. By value: a worker must not free what another thread has allocated.

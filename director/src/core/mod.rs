@@ -18,9 +18,9 @@
 
 mod answer;
 mod budget;
-mod closing;
 mod config;
 pub mod counters;
+mod doubt;
 mod forward;
 mod frame;
 mod hops;
@@ -46,7 +46,7 @@ pub use frame::{Frame, Verdict};
 pub use miss::{MissAnswer, MissKind, MissQuestion};
 pub use reason::DropReason;
 
-use crate::session::{FlowCache, Lookup, SessionTable, Side, Slot, WorkerHandle};
+use crate::session::{FlowCache, Lookup, OpenError, SessionTable, Side, Slot, WorkerHandle};
 use crate::tables::ForwardingTables;
 use budget::{AskBudget, Rate, TokenBucket};
 use hops::HopCache;
@@ -272,8 +272,11 @@ impl Core {
                 }
             }
         };
-        if standing == Standing::Fresh && meta.continues() && self.is_in_doubt(at.now_ms, found) {
-            return self.ask(at, frame, key, meta);
+        if standing == Standing::Fresh
+            && self.is_hearsay(at.now_ms, found)
+            && self.is_in_doubt(key, meta, found)
+        {
+            return self.ask_in_doubt(at, frame, key, meta, found);
         }
         self.known(at, frame, key, meta, found)
     }
@@ -330,10 +333,10 @@ impl Core {
     /// than [`CoreConfig::waiting_flows`]: with that capacity, nothing is allocated.
     pub fn take_questions(&mut self, now_ns: u64, out: &mut Vec<MissQuestion>) {
         let counters = &mut self.counters;
-        self.room.due(now_ns, self.config.repeat_ns, |key, kind, id, again| {
+        self.room.due(now_ns, self.config.repeat_ns, |asked, again| {
             let count = if again { Count::QuestionsRepeated } else { Count::Questions };
             counters.add(count, 1);
-            out.push(MissQuestion { id, key, kind });
+            out.push(asked);
         });
     }
 
@@ -366,10 +369,22 @@ impl Core {
                 // Also when nobody waits any more: the sender will try again. A refusal means that a
                 // session with a better claim is here, or that there is no room; a packet that still
                 // finds nothing is asked about again, until its time is over.
-                let _ = self.table.install(record, at.now_ms);
+                let refused = match self.table.install(record, at.now_ms) {
+                    Ok(_) | Err(OpenError::Exists(_)) => false,
+                    Err(_) => true,
+                };
                 // Packets of the other direction may wait for it, too.
                 self.next_look_ns = 0;
-                if let Some(key) = key {
+                let earlier = key.and_then(|key| self.room.doubt_of(&key));
+                if let Some(key) = key
+                    && refused
+                    && earlier.is_some_and(|doubt| record.incarnation > doubt.incarnation)
+                {
+                    // By the record that is here they would go to the wrong backend.
+                    if let Some(chain) = self.room.detach(&key) {
+                        self.discard_chain(chain, DropReason::MissUnknown, release);
+                    }
+                } else if let Some(key) = key {
                     self.release(&at, &key, false, release);
                     // Asked at once, a refused record would come back as fast as answers do.
                     self.room.ask_from(&key, now_ns + self.config.repeat_ns);
@@ -394,8 +409,8 @@ impl Core {
             }
             MissAnswer::DontKnow { .. } => {
                 self.counters.add(Count::AnswersUnknown, 1);
-                if let Some(chain) = key.and_then(|key| self.room.detach(&key)) {
-                    self.discard_chain(chain, DropReason::MissUnknown, release);
+                if let Some(key) = key {
+                    self.stop_asking(&at, &key, DropReason::MissUnknown, release);
                 }
             }
         }
@@ -422,7 +437,7 @@ impl Core {
                 let again = match flow.wait_for {
                     WaitFor::Lock => flow.next_ns <= now_ns,
                     WaitFor::Answer => match self.table.lookup(&flow.key) {
-                        Lookup::Found(slot, side) => !self.is_in_doubt(at.now_ms, (slot, side)),
+                        Lookup::Found(slot, _) => flow.doubted != Some(slot),
                         Lookup::Absent | Lookup::Contended => false,
                     },
                 };
@@ -432,14 +447,12 @@ impl Core {
                     self.room.put_off(&flow.key, now_ns + LOCK_RETRY_NS);
                 }
                 // What has been parked again keeps the time since when it waits.
-                if now_ns.saturating_sub(flow.since_ns) >= self.config.wait_ns
-                    && let Some(chain) = self.room.detach(&flow.key)
-                {
+                if now_ns.saturating_sub(flow.since_ns) >= self.config.wait_ns {
                     let reason = match flow.wait_for {
                         WaitFor::Answer => DropReason::MissTimeout,
                         WaitFor::Lock => DropReason::Contended,
                     };
-                    self.discard_chain(chain, reason, release);
+                    self.stop_asking(&at, &flow.key, reason, release);
                 }
             }
             self.waiting_keys = waiting;

@@ -48,6 +48,39 @@ impl Core {
         self.open(at, frame, key, meta, segment, listener, replaces)
     }
 
+    /// The backend has accepted another connection of the client over the keys of this session: it goes on
+    /// as that one's.
+    #[cold]
+    pub(super) fn begin_again(
+        &mut self,
+        at: &Moment<'_>,
+        frame: &mut Frame<'_>,
+        key: &FlowKey,
+        meta: &Meta,
+        segment: &Segment,
+        slot: Slot,
+    ) -> Verdict {
+        let stamp = self.config.unix_ms_at_zero.wrapping_add(at.now_ms);
+        let isn = segment.ack.wrapping_sub(1);
+        match self.table.begin_again(slot, isn, stamp, at.now_ms) {
+            Ok(slot) => {
+                self.counters.add(Count::SessionsOpenedTcp, 1);
+                self.counters.add(Count::SessionsReplaced, 1);
+                self.note_young(slot);
+                self.cache.insert(key, slot, Side::Backend);
+                self.known(at, frame, key, meta, (slot, Side::Backend))
+            }
+            Err(OpenError::Full) => self.drop(DropReason::SessionTableFull),
+            Err(OpenError::HalfOpenFull | OpenError::ClassFull) => {
+                self.drop(DropReason::HalfOpenFull)
+            }
+            Err(_) => {
+                self.counters.add(Count::ContendedLookups, 1);
+                self.park(at, frame, key, meta, WaitFor::Lock)
+            }
+        }
+    }
+
     /// Opens a UDP session for a datagram and forwards the datagram.
     pub(super) fn open_udp(
         &mut self,

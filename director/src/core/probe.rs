@@ -30,11 +30,11 @@ type Numbers = Option<(u32, u32)>;
 
 /// Two sources of each number that an end at rest has.
 #[derive(Clone, Copy, Debug)]
-struct AtRest {
+pub(super) struct AtRest {
     /// What it sends next: behind its own last packet, or what its peer acknowledged.
-    next: [Option<u32>; 2],
+    pub(super) next: [Option<u32>; 2],
     /// What it expects next: behind its peer's last packet, or what it acknowledged itself.
-    expected: [Option<u32>; 2],
+    pub(super) expected: [Option<u32>; 2],
 }
 
 impl AtRest {
@@ -66,7 +66,8 @@ fn later([one, two]: [Option<u32>; 2]) -> Option<u32> {
     }
 }
 
-fn at_rest(session: &Session<'_>, side: Side) -> AtRest {
+/// What is known of the numbers of an end.
+pub(super) fn at_rest(session: &Session<'_>, side: Side) -> AtRest {
     let (client, backend) = (session.numbers(Side::Client), session.numbers(Side::Backend));
     match side {
         Side::Client => AtRest::of(client, backend),

@@ -149,7 +149,7 @@ impl Core {
         self.open_udp(at, frame, key, meta, listener)
     }
 
-    fn charge(&mut self, at: &Moment<'_>, key: &FlowKey) -> Result<(), Refused> {
+    pub(super) fn charge(&mut self, at: &Moment<'_>, key: &FlowKey) -> Result<(), Refused> {
         if self.room.holds(key) {
             return Ok(()); // the question is on its way
         }
@@ -173,7 +173,7 @@ impl Core {
     }
 
     /// Puts a packet into the waiting room if there is room for it.
-    fn try_park(
+    pub(super) fn try_park(
         &mut self,
         at: &Moment<'_>,
         frame: &Frame<'_>,

@@ -6,8 +6,10 @@
 use ahash::RandomState;
 use holdfast_schema::flow::FlowKey;
 
-use super::miss::MissKind;
+use super::doubt::Doubt;
+use super::miss::{MissKind, MissQuestion};
 use super::reason::DropReason;
+use crate::session::Slot;
 
 /// No packet, no flow.
 const NONE: u32 = u32::MAX;
@@ -37,6 +39,8 @@ struct Flow {
     /// When its question is due, or when its lock is to be tried again.
     next_ns: u64,
     asked: bool,
+    /// What its packets would go by, if nobody knows better.
+    doubt: Option<Doubt>,
     first: u32,
     last: u32,
     packets: u32,
@@ -54,6 +58,8 @@ pub(super) struct Waiting {
     pub(super) wait_for: WaitFor,
     pub(super) since_ns: u64,
     pub(super) next_ns: u64,
+    /// The session that its packets do not fit.
+    pub(super) doubted: Option<Slot>,
 }
 
 /// A flow that was taken out of the room, with the first of its packets.
@@ -124,6 +130,7 @@ impl WaitingRoom {
                     since_ns: 0,
                     next_ns: 0,
                     asked: false,
+                    doubt: None,
                     first: NONE,
                     last: NONE,
                     packets: 0,
@@ -190,6 +197,18 @@ impl WaitingRoom {
     /// Since when a flow waits.
     pub(super) fn since_ns(&self, key: &FlowKey) -> Option<u64> {
         self.position(key).and_then(|at| self.flow(at)).map(|flow| flow.since_ns)
+    }
+
+    /// Notes what the packets of a waiting flow would go by, if nobody knows better.
+    pub(super) fn doubt(&mut self, key: &FlowKey, doubt: Doubt) {
+        if let Some(flow) = self.position(key).and_then(|at| self.flows.get_mut(at as usize)) {
+            flow.doubt = Some(doubt);
+        }
+    }
+
+    /// What the packets of a waiting flow would go by.
+    pub(super) fn doubt_of(&self, key: &FlowKey) -> Option<Doubt> {
+        self.position(key).and_then(|at| self.flow(at)).and_then(|flow| flow.doubt)
     }
 
     /// Puts off the question about a flow.
@@ -286,6 +305,7 @@ impl WaitingRoom {
             since_ns,
             next_ns: 0,
             asked: false,
+            doubt: None,
             first: NONE,
             last: NONE,
             packets: 0,
@@ -375,7 +395,7 @@ impl WaitingRoom {
         &mut self,
         now_ns: u64,
         repeat_ns: u64,
-        mut ask: impl FnMut(FlowKey, MissKind, u64, bool),
+        mut ask: impl FnMut(MissQuestion, bool),
     ) {
         if now_ns < self.due_ns {
             return;
@@ -384,7 +404,9 @@ impl WaitingRoom {
         while let Some(flow) = self.flows.get_mut(at as usize) {
             if flow.wait_for == WaitFor::Answer {
                 if flow.next_ns <= now_ns {
-                    ask(flow.key, flow.kind, flow.id, flow.asked);
+                    let known = flow.doubt.map(|doubt| doubt.incarnation);
+                    let (id, key, kind) = (flow.id, flow.key, flow.kind);
+                    ask(MissQuestion { id, key, kind, known }, flow.asked);
                     flow.asked = true;
                     flow.next_ns = now_ns + repeat_ns;
                 }
@@ -407,6 +429,7 @@ impl WaitingRoom {
                 wait_for: flow.wait_for,
                 since_ns: flow.since_ns,
                 next_ns: flow.next_ns,
+                doubted: flow.doubt.map(|doubt| doubt.slot),
             });
             at = flow.newer;
         }
@@ -453,7 +476,7 @@ mod tests {
         park(&mut room, 1, 0, 0).unwrap();
         let ask = |room: &mut WaitingRoom, now| {
             let mut asked = Vec::new();
-            room.due(now, 5, |key, _, id, again| asked.push((key.src_port, id, again)));
+            room.due(now, 5, |q, again| asked.push((q.key.src_port, q.id, again)));
             asked
         };
         let first = ask(&mut room, 0);

@@ -53,6 +53,7 @@ mod key;
 mod memory;
 mod open;
 mod quiescence;
+mod reborn;
 mod record;
 mod refused;
 mod removal;

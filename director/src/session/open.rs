@@ -134,7 +134,7 @@ impl SessionTable {
         OpenError::Contended
     }
 
-    fn reserve_half_open(&self, class: usize) -> Result<(), OpenError> {
+    pub(super) fn reserve_half_open(&self, class: usize) -> Result<(), OpenError> {
         let add = |n: u32| (n < self.max_half_open).then(|| n + 1);
         if self.counts.half_open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_err() {
             count(&self.counts.half_open_full);
@@ -153,7 +153,7 @@ impl SessionTable {
         self.classes.end_half_open(class);
     }
 
-    fn write_new(
+    pub(super) fn write_new(
         &self,
         slot: Slot,
         new: &NewSession,

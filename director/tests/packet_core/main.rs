@@ -1,5 +1,6 @@
 //! Packets in, packets out: the packet core against packets written and read by etherparse.
 
+mod doubts;
 mod drops;
 mod expiry;
 mod floods;

@@ -44,7 +44,7 @@ pub(super) fn foreign(port: u16, udp: bool) -> Foreign {
     Foreign { record, client, vip, local, backend }
 }
 
-fn found(question: &MissQuestion, record: &SessionRecord) -> MissAnswer {
+pub(super) fn found(question: &MissQuestion, record: &SessionRecord) -> MissAnswer {
     MissAnswer::Found { id: question.id, record: record.clone() }
 }
 
@@ -452,37 +452,4 @@ fn the_waiting_room_is_bounded() {
     lab.pass(20);
     assert_eq!(lab.poll().len(), 6);
     assert_eq!(lab.core.parked(), 0);
-}
-
-/// The client took its port again at another director, which died before it could tell: by the record
-/// of the old connection the packets of the new one would go to a backend that resets it.
-#[test]
-fn packets_of_a_later_connection_do_not_go_by_the_record_of_an_earlier_one() {
-    use holdfast_schema::session::SessionFlags as F;
-
-    let f = foreign(44_100, false);
-    let mut old = f.record.clone();
-    for flag in [F::BACKEND_ANSWERED, F::ESTABLISHED, F::CLIENT_FIN, F::BACKEND_FIN] {
-        old.flags = old.flags.with(flag);
-    }
-    let mut new = f.record.clone();
-    (new.incarnation.stamp, new.incarnation.isn) = (old.incarnation.stamp + 1, 9_000);
-    new.reply.dst_port ^= 64;
-    new.flags = f.record.flags.with(F::BACKEND_ANSWERED).with(F::ESTABLISHED);
-    let new_local = at(*f.local.ip(), new.reply.dst_port);
-    for (told, local) in [(&new, new_local), (&old, f.local)] {
-        let mut lab = Lab::new();
-        lab.table.tick(lab.now_ns / MS);
-        lab.table.created(&old);
-        let data = Packet::tcp(f.client, f.vip, ACK, 9_001, 501).payload(b"new");
-        assert_eq!(lab.one(&data.bytes()).0, Verdict::Parked);
-        let question = lab.questions()[0];
-        lab.pass(2);
-        assert_eq!(lab.poll(), [], "the old record answers nothing");
-        let released = lab.answer(found(&question, told));
-        assert_eq!(released, [(Verdict::Transmit, data.forwarded(local, f.backend).bytes())]);
-        // Those behind it need not ask.
-        let more = Packet::tcp(f.client, f.vip, ACK, 9_004, 501).payload(b"more");
-        assert_eq!(lab.sent(&more.bytes()), more.forwarded(local, f.backend).bytes());
-    }
 }

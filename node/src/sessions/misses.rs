@@ -57,7 +57,7 @@ impl Misses {
         self.node.counters.misses_pending.fetch_add(1, Ordering::Relaxed);
         let (node, under_way) = (self.node.clone(), self.under_way.clone());
         self.runtime.spawn(async move {
-            let verdict = node.store.ask(question.key, DEADLINE).await;
+            let verdict = node.store.ask(question.key, question.known, DEADLINE).await;
             if !matches!(verdict, MissVerdict::Found(_)) {
                 tracing::debug!(key = %question.key, kind = ?question.kind, ?verdict, "not found");
             }
@@ -103,7 +103,7 @@ mod tests {
     fn a_denial_resets_nothing_in_uneasy_times_but_lets_a_new_flow_in() {
         let question = |kind| {
             let key = ([192, 0, 2, 1], 1).into();
-            MissQuestion { id: 7, key: FlowKey::new(Protocol::Tcp, key, key), kind }
+            MissQuestion { id: 7, key: FlowKey::new(Protocol::Tcp, key, key), kind, known: None }
         };
         let (no, unsure) = (MissAnswer::NoWithAuthority { id: 7 }, MissAnswer::DontKnow { id: 7 });
         for (kind, verdict, calm, expected) in [

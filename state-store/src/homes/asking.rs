@@ -19,6 +19,10 @@ pub const REPEAT_US: u64 = 5_000;
 /// After the first record, others get this long to show a newer one, unless somebody agrees sooner.
 pub const GRACE_US: u64 = 800;
 
+/// Who doubts the record that he has asks whether there is a later one; after the first who has the same,
+/// others get this long: time enough to be asked twice.
+pub const LATER_US: u64 = 8_000;
+
 /// Whom to ask.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Whom {
@@ -126,6 +130,7 @@ pub struct Asking {
     repeat_us: Option<u64>,
     until_us: u64,
     sent: bool,
+    known: Option<Incarnation>,
 }
 
 impl Asking {
@@ -144,7 +149,20 @@ impl Asking {
             repeat_us: Some(now_us + REPEAT_US),
             until_us: now_us + patience_us,
             sent: false,
+            known: None,
         }
+    }
+
+    /// The asker has this use of the key already, and fears that there is a later one: that others have
+    /// the same decides nothing before all have answered.
+    #[must_use]
+    pub fn beyond(self, known: Option<Incarnation>) -> Asking {
+        Asking { known, ..self }
+    }
+
+    /// Whether a use of the key is news to the asker.
+    fn is_later(&self, incarnation: &Incarnation) -> bool {
+        self.known.as_ref().is_none_or(|known| incarnation > known)
     }
 
     /// Whom to send the question to now: everybody first, then once more whoever is silent.
@@ -163,6 +181,13 @@ impl Asking {
 
     /// An answer has come.
     pub fn answer(&mut self, now_us: u64, from: DirectorId, answer: Answer) {
+        let first = match &answer {
+            Answer::Found(record) => {
+                let told = |a: &Asked| matches!(&a.heard, Heard::Found(i) if self.is_later(i));
+                self.is_later(&record.incarnation) && !self.asked.iter().any(told)
+            }
+            _ => false,
+        };
         let Some(asked) = self.asked.iter_mut().find(|a| a.id == from) else { return };
         asked.heard = match answer {
             // The attempt before may have got there.
@@ -172,8 +197,10 @@ impl Asking {
             Answer::No { as_leader, as_home } => Heard::No { as_leader, as_home },
             Answer::Found(record) => {
                 let incarnation = record.incarnation;
-                if self.best.is_none() {
+                if first {
                     self.until_us = self.until_us.min(now_us + GRACE_US);
+                } else if self.known == Some(incarnation) {
+                    self.until_us = self.until_us.min(now_us + LATER_US);
                 }
                 // Not the first to arrive counts, but the newest identity; of twins, the one that
                 // client and backend have agreed on.
@@ -196,6 +223,7 @@ impl Asking {
         if let Some(best) = &self.best {
             let agree = |a: &&Asked| a.heard == Heard::Found(best.incarnation);
             let agreed = self.asked.iter().filter(agree).count() >= 2;
+            let agreed = agreed && self.is_later(&best.incarnation);
             let decided = agreed || now_us >= self.until_us || !waiting(|h| *h != Heard::Nothing);
             return decided.then(|| MissVerdict::Found(Box::new(best.clone())));
         }
@@ -330,6 +358,41 @@ mod tests {
         assert_eq!(pick(&twin, &agreed), agreed.incarnation);
         assert_eq!(pick(&agreed, &reopened), reopened.incarnation);
         assert_eq!(pick(&reopened, &agreed), reopened.incarnation);
+    }
+
+    /// Every replica has the record of the earlier use; only a home has heard of the later one.
+    #[test]
+    fn who_doubts_what_all_have_is_told_of_a_later_one() {
+        let earlier = record(1, 5, 0);
+        let mut later = record(1, 7, 0);
+        later.incarnation.isn += 1;
+        let mut asking = Asking::start(0, PATIENCE, whom()).beyond(Some(earlier.incarnation));
+        asking.sends(0);
+        asking.answer(10, A, found(&earlier));
+        asking.answer(10, L, found(&earlier));
+        assert_eq!(asking.verdict(20), None, "others may know a later one");
+        asking.answer(1_000, B, found(&later));
+        assert_eq!(asking.verdict(1_000), None, "and another a still later one");
+        let told = asking.verdict(1_000 + GRACE_US);
+        assert!(
+            matches!(told, Some(MissVerdict::Found(best)) if best.incarnation == later.incarnation)
+        );
+        // It stays with the earlier one when all have answered, or some are silent.
+        for (silent, at_us) in [(false, 20), (true, 10 + LATER_US)] {
+            let mut asking = Asking::start(0, PATIENCE, whom()).beyond(Some(earlier.incarnation));
+            asking.sends(0);
+            for who in [A, B, L] {
+                asking.answer(10, who, found(&earlier));
+            }
+            assert_eq!(asking.verdict(10 + LATER_US - 1), None);
+            if !silent {
+                asking.answer(20, C, no(false, true));
+            }
+            let told = asking.verdict(at_us);
+            assert!(
+                matches!(told, Some(MissVerdict::Found(r)) if r.incarnation == earlier.incarnation)
+            );
+        }
     }
 
     #[test]

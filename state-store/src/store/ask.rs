@@ -9,7 +9,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::FuturesUnordered;
 use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::flow::FlowKey;
-use holdfast_schema::session::Known;
+use holdfast_schema::session::{Incarnation, Known};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -45,11 +45,16 @@ fn said(answer: Answer) -> Response {
 impl Store {
     /// Asks the homes of this key's bucket and the shard's leader for the session it belongs to. This
     /// director's own table is taken to have been asked already (but what it is as a home or a leader
-    /// counts).
-    pub async fn ask(&self, key: FlowKey, deadline: Duration) -> MissVerdict {
+    /// counts); `known` is what it holds and doubts.
+    pub async fn ask(
+        &self,
+        key: FlowKey,
+        known: Option<Incarnation>,
+        deadline: Duration,
+    ) -> MissVerdict {
         let metrics = &self.shared.metrics;
         count(&metrics.misses_asked);
-        let verdict = self.ask_all(key, deadline).await;
+        let verdict = self.ask_all(key, known, deadline).await;
         count(match verdict {
             MissVerdict::Found(_) => &metrics.misses_found,
             MissVerdict::NoWithAuthority => &metrics.misses_denied,
@@ -58,7 +63,12 @@ impl Store {
         verdict
     }
 
-    async fn ask_all(&self, key: FlowKey, deadline: Duration) -> MissVerdict {
+    async fn ask_all(
+        &self,
+        key: FlowKey,
+        known: Option<Incarnation>,
+        deadline: Duration,
+    ) -> MissVerdict {
         let Ok(member) = self.member() else { return MissVerdict::DontKnow };
         let Some(view) = self.shared.published.view() else { return MissVerdict::DontKnow };
         let cluster = &view.cluster;
@@ -71,7 +81,7 @@ impl Store {
         };
         let begun = Instant::now();
         let now_us = || begun.elapsed().as_micros() as u64;
-        let mut asking = Asking::start(0, deadline.as_micros() as u64, whom);
+        let mut asking = Asking::start(0, deadline.as_micros() as u64, whom).beyond(known);
         let mut answers: FuturesUnordered<BoxFuture<'_, (DirectorId, Answer)>> =
             FuturesUnordered::new();
         loop {

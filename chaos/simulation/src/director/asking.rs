@@ -31,7 +31,7 @@ impl Questions {
             return;
         }
         self.next += 1;
-        let asking = Asking::start(now_us, DEADLINE_US, whom);
+        let asking = Asking::start(now_us, DEADLINE_US, whom).beyond(question.known);
         self.pending.insert(self.next, Pending { worker, question, asking });
     }
 

@@ -134,12 +134,12 @@ impl ClientPlan {
                 plan.after = Some(plan.dialogue.id);
                 plan.start_us = rng.below(300_000);
                 plan.dialogue.id = ConnectionId(setting.first_id + number);
-                // Mostly ahead of the last number; sometimes behind it, or anywhere. Never so near
-                // that late segments of the predecessor would lie in the window.
+                // Mostly ahead of the last number, by some seconds of the clock that numbers are made
+                // from (RFC 6528; Linux counts every 64 ns); sometimes behind it, or anywhere.
                 plan.isn = match rng.below(4) {
-                    0 => 0_u32.wrapping_sub(rng.between(1 << 20, 1 << 24) as u32),
-                    1 => rng.between(1 << 20, (1 << 32) - (1 << 20)) as u32,
-                    _ => rng.between(100_000, 400_000) as u32,
+                    0 => 0_u32.wrapping_sub(rng.between(1 << 25, 1 << 30) as u32),
+                    1 => rng.between(1 << 25, (1 << 32) - (1 << 25)) as u32,
+                    _ => rng.between(1 << 25, 1 << 27) as u32,
                 };
                 number += 1;
                 connections.push(plan.clone());

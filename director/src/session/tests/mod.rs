@@ -5,6 +5,7 @@ mod expiring;
 mod model;
 #[cfg(feature = "loom")]
 mod models;
+mod reborn;
 mod refusing;
 mod removing;
 mod sinking;

@@ -1,0 +1,168 @@
+//! Records that may be of an earlier use of their addresses and ports.
+//!
+//! A record that this director has itself seen no packet of lately is hearsay. Its connection may have
+//! ended at another director, and a later one of the same client's port begun there, while this
+//! director was cut off from those who know, or before they could tell it. By such a record the later
+//! connection's packets would go to a backend that resets it. So what does not fit a hearsay record
+//! is asked about first: does anybody know a later use of this key?
+//!
+//! - A session that is over: everything of its client is in doubt.
+//! - An open one: a segment is in doubt whose numbers are far from all that is known of the connection.
+//!   Initial numbers are hashes and a clock (RFC 6528), so those of another connection seldom fit. Those
+//!   of a fast session that moves here may not fit either; that costs it one question. And a SYN is,
+//!   or its answer, that is not of this connection's opening.
+//!
+//! Whatever keeps an open session's packet from being asked about, and any answer but a later use, lets
+//! it go by the record that is here: a director that is cut off from its peers goes on serving.
+
+use holdfast_schema::session::Incarnation;
+
+use super::frame::{Frame, Verdict};
+use super::meta::{Content, Meta, Segment};
+use super::probe::at_rest;
+use super::reason::DropReason;
+use super::waiting::WaitFor;
+use super::{Core, Moment, Release};
+use crate::session::{Lookup, Session, Side, Slot};
+use crate::wire::TcpFlags;
+use holdfast_schema::flow::FlowKey;
+
+/// How long (ms) this director must have seen nothing of a direction before its record is hearsay. What
+/// belongs to the end of a connection itself comes sooner, or can wait for an answer.
+const QUIET_MS: u64 = 200;
+
+/// How far from the known numbers a segment's may be: more than is under way in nearly all connections,
+/// and little enough that a number of another connection is that near once in 128 times.
+const NEAR: u32 = 1 << 24;
+
+/// The record by which a flow's packets would go, if nobody knows better.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Doubt {
+    pub(super) slot: Slot,
+    pub(super) incarnation: Incarnation,
+}
+
+/// Whether a number is far from all that are known.
+fn far(number: u32, known: [Option<u32>; 2]) -> bool {
+    let near = |one: u32| number.wrapping_sub(one).wrapping_add(NEAR) <= 2 * NEAR;
+    known != [None, None] && !known.into_iter().flatten().any(near)
+}
+
+/// Whether a segment shows that it is not of the connection of an open session.
+fn misfits(session: &Session<'_>, side: Side, segment: &Segment) -> bool {
+    if segment.flags.has(TcpFlags::RST) {
+        return false;
+    }
+    if segment.flags.has(TcpFlags::SYN) {
+        let isn = session.incarnation().isn;
+        return match side {
+            Side::Client => segment.seq != isn,
+            Side::Backend => segment.ack != isn.wrapping_add(1),
+        };
+    }
+    let known = at_rest(session, side);
+    segment.flags.has(TcpFlags::ACK)
+        && (far(segment.seq, known.next) || far(segment.ack, known.expected))
+}
+
+impl Core {
+    /// Whether this director has seen nothing of this direction lately.
+    #[inline]
+    pub(super) fn is_hearsay(&self, now_ms: u64, (slot, side): (Slot, Side)) -> bool {
+        self.table.session(slot).unseen_ms(side, now_ms) >= QUIET_MS
+    }
+
+    /// Whether a packet may be of a later connection than the hearsay record of its key.
+    pub(super) fn is_in_doubt(
+        &self,
+        key: &FlowKey,
+        meta: &Meta,
+        (slot, side): (Slot, Side),
+    ) -> bool {
+        use holdfast_schema::flow::Protocol::Tcp;
+        let Content::Transport(segment) = &meta.content else { return false };
+        let session = self.table.session(slot);
+        let (flags, expiring) = session.standing();
+        if flags.closing() {
+            // (A SYN begins a new session.)
+            return side == Side::Client && meta.continues();
+        }
+        key.protocol == Tcp && !(expiring && meta.opens()) && misfits(&session, side, segment)
+    }
+
+    /// Asks whether anybody knows a later use of this key.
+    #[cold]
+    pub(super) fn ask_in_doubt(
+        &mut self,
+        at: &Moment<'_>,
+        frame: &mut Frame<'_>,
+        key: &FlowKey,
+        meta: &Meta,
+        found: (Slot, Side),
+    ) -> Verdict {
+        let session = self.table.session(found.0);
+        let doubt = Doubt { slot: found.0, incarnation: session.incarnation() };
+        if session.flags().closing() {
+            let verdict = self.ask(at, frame, key, meta);
+            self.room.doubt(key, doubt);
+            return verdict;
+        }
+        // Those whose session is not known at all need the questions more.
+        let may = self.room.holds(key) || self.budget.has_plenty(at.now_ns);
+        if !may || self.charge(at, key).is_err() {
+            return self.known(at, frame, key, meta, found);
+        }
+        match self.try_park(at, frame, key, meta, WaitFor::Answer) {
+            Ok(()) => {
+                self.room.doubt(key, doubt);
+                Verdict::Parked
+            }
+            // Nor may it overtake those that wait.
+            Err(reason) if self.room.holds(key) => self.drop(reason),
+            Err(_) => self.known(at, frame, key, meta, found),
+        }
+    }
+
+    /// Ends the waiting of a flow that nobody has told of: packets of an open session that is known here
+    /// go by what is known, others are dropped.
+    pub(super) fn stop_asking(
+        &mut self,
+        at: &Moment<'_>,
+        key: &FlowKey,
+        reason: DropReason,
+        release: &mut Release<'_>,
+    ) {
+        let doubted = self.room.doubt_of(key).is_some();
+        if doubted
+            && let Lookup::Found(slot, _) = self.table.lookup(key)
+            && !self.table.session(slot).flags().closing()
+        {
+            self.release(at, key, false, release);
+        } else if let Some(chain) = self.room.detach(key) {
+            self.discard_chain(chain, reason, release);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_near_within_a_window_to_each_side() {
+        for (number, known, expected) in [
+            (5, [None, None], false),
+            (5, [Some(5), None], false),
+            (NEAR, [Some(0), None], false),
+            (NEAR + 1, [Some(0), None], true),
+            (NEAR + 1, [Some(0), Some(1)], false),
+            (0, [None, Some(NEAR)], false),
+            (0, [None, Some(NEAR + 1)], true),
+            (3, [Some(u32::MAX), None], false),
+            (u32::MAX, [Some(3), None], false),
+            (1 << 31, [Some(0), Some(NEAR)], true),
+        ] {
+            assert_eq!(far(number, known), expected, "{number} {known:?}");
+        }
+    }
+}
