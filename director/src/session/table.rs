@@ -73,8 +73,31 @@ impl SessionTable {
         me: DirectorId,
         incarnation: u64,
     ) -> SessionTable {
+        let hashers = [RandomState::new(), RandomState::new()];
+        SessionTable::hashed(max_sessions, max_half_open, me, incarnation, hashers)
+    }
+
+    /// The same with hashes that a seed decides: what they do to each other repeats.
+    #[cfg(feature = "simulation")]
+    pub fn seeded(
+        max_sessions: u32,
+        max_half_open: u32,
+        me: DirectorId,
+        incarnation: u64,
+        seed: u64,
+    ) -> SessionTable {
+        let hashers = [1, 2].map(|n| RandomState::with_seeds(seed, n, n, n));
+        SessionTable::hashed(max_sessions, max_half_open, me, incarnation, hashers)
+    }
+
+    fn hashed(
+        max_sessions: u32,
+        max_half_open: u32,
+        me: DirectorId,
+        incarnation: u64,
+        [hasher, heard]: [RandomState; 2],
+    ) -> SessionTable {
         let max_sessions = max_sessions.clamp(1, i32::MAX as u32);
-        let hasher = RandomState::new();
         let slab = Slab::new(max_sessions);
         slab.warm();
         SessionTable {
@@ -84,7 +107,7 @@ impl SessionTable {
             counts: Counts::default(),
             refused: Refused::new(max_sessions),
             twins: Twins::new(),
-            heard: Heard::new(RandomState::new()),
+            heard: Heard::new(heard),
             configured: RwLock::default(),
             pass: Mutex::default(),
             me,

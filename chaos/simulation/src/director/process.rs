@@ -160,7 +160,13 @@ impl Process {
     pub fn start(birth: Birth, now_us: u64) -> Process {
         let Birth { me, incarnation, .. } = birth;
         let now_ms = now_us / 1_000;
-        let table = Arc::new(SessionTable::new(MAX_SESSIONS, MAX_SESSIONS / 4, me, incarnation));
+        let table = Arc::new(SessionTable::seeded(
+            MAX_SESSIONS,
+            MAX_SESSIONS / 4,
+            me,
+            incarnation,
+            birth.seed,
+        ));
         table.tick(now_ms);
         match birth.without {
             Some(Without::Veto) => table.set_without_veto(),
