@@ -172,7 +172,7 @@ impl<M: Machine> Driver<M> {
             Input::Propose(group, data, reply) => {
                 let answer = match self.group(group) {
                     None => Err(0),
-                    Some(g) if !g.leads() => Err(g.raw.raft.leader_id),
+                    Some(g) if !g.leads() => Err(g.leader()),
                     Some(g) => match g.propose(data, now) {
                         true => Ok(()),
                         false => Err(g.place.replica),

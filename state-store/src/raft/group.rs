@@ -26,6 +26,10 @@ use crate::metrics::{Metrics, count};
 use crate::storage::{self, Batch, Database, Tag};
 use crate::store::error::StoreError;
 
+/// Ticks without a word of its leader after which a learner knows none: as many as a voter waits at the
+/// most before it asks for votes.
+const DEAF_TICKS: usize = 2 * ELECTION_TICKS;
+
 /// Bytes of entries that may wait until the storage thread can take them.
 const UNSTABLE_BYTES: usize = 32 << 20;
 
@@ -225,6 +229,14 @@ impl<M: Machine> Group<M> {
         self.raw.raft.state == StateRole::Leader
     }
 
+    /// The leader as far as this replica hears one; 0: none. A learner takes no part in elections, and
+    /// raft-rs lets it believe in its last leader for ever.
+    pub(super) fn leader(&self) -> u64 {
+        let raft = &self.raw.raft;
+        let deaf = !self.leads() && !raft.promotable() && raft.election_elapsed >= DEAF_TICKS;
+        if deaf { 0 } else { raft.leader_id }
+    }
+
     pub(super) fn address(&self, to: u64) -> Address {
         let Place { group, generation, replica } = self.place;
         Address { group, generation, from: replica, to }
@@ -250,6 +262,10 @@ impl<M: Machine> Group<M> {
             let spread = mix(self.seed, self.raw.raft.term) as usize % ELECTION_TICKS;
             self.raw.raft.set_randomized_election_timeout(ELECTION_TICKS + spread);
             self.raw.tick();
+        }
+        // A learner that turns deaf, or hears again, has nothing else to show for it.
+        if self.leader() != self.leader {
+            self.show();
         }
     }
 
@@ -447,7 +463,7 @@ impl<M: Machine> Group<M> {
     fn publish(&self) {
         let raft = &self.raw.raft;
         self.state.publish(Progress {
-            leader: raft.leader_id,
+            leader: self.leader(),
             term: raft.term,
             committed: raft.raft_log.committed,
             applied: self.raw.store().applied(),
@@ -457,7 +473,7 @@ impl<M: Machine> Group<M> {
     }
 
     fn notice_leader(&mut self) {
-        let now = self.raw.raft.leader_id;
+        let now = self.leader();
         if now != self.leader {
             self.leader = now;
             count(&self.metrics.leader_changes);

@@ -44,7 +44,7 @@ impl<M: Machine> Driver<M> {
         let most = self.config.limits.batch_changes;
         for at in 0..self.groups.len() {
             let group = &self.groups[at];
-            let (shard, leader) = (group.place.group, group.raw.raft.leader_id);
+            let (shard, leader) = (group.place.group, group.leader());
             if group.halted() || leader == 0 {
                 continue;
             }
@@ -143,7 +143,7 @@ impl<M: Machine> Driver<M> {
     /// Replicas that have not caught up since their start ask their leader how far it is.
     pub(super) fn catch_up(&mut self, now: Duration) {
         for group in self.groups.iter_mut().filter(|g| !g.halted() && !g.state.caught_up()) {
-            if group.raw.raft.leader_id != 0 && !group.reads.catching_up() {
+            if group.leader() != 0 && !group.reads.catching_up() {
                 let name = group.reads.begin(group.place.replica, true, now);
                 group.raw.read_index(name);
             }

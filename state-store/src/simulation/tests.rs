@@ -492,6 +492,31 @@ fn who_forgot_everything_and_comes_back_as_himself_is_noticed() {
 }
 
 #[test]
+fn a_learner_that_hears_no_leader_says_so() {
+    let mut world = World::new(5, true);
+    let member = |replica| MemberView { replica, live: true, serving: true };
+    *world.members.lock() = vec![member(1), member(2)];
+    let learner = |world: &World| world.directors[1].driver.as_ref().unwrap().states().remove(0);
+    world.run_for(Duration::from_secs(3));
+    assert_eq!(learner(&world).conf().learners, [2], "two directors are a voter and a learner");
+    assert_eq!(learner(&world).progress().leader, 1);
+    let (voter, other) = (DirectorId(1), DirectorId(2));
+    world.cut.extend([(voter, other), (other, voter)]);
+    world.run_for(Duration::from_secs(2));
+    assert_eq!(
+        learner(&world).progress().leader,
+        0,
+        "it takes no part in elections, but it is deaf"
+    );
+    world.cut.clear();
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(learner(&world).progress().leader, 1);
+    world.propose(1);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(learner(&world).progress().leader, 1);
+}
+
+#[test]
 fn a_group_that_lost_its_majority_begins_anew_from_what_is_left() {
     let mut world = World::new(3, true);
     world.converges();
