@@ -54,3 +54,11 @@ fn a_record_of_an_earlier_use_that_is_still_open_does_not_take_its_successors_pa
 fn a_connection_that_an_old_record_leads_to_its_backend_has_a_name_of_its_own() {
     holds(753);
 }
+
+/// The machine of a shard's only voter died and came back without its memory. The control leader was that
+/// voter's learner, went on believing in it, and did not see that the shard had nobody left: no director
+/// that started again ever served.
+#[test]
+fn a_shard_that_lost_its_only_voter_is_formed_anew() {
+    holds(711);
+}

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use raft::eraftpb::ConfState;
 
+use crate::codec::wire::Form;
+
 /// The state of one group's replica. Written by its driver thread only.
 #[derive(Default, Debug)]
 pub struct GroupState {
@@ -85,6 +87,14 @@ impl GroupState {
     /// The configuration last applied here.
     pub fn conf(&self) -> ConfState {
         self.conf.lock().clone()
+    }
+
+    /// How the group is configured, as far as this replica knows.
+    pub fn form(&self) -> Form {
+        let (generation, conf) = (self.generation(), self.conf());
+        let mut voters = conf.voters;
+        voters.extend(conf.voters_outgoing);
+        Form { generation, applied: self.progress().applied, voters }
     }
 
     /// This replica.

@@ -27,4 +27,5 @@ pub use crate::store::machines::{
 };
 pub use crate::store::member::{control_routes, session_routes};
 pub use crate::store::published::{Published, View};
+pub use crate::store::survey::{Lost, SURVEY, Survey};
 pub use disk::SimulatedDisk;

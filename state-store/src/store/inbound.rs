@@ -160,12 +160,5 @@ impl Store {
 /// How this director's replicas of the shards are configured.
 pub(super) fn forms(member: &Member) -> Vec<Form> {
     let states = member.sessions.get().map(|s| s.states.as_slice()).unwrap_or_default();
-    let form = |state: &std::sync::Arc<crate::raft::GroupState>| {
-        let generation = state.generation();
-        let conf = state.conf();
-        let mut voters = conf.voters;
-        voters.extend(conf.voters_outgoing);
-        Form { generation, applied: state.progress().applied, voters }
-    };
-    states.iter().map(form).collect()
+    states.iter().map(|state| state.form()).collect()
 }

@@ -15,6 +15,7 @@ pub(crate) mod published;
 mod quic;
 mod removing;
 mod status;
+pub(crate) mod survey;
 mod sync;
 pub mod types;
 mod watch;

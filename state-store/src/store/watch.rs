@@ -9,25 +9,17 @@ use tokio::sync::oneshot;
 use super::error::StoreError;
 use super::inbound::forms;
 use super::member::Member;
+use super::survey::{Lost, SURVEY, Survey};
 use super::{Shared, Store};
-use crate::codec;
-use crate::codec::wire::{Address, ControlEntry, Form, Request, Response};
+use crate::codec::wire::{Address, Form, Request, Response};
 use crate::liveness::Verdict;
 use crate::peer::PeerInfo;
 use crate::raft::Input;
 
 /// How often the control leader judges who is down.
 const JUDGE: Duration = Duration::from_millis(100);
-/// How often the control leader looks for shards without a majority.
-const SURVEY: Duration = Duration::from_secs(1);
 /// How long the commit of a judgement may take.
 const COMMIT: Duration = Duration::from_millis(500);
-/// A shard without known voters this long, with everybody up, has nobody left that remembers.
-const FORGOTTEN: Duration = Duration::from_secs(3);
-
-/// So long a shard that was formed anew is left alone: its replicas have to begin, and to elect.
-const REFORMED: Duration = Duration::from_secs(5);
-
 /// A removed member is cut off after this: time to learn from the log that it was removed.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -128,68 +120,26 @@ async fn judge(shared: Weak<Shared>, member: Weak<Member>) {
 
 /// The control leader forms shards anew whose voters are lost for good.
 async fn survey(shared: Weak<Shared>, member: Weak<Member>) {
-    let mut forgotten: Vec<Option<Instant>> = Vec::new();
-    let mut reformed: Vec<Option<Instant>> = Vec::new();
+    let begun = Instant::now();
+    let mut survey = Survey::default();
     loop {
         tokio::time::sleep(SURVEY).await;
         let Some((store, me)) = both(&shared, &member) else { return };
         let leaderless = |s: u16| me.shard_state(s).is_none_or(|g| g.progress().leader == 0);
-        forgotten.resize(usize::from(me.shards), None);
-        reformed.resize(usize::from(me.shards), None);
         if !me.leads_control() || !(0..me.shards).any(leaderless) {
-            forgotten.fill(None);
+            survey.all_is_well();
             continue;
         }
         let answers = store.ask_forms(&me).await;
         let Some(view) = store.shared.published.view() else { continue };
-        for shard in (0..me.shards).filter(|s| leaderless(*s)) {
-            let reformed = &mut reformed[usize::from(shard)];
-            if reformed.is_some_and(|at| at.elapsed() < REFORMED) {
-                continue;
-            }
-            let ends = view.shards.get(usize::from(shard)).map_or(1, |f| f.generation);
-            let known = answers.iter().filter_map(|(d, f)| Some((*d, f.get(usize::from(shard))?)));
-            let since = &mut forgotten[usize::from(shard)];
-            let Some(voter) = first_voter(&view.cluster, ends, known, answers.len(), since) else {
-                continue;
-            };
+        let lost = survey.judge(begun.elapsed(), &view, &leaderless, &answers);
+        for Lost { shard, ends, voter } in lost {
             tracing::warn!(shard, ends, %voter, "a majority of the shard's voters is lost");
             if let Err(e) = store.reform(&me, shard, ends, voter).await {
                 tracing::warn!(%e, shard, "the shard is not formed anew yet");
             } else {
-                *reformed = Some(Instant::now());
+                survey.formed_anew(begun.elapsed(), shard);
             }
-        }
-    }
-}
-
-/// Who should begin the generation after `ends`; none: the voters of `ends` may come back. A replica
-/// that is still in an older generation knows nothing of them.
-fn first_voter<'a>(
-    cluster: &ClusterState,
-    ends: u32,
-    known: impl Iterator<Item = (DirectorId, &'a Form)>,
-    answered: usize,
-    forgotten: &mut Option<Instant>,
-) -> Option<DirectorId> {
-    let best = known
-        .filter(|(_, f)| f.generation == ends && !f.voters.is_empty())
-        .max_by_key(|(_, f)| f.applied);
-    match best {
-        Some((director, form)) => {
-            *forgotten = None;
-            let lost = |r: &&u64| !cluster.members.values().any(|m| m.replica.0 == **r);
-            let gone = form.voters.iter().filter(lost).count();
-            (gone > (form.voters.len() - 1) / 2).then_some(director)
-        }
-        // Nobody remembers. Only if everybody was asked, and for a while.
-        None if answered == cluster.members.len() => {
-            let since = *forgotten.get_or_insert_with(Instant::now);
-            (since.elapsed() > FORGOTTEN).then(|| cluster.members.keys().next().copied()).flatten()
-        }
-        None => {
-            *forgotten = None;
-            None
         }
     }
 }
@@ -219,7 +169,7 @@ impl Store {
         ends: u32,
         voter: DirectorId,
     ) -> Result<(), StoreError> {
-        let entry = codec::encode(&ControlEntry::Reform { shard, ends, voter });
+        let entry = Lost { shard, ends, voter }.entry();
         let (reply, taken) = oneshot::channel();
         let said = member.control.handle.say(Input::Propose(Address::CONTROL, entry, reply));
         // A repetition finds the generation ended and changes nothing.
@@ -227,40 +177,5 @@ impl Store {
             Ok(Ok(())) if said => Ok(()),
             _ => Err(StoreError::Closed),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use holdfast_schema::bucket::BucketKey;
-
-    use super::*;
-    use crate::control::{Founding, found};
-
-    #[test]
-    fn only_the_generation_that_ends_says_who_voted() {
-        let cluster = found(Founding {
-            cluster_id: "0123456789abcdef0123456789abcdef".into(),
-            bucket_key: BucketKey([7; 16]),
-            shards: 1,
-            ca_certificate: "certificate".into(),
-            ca_key: "key".into(),
-            name: "d1".into(),
-            address: "10.0.0.1:7000".parse().unwrap(),
-            key_fingerprint: [1; 32],
-            connected: Vec::new(),
-        })
-        .cluster;
-        // Replica 9 was lost, and with it generation 1; a log of it is longer than the new one.
-        let old = Form { generation: 1, applied: 900, voters: vec![9] };
-        let new = Form { generation: 2, applied: 3, voters: vec![1] };
-        let me = DirectorId(1);
-        let judge = |ends, forms: &[&Form]| {
-            let known = forms.iter().map(|f| (me, *f));
-            first_voter(&cluster, ends, known, 1, &mut None)
-        };
-        assert_eq!(judge(1, &[&old]), Some(me));
-        assert_eq!(judge(2, &[&old, &new]), None, "formed anew already");
-        assert_eq!(judge(2, &[&old]), None, "it has not begun yet");
     }
 }

@@ -83,6 +83,8 @@ impl Message {
             Message::Store(Mail::Command(_)) => "command",
             Message::Store(Mail::Barrier(..)) => "barrier?",
             Message::Store(Mail::BarrierAt(..)) => "barrier",
+            Message::Store(Mail::AskForms) => "forms?",
+            Message::Store(Mail::Forms(_)) => "forms",
             Message::Ask { .. } => "ask",
             Message::Answer { answer: Answer::Found(_), .. } => "found",
             Message::Answer { answer: Answer::No { as_leader: true, .. }, .. } => "no-as-leader",

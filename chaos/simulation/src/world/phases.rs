@@ -8,6 +8,7 @@ use super::World;
 use super::happening::Happening;
 use super::marks::Mark;
 use super::rules::Rule;
+use crate::director::process::Process;
 
 const S: u64 = 1_000_000;
 
@@ -70,8 +71,10 @@ impl World {
             world.directors.iter().all(|d| d.process.as_ref().is_some_and(|p| p.serves()))
         });
         if !served {
-            let stage =
-                |process: &crate::director::process::Process| process.announcer.stage().word();
+            let stage = |process: &Process| match process.share.caught_up() {
+                Ok(()) => process.announcer.stage().word().to_owned(),
+                Err(why) => format!("{}, {why}", process.announcer.stage().word()),
+            };
             let stages: Vec<_> =
                 self.directors.iter().filter_map(|d| d.process.as_deref()).map(stage).collect();
             self.violate(Rule::Liveness, format!("not all directors serve: {stages:?}"), None);

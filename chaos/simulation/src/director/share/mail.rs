@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use holdfast_schema::cluster::DirectorId;
-use holdfast_state_store::codec::wire::{Address, Proposal};
+use holdfast_state_store::codec::wire::{Address, Form, Proposal};
 use holdfast_state_store::peer::Lane;
 use holdfast_state_store::simulation::Peers;
 use parking_lot::Mutex;
@@ -22,6 +22,10 @@ pub enum Mail {
     Barrier(u64, Vec<u16>),
     /// The index of one.
     BarrierAt(u64, u16, u64),
+    /// How are your replicas configured?
+    AskForms,
+    /// So.
+    Forms(Vec<Form>),
 }
 
 /// What is sent, until somebody takes it.

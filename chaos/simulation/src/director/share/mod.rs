@@ -6,6 +6,7 @@ mod commands;
 mod disks;
 mod mail;
 mod shown;
+mod survey;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,7 @@ use commands::Commands;
 pub use disks::{Disks, Identity};
 pub use mail::Mail;
 use mail::Out;
+use survey::Surveying;
 
 /// Bytes of log after which a session group writes a checkpoint and forgets: few, so that followers
 /// who were away need snapshots.
@@ -88,6 +90,7 @@ pub struct Share {
     sending: Vec<(u64, Address)>,
     /// Snapshots of shards that have come.
     pub snapshots: u64,
+    surveying: Surveying,
     /// Why it must not go on, if it must not.
     failed: Option<String>,
 }
@@ -167,6 +170,7 @@ impl Share {
             confirming: Vec::new(),
             sending: Vec::new(),
             snapshots: 0,
+            surveying: Surveying::default(),
             failed: None,
             published,
             cluster,
@@ -334,6 +338,8 @@ impl Share {
                 self.poll(Which::Sessions, now_us);
             }
             Mail::BarrierAt(round, shard, index) => self.barriers.told(round, shard, index),
+            Mail::AskForms => self.out.push(from, Mail::Forms(self.forms())),
+            Mail::Forms(forms) => self.told_forms(from, forms),
         }
     }
 
@@ -413,6 +419,7 @@ impl Share {
             self.poll(Which::Control, now_us);
         }
         self.go_on_with_barriers(now_us);
+        self.survey(now_us);
         let late = |(at, _): &&(u64, Address)| *at + SNAPSHOT_US <= now_us;
         let late: Vec<Address> = self.sending.iter().filter(late).map(|(_, a)| *a).collect();
         for address in late {
