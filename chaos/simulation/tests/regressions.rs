@@ -62,3 +62,10 @@ fn a_connection_that_an_old_record_leads_to_its_backend_has_a_name_of_its_own() 
 fn a_shard_that_lost_its_only_voter_is_formed_anew() {
     holds(711);
 }
+
+/// A director died a moment after it had seen a packet, and came back at once: the store counted from the
+/// last word that it had said, and expired the connection.
+#[test]
+fn what_a_director_saw_right_before_its_death_counts() {
+    holds(1005);
+}

@@ -1,7 +1,13 @@
 //! The leader's search for idle sessions, and its hand on the shard's clock.
+//!
+//! An owner tells of a packet within a quarter of the idle timeout. One that ends takes its last news
+//! with it: until its very end it may have forwarded. So what it owned is idle from then on, not from
+//! the last word it said; also when it is back at once, and remembers nothing.
+
+use std::collections::BTreeMap;
 
 use holdfast_schema::cluster::DirectorId;
-use holdfast_schema::session::SessionChange;
+use holdfast_schema::session::{SessionChange, SessionRecord};
 
 use super::{Shard, last_seen};
 
@@ -15,9 +21,30 @@ const CLOCK_PERIOD_MS: u64 = 1_000;
 /// Most sessions looked at in one step.
 const SCAN_BUDGET: usize = 4_096;
 
+/// How the owner of sessions stands, as far as the control group knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// Its number of starts.
+    pub incarnation: u64,
+    /// It is down, or no member any more.
+    pub down: bool,
+}
+
+impl Standing {
+    /// Whether it has carried this session in one life since it created it.
+    fn carried_on(self, record: &SessionRecord) -> bool {
+        let of = &record.incarnation;
+        // A creator counts from its number of starts on.
+        of.creator == record.owner && of.counter >> 32 == self.incarnation & 0xffff_ffff
+    }
+}
+
 /// A leader's place in its walk over a shard. A new leader begins anew.
 #[derive(Default)]
 pub struct Expiry {
+    /// How owners stand, and since when on the shard's clock; a new leader cannot know of any time
+    /// before its own.
+    owners: BTreeMap<DirectorId, (Standing, u64)>,
     cursor: usize,
     /// The leader's monotonic time (ms) up to which the shard's clock has been advanced.
     advanced_ms: Option<u64>,
@@ -44,7 +71,7 @@ impl Expiry {
         &mut self,
         shard: &Shard,
         now_ms: u64,
-        is_down: &dyn Fn(DirectorId) -> bool,
+        standing: &dyn Fn(DirectorId) -> Standing,
     ) -> Vec<SessionChange> {
         if self.cursor == 0 {
             if now_ms.saturating_sub(self.walk_began_ms) < CLOCK_PERIOD_MS {
@@ -58,12 +85,23 @@ impl Expiry {
         for session in sessions {
             let record = &session.record;
             let mut limit = u64::from(record.idle_limit_ms());
-            // A dead owner refreshes no more; whoever took over adopts with its next refresh.
-            if !record.flags.closing() && is_down(record.owner) {
-                limit += u64::from(record.idle_timeout_ms / 4);
-            }
             let seen = last_seen(session);
-            if shard.clock_ms.saturating_sub(seen) > limit {
+            let mut idle_since = seen;
+            if !record.flags.closing() {
+                let now = standing(record.owner);
+                let owner = self.owners.entry(record.owner).or_insert((now, shard.clock_ms));
+                if owner.0 != now {
+                    *owner = (now, shard.clock_ms);
+                }
+                if now.down || !now.carried_on(record) {
+                    idle_since = seen.max(owner.1);
+                }
+                // Whoever took over adopts with its next refresh.
+                if now.down {
+                    limit += u64::from(record.idle_timeout_ms / 4);
+                }
+            }
+            if shard.clock_ms.saturating_sub(idle_since) > limit {
                 due.push(SessionChange::Expire {
                     key: record.key,
                     incarnation: record.incarnation,

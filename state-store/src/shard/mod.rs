@@ -23,7 +23,7 @@ use crate::codec::disk::StoredSession;
 use crate::codec::wire::{ChangeBatch, ShardEntry};
 use crate::codec::{self, CodecError};
 
-pub use expiry::{Expiry, MAX_CLOCK_STEP_MS};
+pub use expiry::{Expiry, MAX_CLOCK_STEP_MS, Standing};
 pub use image::Dirty;
 use table::Table;
 use tombs::Tombs;

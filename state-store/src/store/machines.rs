@@ -21,7 +21,7 @@ use crate::membership::MemberView;
 use crate::metrics::Metrics;
 use crate::raft::Feed;
 use crate::raft::machine::{Dirty, Machine, Records};
-use crate::shard::{Expiry, Shard};
+use crate::shard::{Expiry, Shard, Standing};
 
 /// Key of the control group's only record.
 const CONTROL_KEY: &[u8] = b"cluster";
@@ -247,11 +247,15 @@ impl Machine for ShardMachine {
 
     fn as_leader(&mut self, now_ms: u64) -> Vec<Vec<u8>> {
         let view = self.context.published.view();
-        let is_down = |d: DirectorId| {
+        let standing = |d: DirectorId| {
+            let member = view.as_ref().and_then(|v| v.cluster.members.get(&d));
             // Whoever is no member any more refreshes nothing either.
-            view.as_ref().is_some_and(|v| v.cluster.members.get(&d).is_none_or(|m| m.down))
+            member.map_or(Standing { incarnation: 0, down: view.is_some() }, |m| Standing {
+                incarnation: m.incarnation,
+                down: m.down,
+            })
         };
-        let due = self.expiry.step(&self.shard, now_ms, &is_down);
+        let due = self.expiry.step(&self.shard, now_ms, &standing);
         if due.is_empty() {
             if self.expiry.clock_due(now_ms, &self.shard) {
                 return vec![self.wrap(now_ms, Vec::new())];
