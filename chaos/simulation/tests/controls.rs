@@ -31,7 +31,18 @@ fn without_the_veto_living_connections_are_forgotten_and_reset() {
 
 #[test]
 fn without_twins_a_repeated_syn_ends_its_connection() {
-    assert_eq!(broken(Without::Twins, &[20]), [Rule::NoReset]);
+    // SYNs and their answers are lost, and the router sends their repetitions elsewhere.
+    let repeated = |seed, without| {
+        let loss = Planned { at_us: 5 * S, until_us: 35 * S, fault: Fault::Loss(100_000) };
+        let reshuffles = (10..70).map(|half| {
+            let at_us = half * S / 2;
+            Planned { at_us, until_us: at_us, fault: Fault::Reshuffle }
+        });
+        let faults = reshuffles.chain([loss]).collect();
+        run::plan(Plan { faults, without, ..Plan::fair(seed) })
+    };
+    let without = rules((1..=6).map(|seed| repeated(seed, Some(Without::Twins))));
+    assert!(without.contains(&Rule::OneBackend), "{without:?}");
 }
 
 #[test]

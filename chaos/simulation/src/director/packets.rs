@@ -9,6 +9,8 @@ use holdfast_director::core::{
 };
 use holdfast_director::session::{Probe, SessionTable, Slot};
 use holdfast_director::tables::ForwardingTables;
+use holdfast_schema::flow::{FlowKey, Protocol};
+use holdfast_schema::session::{Known, SessionRecord, SessionSink};
 
 use super::frame::{self, HEADER};
 use crate::rng::mix;
@@ -24,8 +26,12 @@ pub const MAX_SESSIONS: u32 = 1_024;
 
 /// What came of a packet.
 pub struct Sent {
-    /// The IP packet that came in; none if it had waited.
+    /// The IP packet that came in; if it had waited, what is left of it when it is dropped.
     pub before: Option<Vec<u8>>,
+    /// It had waited, or nothing had come in.
+    pub waited: bool,
+    /// What the director knew of its session when it dropped it.
+    pub known: Option<Box<SessionRecord>>,
     /// What goes out.
     pub packet: Option<Vec<u8>>,
     /// Why nothing does; none: it waits.
@@ -39,6 +45,7 @@ struct Worker {
 
 /// All workers of a director.
 pub struct Packets {
+    table: Arc<SessionTable>,
     workers: Vec<Worker>,
     seed: u64,
     questions: Vec<MissQuestion>,
@@ -77,6 +84,7 @@ impl Packets {
             }
         };
         Packets {
+            table: table.clone(),
             workers: (0..workers).map(worker).collect(),
             seed,
             questions: Vec::with_capacity(64),
@@ -98,6 +106,7 @@ impl Packets {
 
     /// Every worker takes what has arrived.
     pub fn process(&mut self, tables: &ForwardingTables, now_ns: u64, mut sent: impl FnMut(Sent)) {
+        let table = &self.table;
         for worker in &mut self.workers {
             if worker.queue.is_empty() {
                 continue;
@@ -117,7 +126,7 @@ impl Packets {
             let mut verdicts = vec![Verdict::Parked; frames.len()];
             worker.core.process(tables, now_ns, &mut frames, &mut verdicts);
             for ((before, frame), verdict) in originals.into_iter().zip(&frames).zip(verdicts) {
-                sent(outcome(Some(before), frame, verdict));
+                sent(outcome(table, Some(before), frame, verdict));
             }
         }
     }
@@ -131,8 +140,10 @@ impl Packets {
         answer: &MissAnswer,
         mut sent: impl FnMut(Sent),
     ) {
+        let table = &self.table;
         if let Some(worker) = self.workers.get_mut(worker) {
-            let release = &mut |frame: &mut Frame<'_>, verdict| sent(outcome(None, frame, verdict));
+            let release =
+                &mut |frame: &mut Frame<'_>, verdict| sent(outcome(table, None, frame, verdict));
             worker.core.answer(tables, now_ns, answer, release);
         }
     }
@@ -145,9 +156,11 @@ impl Packets {
         probe: &Probe,
         mut sent: impl FnMut(Sent),
     ) {
+        let table = &self.table;
         let workers = self.workers.len().max(1);
         if let Some(worker) = self.workers.get_mut(probe.slot().index() as usize % workers) {
-            let release = &mut |frame: &mut Frame<'_>, verdict| sent(outcome(None, frame, verdict));
+            let release =
+                &mut |frame: &mut Frame<'_>, verdict| sent(outcome(table, None, frame, verdict));
             worker.core.probe(tables, now_ns, probe, release);
         }
     }
@@ -160,8 +173,10 @@ impl Packets {
         mut sent: impl FnMut(Sent),
         mut ask: impl FnMut(usize, MissQuestion),
     ) {
+        let table = &self.table;
         for (n, worker) in self.workers.iter_mut().enumerate() {
-            let release = &mut |frame: &mut Frame<'_>, verdict| sent(outcome(None, frame, verdict));
+            let release =
+                &mut |frame: &mut Frame<'_>, verdict| sent(outcome(table, None, frame, verdict));
             worker.core.poll(tables, now_ns, release);
             worker.core.reset_half_open(tables, now_ns, release);
             if worker.core.parked() > 0 {
@@ -214,11 +229,28 @@ impl Packets {
     }
 }
 
-fn outcome(before: Option<Vec<u8>>, frame: &Frame<'_>, verdict: Verdict) -> Sent {
+fn outcome(
+    table: &SessionTable,
+    before: Option<Vec<u8>>,
+    frame: &Frame<'_>,
+    verdict: Verdict,
+) -> Sent {
+    let content = || frame.packet().get(HEADER..).map(<[u8]>::to_vec);
     let (packet, dropped) = match verdict {
-        Verdict::Transmit => (frame.packet().get(HEADER..).map(<[u8]>::to_vec), None),
+        Verdict::Transmit => (content(), None),
         Verdict::Drop(reason) => (None, Some(reason)),
         Verdict::Parked => (None, None),
     };
-    Sent { before, packet, dropped }
+    let waited = before.is_none();
+    let before = before.or_else(|| dropped.and_then(|_| content()));
+    let known = dropped.and(before.as_deref()).and_then(key).map(|key| table.find(&key));
+    let known = known.and_then(Known::session).map(Box::new);
+    Sent { before, waited, known, packet, dropped }
+}
+
+/// The flow of a packet.
+fn key(packet: &[u8]) -> Option<FlowKey> {
+    let (src, dst, protocol) = frame::tuple(packet)?;
+    let protocol = Protocol::from_number(protocol)?;
+    Some(FlowKey::new(protocol, src.into(), dst.into()))
 }

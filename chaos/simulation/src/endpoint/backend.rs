@@ -333,6 +333,14 @@ impl Backend {
                     note(EventKind::ResetIgnored);
                     None
                 }
+                Signal::WrongAck(seq, ack) => {
+                    let stray = Stray { flags: Flags::ACK, seq, ack, data: 0 };
+                    note(match self.bygone.is_near(&sockets, &stray) {
+                        true => EventKind::Late(stray),
+                        false => EventKind::Misrouted(stray),
+                    });
+                    None
+                }
                 Signal::SynOnLiving(seq) => {
                     // The network may have kept one of the connection before.
                     let living = living && !self.bygone.began(&sockets, seq);

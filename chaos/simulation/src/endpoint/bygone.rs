@@ -46,6 +46,15 @@ impl Bygone {
         self.ended.get(sockets).map(|ended| ended.sent)
     }
 
+    /// Whether the numbers of a segment are those of the connection that was here before.
+    pub(super) fn is_near(&self, sockets: &Sockets, stray: &Stray) -> bool {
+        let near = |a: u32, b: u32| a.wrapping_sub(b).wrapping_add(NEAR) <= 2 * NEAR;
+        self.ended.get(sockets).is_some_and(|ended| {
+            near(stray.seq, ended.expected)
+                || stray.flags.has(Flags::ACK) && near(stray.ack, ended.sent)
+        })
+    }
+
     /// Judges a segment that met no connection.
     pub(super) fn judge(&self, segment: &Segment<'_>) -> (Option<ConnectionId>, EventKind) {
         let stray = Stray {
@@ -54,14 +63,9 @@ impl Bygone {
             ack: segment.ack,
             data: segment.payload.len() as u32,
         };
-        let near = |a: u32, b: u32| a.wrapping_sub(b).wrapping_add(NEAR) <= 2 * NEAR;
-        match self.ended.get(&(segment.dst, segment.src)) {
-            Some(ended)
-                if near(segment.seq, ended.expected)
-                    || segment.flags.has(Flags::ACK) && near(segment.ack, ended.sent) =>
-            {
-                (ended.id, EventKind::Late(stray))
-            }
+        let sockets = (segment.dst, segment.src);
+        match self.ended.get(&sockets) {
+            Some(ended) if self.is_near(&sockets, &stray) => (ended.id, EventKind::Late(stray)),
             // Resets end something that is gone here; they say nothing about who sent what where.
             _ if segment.flags.has(Flags::RST) => (None, EventKind::Late(stray)),
             _ => (None, EventKind::Misrouted(stray)),

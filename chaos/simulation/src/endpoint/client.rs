@@ -323,6 +323,7 @@ impl Client {
                     end = Some(End::TimedOut);
                 }
                 Signal::ResetIgnored => note(EventKind::ResetIgnored),
+                Signal::WrongAck(..) => {} // A client has no SYN-RECEIVED.
                 Signal::SynOnLiving(_) => note(EventKind::SynOnLiving { living: !complete }),
             }
         }

@@ -124,7 +124,7 @@ impl World {
         let now_us = self.queue.now_us();
         for n in 0..self.hosts.clients.len() {
             self.hosts.clients[n].host.leave(now_us);
-            self.client_did(n as u32, Vec::new());
+            self.client_did(n as u32, Vec::new(), Vec::new());
         }
     }
 
@@ -133,7 +133,12 @@ impl World {
         let Some(client) = self.hosts.clients.get_mut(n as usize) else { return };
         let mut out = Vec::new();
         client.host.packet(now_us, packet, &mut out);
-        self.client_did(n, out);
+        let events = client.host.drain_events();
+        let connected = events.iter().find(|event| event.kind == EventKind::Connected);
+        if let Some(flow) = connected.and_then(|event| number(event.local)) {
+            self.note_taken(flow, packet);
+        }
+        self.client_did(n, out, events);
     }
 
     pub(super) fn wake_client(&mut self, n: u32, wake_us: u64) {
@@ -145,12 +150,12 @@ impl World {
         client.wake_us = None;
         let mut out = Vec::new();
         client.host.tick(now_us, &mut out);
-        self.client_did(n, out);
+        let events = client.host.drain_events();
+        self.client_did(n, out, events);
     }
 
-    fn client_did(&mut self, n: u32, out: Vec<Vec<u8>>) {
+    fn client_did(&mut self, n: u32, out: Vec<Vec<u8>>, events: Vec<endpoint::Event>) {
         let client = &mut self.hosts.clients[n as usize];
-        let events = client.host.drain_events();
         let next_us = client.host.next_us();
         if let Some(at_us) = next_us.filter(|at| client.wake_us.is_none_or(|wake| *at < wake)) {
             client.wake_us = Some(at_us);
@@ -190,6 +195,7 @@ impl World {
             backend.wake_us = Some(at_us);
             self.queue.at(at_us, Event::WakeBackend(n, at_us));
         }
+        out.iter().for_each(|packet| self.note_answer(n, packet));
         self.send_from_host(out);
         for event in events {
             self.noticed(Place::Backend(n), event);
@@ -227,10 +233,13 @@ impl World {
         if reused && matches!(event.kind, EventKind::Misrouted(_)) {
             return;
         }
-        // A datagram of a flow that a director does not know begins a new session, unless it asks.
-        let scheduled = event.remote == cluster::UDP
-            || matches!(event.kind, EventKind::Misrouted(stray) if stray.flags.0 == 0);
-        if scheduled && !self.plan.udp_asks {
+        // A flow that nobody knew began anew, where new flows go by now.
+        let moves = match event.kind {
+            EventKind::BackendChanged { .. } => true,
+            EventKind::Misrouted(stray) => stray.flags.0 == 0,
+            _ => false,
+        };
+        if moves && flow.is_some_and(|flow| self.oracle.has_moved(flow)) {
             return;
         }
         if !event.kind.is_fault() {

@@ -5,6 +5,7 @@ mod faults;
 pub mod happening;
 mod hosts;
 pub mod marks;
+mod oracle;
 mod orphans;
 mod packets;
 mod peers;
@@ -32,6 +33,7 @@ use excuses::{Excused, Excuses};
 use happening::Happening;
 use hosts::Hosts;
 use marks::{Mark, Marks};
+use oracle::Oracle;
 use peers::Peers;
 use queue::Queue;
 use router::Router;
@@ -102,6 +104,8 @@ pub struct World {
     healed: bool,
     /// Which losses are nobody's fault.
     excuses: Excuses,
+    /// Where packets have to go.
+    oracle: Oracle,
     /// Client sockets that had a connection, and those that had several.
     sockets_used: BTreeSet<FlowId>,
     sockets_reused: BTreeSet<FlowId>,
@@ -158,6 +162,7 @@ impl World {
             draining: Vec::new(),
             healed: false,
             excuses: Excuses::default(),
+            oracle: Oracle::default(),
             sockets_used: BTreeSet::new(),
             sockets_reused: BTreeSet::new(),
             changed_us: 0,
@@ -254,6 +259,7 @@ impl World {
         director.started_us = now_us;
         self.note(None, Happening::Started(id, incarnation));
         self.note_links();
+        self.oracle.forget_waiting(id);
         self.turn_at(id, now_us);
     }
 
@@ -402,6 +408,7 @@ impl World {
         }
         if effects.stalled {
             self.marks.reach(Mark::Stalled, 1);
+            self.oracle.forget_waiting(id);
             self.note(None, Happening::Stalled(id));
         }
         if let Some(wish) = effects.wish {
@@ -446,7 +453,9 @@ impl World {
         }
         let routes = wish.routes(process.cluster(), DirectorId(id), &BTreeSet::new());
         let metric = routes.get(&cluster::TCP.ip()).copied();
+        let stage = process.announcer.stage().clone();
         self.router.learn(id, routes);
+        self.judge_attraction(id, metric, &stage);
         self.note(None, Happening::Announces(id, metric));
     }
 

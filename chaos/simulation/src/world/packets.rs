@@ -18,7 +18,7 @@ const POLL_US: u64 = 60;
 
 impl World {
     /// The client socket that a packet is of, as a number.
-    fn flow_of(&self, packet: &[u8]) -> Option<u64> {
+    pub(super) fn flow_of(&self, packet: &[u8]) -> Option<u64> {
         let (src, dst, _) = frame::tuple(packet)?;
         let client = |at: &SocketAddrV4| at.ip().octets()[0] == 198;
         match (client(&src), client(&dst)) {
@@ -123,7 +123,8 @@ impl World {
 
     /// What became of a packet at a director.
     pub(super) fn sent(&mut self, id: u32, sent: Sent) {
-        let before = sent.before.as_deref();
+        let waited = self.judge_sent(id, &sent);
+        let before = waited.as_deref().or(sent.before.as_deref());
         let flow = before.and_then(|before| self.flow_of(before));
         let Some(packet) = sent.packet else {
             let glance = before.and_then(Glance::at);

@@ -1,5 +1,7 @@
 //! Rule 7, judged from outside: a director that begins to attract clients knows their sessions.
 
+use holdfast_node::announce::machine::Stage;
+use holdfast_node::announce::wish::METRIC_BEST;
 use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::session::{Known, SessionSink};
 
@@ -9,6 +11,16 @@ use crate::director::frame;
 
 /// What may happen between the beginning of a planned change and the flush that others begin (ms).
 const BEGIN_MS: u64 = 500;
+
+/// Whether clients come to who announces the VIP so.
+fn attracts(metric: Option<u32>) -> bool {
+    metric.is_some_and(|metric| metric <= METRIC_BEST)
+}
+
+/// Whether a director at this stage has done what comes before its VIPs.
+fn may_attract(stage: &Stage) -> bool {
+    matches!(stage, Stage::Vips(_) | Stage::Serving)
+}
 
 impl World {
     /// A director has come to a stage of its announcement.
@@ -28,6 +40,14 @@ impl World {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// The router has learnt with which metric a director announces the VIP; it is at this stage.
+    pub(super) fn judge_attraction(&mut self, id: u32, metric: Option<u32>, stage: &Stage) {
+        if attracts(metric) && !may_attract(stage) {
+            let what = format!("director {id} announces the VIP as usual, and is {}", stage.word());
+            self.violate(Rule::Ready, what, None);
         }
     }
 
@@ -68,5 +88,20 @@ impl World {
             });
         }
         lacking
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_node::announce::wish::METRIC_WORSE;
+
+    #[test]
+    fn who_attracts_clients_has_flushed_and_announced_its_lips() {
+        assert!(attracts(Some(METRIC_BEST)) && !attracts(Some(METRIC_WORSE)) && !attracts(None));
+        for stage in [Stage::Down, Stage::Planning, Stage::Flushing(1), Stage::Lips(1)] {
+            assert!(!may_attract(&stage), "{stage:?}");
+        }
+        assert!(may_attract(&Stage::Vips(1)) && may_attract(&Stage::Serving));
     }
 }

@@ -108,6 +108,8 @@ pub enum Signal {
     ResetIgnored,
     /// A SYN with this number, which is not this connection's.
     SynOnLiving(u32),
+    /// An acknowledgement of a SYN-ACK that was never sent (sequence, acknowledgement): it was reset.
+    WrongAck(u32, u32),
 }
 
 /// Segments of one's own on their way at the most.

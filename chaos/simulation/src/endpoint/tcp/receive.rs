@@ -121,6 +121,7 @@ impl Tcp {
                 let mut reset = Segment::bare(self.local, self.remote, Flags::RST);
                 reset.seq = segment.ack;
                 out.push(reset.encode(&[]));
+                self.signals.push_back(Signal::WrongAck(segment.seq, segment.ack));
                 return false;
             }
             self.unacked = 1;
