@@ -69,3 +69,25 @@ fn a_shard_that_lost_its_only_voter_is_formed_anew() {
 fn what_a_director_saw_right_before_its_death_counts() {
     holds(1005);
 }
+
+/// A director that was cut off, and as a learner did not know it, died: what it had opened meanwhile could be
+/// in nobody's store. The simulation blamed the others.
+#[test]
+fn who_is_cut_off_promotes_nothing() {
+    holds(380);
+}
+
+/// New UDP flows that are asked about found nobody who could say that they are new, for as long as a shard
+/// that had lost its only voter was not formed anew. (And what that voter's machine alone had in its memory,
+/// with everybody else dead, has an excuse.)
+#[test]
+fn new_flows_are_accepted_when_a_lost_shard_is_formed_anew() {
+    holds(537);
+}
+
+/// A director died in the millisecond after its SYN-ACK: its client was connected, its session half-open and
+/// not registered yet.
+#[test]
+fn a_connection_may_lose_its_director_before_its_handshake_is_seen() {
+    holds(771);
+}

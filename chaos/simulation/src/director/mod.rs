@@ -33,6 +33,8 @@ pub struct Director {
     pub frozen_since: Option<u64>,
     /// Since when its process has not heard of a leader of every group (us).
     pub cut_since: Option<u64>,
+    /// Since when its process has heard one, or had when it last did (us).
+    pub hears_since: u64,
     /// The guard has let go of the routes of the frozen process.
     pub released: bool,
     /// The machine is dead.

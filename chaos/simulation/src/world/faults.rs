@@ -103,7 +103,7 @@ impl World {
         let now_us = self.queue.now_us();
         let now_ms = self.director(id).clock.local_us(now_us) / 1_000;
         process.table.for_each(now_ms, |record, acked| known.push((record.clone(), acked)));
-        self.judge_death(id, known);
+        self.judge_death(id, machine, known);
         self.working.remove(&id);
         let disks = self.director(id).disks.clone();
         match machine {

@@ -135,6 +135,7 @@ impl World {
             process: None,
             frozen_since: None,
             cut_since: None,
+            hears_since: 0,
             dead: false,
             released: false,
             life: 0,

@@ -2,7 +2,9 @@
 //!
 //! Losing one is what rule 3 and the tiers are about, so it is judged at the death, by what the
 //! others hold, and not by when its client notices. Which losses are nobody's fault is stated here:
-//! the session was too young to be replicated. The client that has lost it is excused.
+//! the session was too young to be replicated, or its director was cut off from the quorum until its
+//! end, or the only memory of it in a cluster without a majority went with its machine. The client that
+//! has lost it is excused.
 
 use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::session::{Known, SessionFlags, SessionRecord, SessionSink};
@@ -36,9 +38,15 @@ impl World {
     }
 
     /// A director's process has ended; this is what it knew.
-    pub(super) fn judge_death(&mut self, id: u32, known: Vec<(SessionRecord, bool)>) {
+    pub(super) fn judge_death(
+        &mut self,
+        id: u32,
+        machine: bool,
+        known: Vec<(SessionRecord, bool)>,
+    ) {
         self.note_quorum();
         let quorum_ms = self.quorum_for_ms();
+        let (cut_ms, heard_ms) = self.cut_for_ms(id);
         let calm = self.homes_listen(id);
         for (record, acknowledged) in known {
             // The client may hold for established what has been answered only.
@@ -51,7 +59,7 @@ impl World {
             }
             let std::net::SocketAddr::V4(client) = record.key.source() else { continue };
             let flow = frame::socket_number(&client);
-            if acknowledged && quorum_ms == 0 {
+            if acknowledged && quorum_ms == 0 && !machine {
                 // With a majority gone it is on disks, and comes back with them.
                 continue;
             }
@@ -59,10 +67,13 @@ impl World {
             if !record.flags.established() {
                 continue; // Nobody was promised anything.
             }
-            let long = record.created_age_ms > self.plan.replicate_after_ms + PROMOTION_MS
-                && quorum_ms > PROMOTION_MS;
+            let long = record.created_age_ms.saturating_sub(cut_ms)
+                > self.plan.replicate_after_ms + PROMOTION_MS
+                && quorum_ms.min(heard_ms) > PROMOTION_MS;
             let young = u64::from(record.created_age_ms) > REGISTRATION_MS && calm;
             let rule = match (acknowledged, long, young) {
+                // More than a minority: the others are gone, and this machine lost its memory.
+                (true, ..) if quorum_ms == 0 => continue,
                 (true, ..) => Rule::Acknowledged,
                 (false, true, _) => Rule::Long,
                 (false, false, true) => Rule::Young,
@@ -92,6 +103,16 @@ impl World {
         })
     }
 
+    /// For how long (ms) a director has been cut off from the quorum, and for how long it had heard it
+    /// before: what it could tell nobody is not in the store (rule 5: promotion waits).
+    fn cut_for_ms(&self, id: u32) -> (u32, u32) {
+        let director = &self.directors[id as usize - 1];
+        let now_us = self.queue.now_us();
+        let until_us = director.cut_since.unwrap_or(now_us);
+        let ms = |from: u64, to: u64| (to.saturating_sub(from) / 1_000) as u32;
+        (ms(until_us, now_us), ms(director.hears_since, until_us))
+    }
+
     /// For how long (ms) there has been a quorum without interruption.
     fn quorum_for_ms(&self) -> u32 {
         let since = self.quorum_since_us.unwrap_or(u64::MAX);
@@ -104,7 +125,11 @@ impl World {
         for director in &mut self.directors {
             let hears = |p: &Process| p.share.has_quorum();
             match director.process.as_deref().is_some_and(hears) {
-                true => director.cut_since = None,
+                true if director.cut_since.is_none() => {}
+                true => {
+                    director.cut_since = None;
+                    director.hears_since = now_us;
+                }
                 false => director.cut_since = director.cut_since.or(Some(now_us)),
             }
         }
