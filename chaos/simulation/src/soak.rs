@@ -35,14 +35,9 @@ pub const OPEN: &[Open] = &[
         why: "an expired connection's end that answers first is reset before the other shows that it lives",
     },
     Open {
-        seed: 133,
-        rule: Rule::OneBackend,
-        why: "a client's ACK comes before the twin of its SYN is known, and goes to the wrong connection",
-    },
-    Open {
         seed: 423,
-        rule: Rule::OneBackend,
-        why: "a client's ACK comes before the twin of its SYN is known, and goes to the wrong backend",
+        rule: Rule::NoReset,
+        why: "a director that nobody answers forwards by an old record what does not fit it",
     },
 ];
 

@@ -91,3 +91,17 @@ fn new_flows_are_accepted_when_a_lost_shard_is_formed_anew() {
 fn a_connection_may_lose_its_director_before_its_handshake_is_seen() {
     holds(771);
 }
+
+/// A SYN was repeated at another director, and the client's answer to the first backend came there before
+/// the homes could tell of the first session: the second backend reset the client.
+#[test]
+fn an_answer_to_another_backend_is_not_forwarded() {
+    holds(250);
+}
+
+/// A SYN on a session that was not yet known to be over went through to its backend, which took it for a
+/// new connection; its repetition began a session with another backend.
+#[test]
+fn a_syn_that_went_by_an_old_session_makes_one_connection() {
+    holds(173);
+}

@@ -21,7 +21,7 @@ enum Obstacle {
     Tell(IcmpError),
     /// The segment begins a new connection in place of one that is closing or has expired.
     Reopen,
-    /// The segment belongs to the session's twin.
+    /// The segment may belong to another session of the same opening.
     Twin,
     /// The backend has accepted another connection over the session's keys.
     Reborn,
@@ -95,7 +95,7 @@ impl Core {
                 }
                 Content::Error => self.drop(DropReason::Internal),
             },
-            Obstacle::Twin => self.first_twin(at, frame, key, meta, slot),
+            Obstacle::Twin => self.whose(at, frame, key, meta, slot),
             Obstacle::Over => match &meta.content {
                 Content::Transport(segment) => {
                     self.reset_end(at, frame, key, segment, (slot, side))
@@ -135,10 +135,15 @@ impl Core {
         {
             return Err(Obstacle::Reborn);
         }
-        let undecided = tcp && !flags.established() && session.has_twin();
-        if undecided && side == Side::Client && twin::is_of_the_other(&session, segment) {
+        let half_open = tcp && !flags.established();
+        if half_open
+            && side == Side::Client
+            && self.table.expects_twins()
+            && twin::is_in_question(&session, segment)
+        {
             return Err(Obstacle::Twin);
         }
+        let undecided = half_open && session.has_twin();
         if session.mode() != ForwardingMode::FullNat {
             return Err(Obstacle::Reason(DropReason::UnsupportedMode));
         }

@@ -46,7 +46,7 @@ pub use frame::{Frame, Verdict};
 pub use miss::{MissAnswer, MissKind, MissQuestion};
 pub use reason::DropReason;
 
-use crate::session::{FlowCache, Lookup, OpenError, SessionTable, Side, Slot, WorkerHandle};
+use crate::session::{FlowCache, Lookup, SessionTable, Side, Slot, WorkerHandle};
 use crate::tables::ForwardingTables;
 use budget::{AskBudget, Rate, TokenBucket};
 use hops::HopCache;
@@ -115,6 +115,8 @@ pub struct Core {
     icmp_bucket: TokenBucket,
     /// While packets leave the waiting room: since when they have waited.
     waited_since_ns: Option<u64>,
+    /// How often another session took the place of one that packets of a batch may have found before.
+    replaced: u64,
     next_lip: usize,
     hops: HopCache,
     counters: Counters,
@@ -158,6 +160,7 @@ impl Core {
             icmp_rate: Rate::new(config.icmp_errors_per_second, config.icmp_error_burst),
             icmp_bucket: TokenBucket::default(),
             waited_since_ns: None,
+            replaced: 0,
             next_lip: 0,
             hops: HopCache::new(),
             counters: Counters::default(),
@@ -216,10 +219,11 @@ impl Core {
             self.cache.lookup_batch(&self.table, &batch.keys, found);
         }
         let flows = batch.keys.iter().zip(&batch.metas).zip(&batch.found);
-        let replaced = self.counters.count(Count::SessionsReplaced);
+        let replaced = self.replaced;
         for ((key, (index, meta)), found) in flows {
-            // A SYN before it in this batch may have replaced the session that was found.
-            let stale = self.counters.count(Count::SessionsReplaced) != replaced;
+            // A packet before it in this batch may have put another session in the place of the one
+            // that was found.
+            let stale = self.replaced != replaced;
             let found = if stale { &None } else { found };
             if let (Some(frame), Some(verdict)) = (frames.get_mut(*index), verdicts.get_mut(*index))
             {
@@ -354,7 +358,7 @@ impl Core {
         // After a stall the answer is as old as the packets: meanwhile others may know better.
         let in_time = |key: &FlowKey| {
             let since_ns = self.room.since_ns(key).unwrap_or(0);
-            now_ns.saturating_sub(since_ns) < self.config.wait_ns
+            !self.is_over(now_ns, since_ns)
         };
         let key = asked.filter(in_time);
         if key.is_none() {
@@ -369,15 +373,12 @@ impl Core {
                 // Also when nobody waits any more: the sender will try again. A refusal means that a
                 // session with a better claim is here, or that there is no room; a packet that still
                 // finds nothing is asked about again, until its time is over.
-                let refused = match self.table.install(record, at.now_ms) {
-                    Ok(_) | Err(OpenError::Exists(_)) => false,
-                    Err(_) => true,
-                };
+                let taken = self.table.learn(record, at.now_ms);
                 // Packets of the other direction may wait for it, too.
                 self.next_look_ns = 0;
                 let earlier = key.and_then(|key| self.room.doubt_of(&key));
                 if let Some(key) = key
-                    && refused
+                    && !taken
                     && earlier.is_some_and(|doubt| record.incarnation > doubt.incarnation)
                 {
                     // By the record that is here they would go to the wrong backend.
@@ -385,9 +386,21 @@ impl Core {
                         self.discard_chain(chain, DropReason::MissUnknown, release);
                     }
                 } else if let Some(key) = key {
-                    self.release(&at, &key, false, release);
-                    // Asked at once, a refused record would come back as fast as answers do.
-                    self.room.ask_from(&key, now_ns + self.config.repeat_ns);
+                    self.release_asked(&at, &key, release);
+                }
+            }
+            MissAnswer::NoWithAuthority { .. } | MissAnswer::DontKnow { .. }
+                if key.is_some_and(|key| self.knows_half_open(&key)) =>
+            {
+                self.counters.add(
+                    match answer {
+                        MissAnswer::NoWithAuthority { .. } => Count::AnswersDenied,
+                        _ => Count::AnswersUnknown,
+                    },
+                    1,
+                );
+                if let Some(key) = key {
+                    self.release_asked(&at, &key, release);
                 }
             }
             MissAnswer::NoWithAuthority { .. } => {
@@ -434,10 +447,14 @@ impl Core {
                 if flow.wait_for == WaitFor::Answer && !look {
                     continue;
                 }
+                let over = self.is_over(now_ns, flow.since_ns);
                 let again = match flow.wait_for {
                     WaitFor::Lock => flow.next_ns <= now_ns,
                     WaitFor::Answer => match self.table.lookup(&flow.key) {
-                        Lookup::Found(slot, _) => flow.doubted != Some(slot),
+                        Lookup::Found(slot, side) => {
+                            flow.doubted != Some(slot)
+                                && (over || !self.is_half_open(&flow.key, (slot, side)))
+                        }
                         Lookup::Absent | Lookup::Contended => false,
                     },
                 };
@@ -447,7 +464,7 @@ impl Core {
                     self.room.put_off(&flow.key, now_ns + LOCK_RETRY_NS);
                 }
                 // What has been parked again keeps the time since when it waits.
-                if now_ns.saturating_sub(flow.since_ns) >= self.config.wait_ns {
+                if over {
                     let reason = match flow.wait_for {
                         WaitFor::Answer => DropReason::MissTimeout,
                         WaitFor::Lock => DropReason::Contended,
@@ -458,6 +475,26 @@ impl Core {
             self.waiting_keys = waiting;
         }
         self.end_batch();
+    }
+
+    /// Whether what waits since then has waited long enough.
+    fn is_over(&self, now_ns: u64, since_ns: u64) -> bool {
+        now_ns.saturating_sub(since_ns) >= self.config.wait_ns
+    }
+
+    /// Whether packets with this key were in question although a session of theirs is here.
+    fn knows_half_open(&self, key: &FlowKey) -> bool {
+        match self.table.lookup(key) {
+            Lookup::Found(slot, side) => self.is_half_open(key, (slot, side)),
+            Lookup::Absent | Lookup::Contended => false,
+        }
+    }
+
+    /// Releases packets about which the others were asked.
+    fn release_asked(&mut self, at: &Moment<'_>, key: &FlowKey, release: &mut Release<'_>) {
+        self.release(at, key, false, release);
+        // Asked at once, an answer that was of no use would come back as fast as answers do.
+        self.room.ask_from(key, at.now_ns + self.config.repeat_ns);
     }
 
     fn release(&mut self, at: &Moment<'_>, key: &FlowKey, denied: bool, release: &mut Release<'_>) {

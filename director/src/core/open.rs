@@ -66,6 +66,7 @@ impl Core {
             Ok(slot) => {
                 self.counters.add(Count::SessionsOpenedTcp, 1);
                 self.counters.add(Count::SessionsReplaced, 1);
+                self.replaced = self.replaced.wrapping_add(1);
                 self.note_young(slot);
                 self.cache.insert(key, slot, Side::Backend);
                 self.known(at, frame, key, meta, (slot, Side::Backend))
@@ -123,6 +124,7 @@ impl Core {
                 self.counters.add(count, 1);
                 if replaces.is_some() {
                     self.counters.add(Count::SessionsReplaced, 1);
+                    self.replaced = self.replaced.wrapping_add(1);
                 }
                 self.note_young(slot);
                 let reply = self.table.session(slot).reply();

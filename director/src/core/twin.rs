@@ -1,11 +1,17 @@
 //! Sessions with a twin at another director ([`crate::session`], twins): the client's next segment
 //! decides which one stays, and the backend of the other is told.
+//!
+//! That segment may come before anybody has told of a twin. Forwarded to a backend whose number it does
+//! not acknowledge, it would make that one reset the client's connection with the other. So it waits until
+//! the others have been asked, and goes to nobody if none knows its session.
 
-use holdfast_schema::flow::FlowKey;
+use holdfast_schema::flow::{FlowKey, Protocol};
+use holdfast_schema::session::SessionFlags;
 
 use super::counters::Count;
 use super::frame::{Frame, Verdict};
-use super::meta::{Meta, Segment};
+use super::meta::{Content, Meta, Segment};
+use super::reason::DropReason;
 use super::waiting::WaitFor;
 use super::{Core, Moment, Release};
 use crate::session::{HalfOpenReset, Session, Side, Slot, TwinVerdict};
@@ -16,18 +22,30 @@ use crate::wire::emit::{BARE_FRAME, BareSegment, bare_frame};
 /// Backends' connections that are reset in one turn.
 const RESETS: usize = 16;
 
-/// Whether a segment of the client shows that it has agreed with another backend than this session's.
+/// The number that the client acknowledges if it has agreed with this session's backend, if its SYN-ACK
+/// was seen.
 #[inline]
-pub(super) fn is_of_the_other(session: &Session<'_>, segment: &Segment) -> bool {
+fn number_of(session: &Session<'_>) -> Option<u32> {
+    let answered = session.flags().has(SessionFlags::BACKEND_ANSWERED);
+    session.numbers(Side::Backend).filter(|_| answered).map(|(end, _)| end)
+}
+
+/// Whether a segment of the client may belong to another session of the opening that made this one: it
+/// acknowledges another backend's number; or this one's is not known, and nobody was asked.
+#[inline]
+pub(super) fn is_in_question(session: &Session<'_>, segment: &Segment) -> bool {
     let speaks = segment.flags.has(TcpFlags::ACK) && !segment.flags.has(TcpFlags::SYN);
-    let answered = session.numbers(Side::Backend).map(|(end, _)| end);
-    speaks && answered != Some(segment.ack)
+    speaks
+        && match number_of(session) {
+            Some(number) => number != segment.ack,
+            None => !session.was_asked(),
+        }
 }
 
 impl Core {
-    /// A packet of the client belongs to the twin of its session, which takes its place.
+    /// Finds the session of a client's segment that may not belong to the one that is here.
     #[cold]
-    pub(super) fn first_twin(
+    pub(super) fn whose(
         &mut self,
         at: &Moment<'_>,
         frame: &mut Frame<'_>,
@@ -35,11 +53,40 @@ impl Core {
         meta: &Meta,
         slot: Slot,
     ) -> Verdict {
-        match self.table.resolve_twin(slot, at.now_ms) {
-            TwinVerdict::First(first) => self.known(at, frame, key, meta, (first, Side::Client)),
-            TwinVerdict::Own => self.known(at, frame, key, meta, (slot, Side::Client)),
-            TwinVerdict::Contended => self.park(at, frame, key, meta, WaitFor::Lock),
+        let session = self.table.session(slot);
+        let known = number_of(&session).is_some();
+        if let (true, Content::Transport(segment)) = (session.has_twin(), &meta.content) {
+            match self.table.resolve_twin(slot, at.now_ms, known, segment.ack) {
+                TwinVerdict::Other(other) => {
+                    self.replaced = self.replaced.wrapping_add(1);
+                    return self.known(at, frame, key, meta, (other, Side::Client));
+                }
+                TwinVerdict::Contended => return self.park(at, frame, key, meta, WaitFor::Lock),
+                TwinVerdict::Own => {}
+            }
         }
+        let waited = self.waited_since_ns;
+        match waited {
+            Some(since_ns) if known && self.is_over(at.now_ns, since_ns) => {
+                self.drop(DropReason::OtherBackend)
+            }
+            _ if known => self.ask(at, frame, key, meta),
+            None if self.try_ask(at, frame, key, meta).is_ok() => Verdict::Parked,
+            // Nobody knew better, or there is no room to ask: most likely it is this session's.
+            _ => {
+                self.table.session(slot).note_asked();
+                self.known(at, frame, key, meta, (slot, Side::Client))
+            }
+        }
+    }
+
+    /// Whether a session is here, but packets of its client may wait to be told of another one.
+    pub(super) fn is_half_open(&self, key: &FlowKey, (slot, side): (Slot, Side)) -> bool {
+        let session = self.table.session(slot);
+        key.protocol == Protocol::Tcp
+            && side == Side::Client
+            && !session.flags().established()
+            && !(session.has_twin() && number_of(&session).is_some())
     }
 
     /// Resets half-open connections of backends whose session gave way to its twin. Cheap when there are

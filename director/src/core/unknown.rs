@@ -127,6 +127,18 @@ impl Core {
         }
     }
 
+    /// Asks the others, if the budget and the room allow it.
+    pub(super) fn try_ask(
+        &mut self,
+        at: &Moment<'_>,
+        frame: &Frame<'_>,
+        key: &FlowKey,
+        meta: &Meta,
+    ) -> Result<(), ()> {
+        self.charge(at, key).map_err(|_| ())?;
+        self.try_park(at, frame, key, meta, WaitFor::Answer).map_err(|_| ())
+    }
+
     /// Asks the others about a UDP flow; schedules it when the budget is used up, or when its datagram
     /// cannot wait.
     fn ask_udp(

@@ -113,6 +113,9 @@ pub(super) mod state {
     pub const ENDING: u64 = EXPIRING | CLIENT_RESET | BACKEND_RESET | 3 << PROBES_SHIFT;
     /// Another director has a session of the same opening; the client's next segment decides.
     pub const TWIN: u64 = 1 << 40;
+    /// It came from another director, or the others were asked whether they have another one of the same
+    /// opening.
+    pub const ASKED: u64 = 1 << 41;
 }
 
 /// What a record is, in the low bits of its version.
@@ -492,6 +495,16 @@ impl Session<'_> {
     #[inline]
     pub fn has_twin(&self) -> bool {
         self.record.get(word::STATE) & state::TWIN != 0
+    }
+
+    /// Whether the others had an occasion to tell of another session of the same opening.
+    pub fn was_asked(&self) -> bool {
+        self.record.get(word::STATE) & state::ASKED != 0
+    }
+
+    /// Notes that they had one.
+    pub fn note_asked(&self) {
+        self.table.change(self.record, |bits| bits | state::ASKED);
     }
 
     /// The session as it is told to others.

@@ -229,9 +229,13 @@ impl SessionTable {
                 return None;
             }
             record.report(word::CLIENT, &said.client, now);
-            record.report(word::BACKEND, &said.backend_seen, now);
+            if backend_was_seen(said) {
+                record.report(word::BACKEND, &said.backend_seen, now);
+            }
             let mut bits = u64::from(said.flags.0);
-            if source == Source::Store {
+            if source == Source::Peer {
+                bits |= state::ASKED;
+            } else {
                 bits |= state::ACKED;
                 // Before the flags: the sweep must not take them for news to the store.
                 self.stored(record, said.flags);
@@ -281,10 +285,13 @@ impl SessionTable {
         record.put(word::TIMES, pack(said.idle_timeout_ms, DEFAULT_AFTER));
         record.put(word::DELTAS, pack(said.isn_delta, said.timestamp_delta));
         record.put(word::OWNER, pack(said.owner.0, said.generation));
-        for (first, seen) in [(word::CLIENT, &said.client), (word::BACKEND, &said.backend_seen)] {
+        for first in [word::CLIENT, word::BACKEND] {
             record.put(first + half::LOCAL, 0);
             record.put(first + half::REMOTE, 0);
-            record.report(first, seen, now);
+        }
+        record.report(word::CLIENT, &said.client, now);
+        if backend_was_seen(said) {
+            record.report(word::BACKEND, &said.backend_seen, now);
         }
         record.put(word::REFRESHED, now);
         record.put(word::DUE, 0);
@@ -293,6 +300,7 @@ impl SessionTable {
             bits |= state::ACKED;
             record.put(word::SAID, u64::from(said.flags.0));
         } else {
+            bits |= state::ASKED;
             record.put(word::SAID, 0);
         }
         if said.owner == self.me {
@@ -352,6 +360,12 @@ impl SessionTable {
             self.free(slot, version, Wait::Yes);
         }
     }
+}
+
+/// Whether what a record says of the backend's side is more than its time of creation: others' numbers
+/// decide whose packet an ACK of the client is.
+fn backend_was_seen(said: &SessionRecord) -> bool {
+    said.flags.has(SessionFlags::BACKEND_ANSWERED) || said.flags.closing()
 }
 
 /// Whether a record takes a reply key from the session that holds it here. Established beats not

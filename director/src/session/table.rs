@@ -62,6 +62,8 @@ pub struct SessionTable {
     pub(super) without_veto: std::sync::atomic::AtomicBool,
     #[cfg(feature = "simulation")]
     pub(super) without_incarnations: std::sync::atomic::AtomicBool,
+    #[cfg(feature = "simulation")]
+    pub(super) without_twins: std::sync::atomic::AtomicBool,
 }
 
 impl SessionTable {
@@ -120,6 +122,8 @@ impl SessionTable {
             without_veto: std::sync::atomic::AtomicBool::new(false),
             #[cfg(feature = "simulation")]
             without_incarnations: std::sync::atomic::AtomicBool::new(false),
+            #[cfg(feature = "simulation")]
+            without_twins: std::sync::atomic::AtomicBool::new(false),
         }
     }
 

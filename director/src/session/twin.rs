@@ -1,12 +1,18 @@
 //! Twins: two sessions that one opening of a client has made at two directors, because its SYN came
 //! twice and the router sent the second one elsewhere. A home notices (`state-store`, homes) and tells
-//! whoever registered his later. What becomes of that one depends on how far it is:
+//! both directors of the other's; or the client's segment comes first, and is in question here because it
+//! acknowledges a number that is not this backend's: then the others are asked for its session. What
+//! becomes of the one that is here depends on how far it is:
 //!
-//! - Its backend has not answered: it gives way to the first, at once.
+//! - Its backend has not answered: it gives way to an older one, at once.
 //! - Its backend has answered, the client not: the client's next segment decides, for it acknowledges
-//!   the number of one backend or of the other. Until then the first record is kept aside.
+//!   the number of one backend or of the other. Until then the other record is kept aside.
 //! - It is established: client and backend have agreed on it. It stays, and is said again, so that
-//!   everybody prefers it to the first.
+//!   everybody prefers it to the other.
+//! - The other is established: it gives way.
+//!
+//! Which one is older both directors see alike ([`prevails`]): when they tell each other at the same time,
+//! only one gives way.
 //!
 //! The half-open connection of a backend whose session gave way is reset: left alone it would go on
 //! answering, and a client that takes its SYN-ACK for an old one would make it reset the client.
@@ -18,11 +24,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ahash::RandomState;
 use crossbeam_queue::ArrayQueue;
 use holdfast_schema::flow::{FlowKey, Protocol};
-use holdfast_schema::session::{SessionFlags, SessionRecord};
+use holdfast_schema::session::{Incarnation, SessionFlags, SessionRecord, prevails};
 use parking_lot::Mutex;
 
 use super::index::Wait;
 use super::key::PackedKey;
+use super::open::OpenError;
 use super::record::{TIME_BASE_MS, state};
 use super::sink::Source;
 use super::stats::count;
@@ -32,10 +39,10 @@ use super::{Side, Slot};
 /// Resets, and sessions to be said again, that may wait.
 const QUEUE: usize = 1_024;
 
-/// First records that are kept aside. One that finds no room is forgotten: its twin stays, then.
+/// Records of others that are kept aside. One that finds no room is forgotten: its twin stays, then.
 const ASIDE: usize = 1_024;
 
-/// How long (ms) a first record is kept aside.
+/// How long (ms) one is kept aside.
 const ASIDE_MS: u64 = 30_000;
 
 /// The backend's side of a half-open connection that is to be reset.
@@ -59,7 +66,8 @@ pub(super) struct Twins {
 impl Twins {
     pub(super) fn new() -> Twins {
         Twins {
-            aside: Mutex::new(HashMap::with_capacity_and_hasher(ASIDE, RandomState::new())),
+            // Twice the room: workers write here, and with less it might have to grow one day.
+            aside: Mutex::new(HashMap::with_capacity_and_hasher(2 * ASIDE, RandomState::new())),
             resets: ArrayQueue::new(QUEUE),
             again: ArrayQueue::new(QUEUE),
             adopted: AtomicU64::new(0),
@@ -76,73 +84,138 @@ impl Twins {
 /// What the client's segment says about a session with a twin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TwinVerdict {
-    /// It belongs to the first session, which has taken the place of the other.
-    First(Slot),
+    /// It belongs to the other session, which has taken the place of this one.
+    Other(Slot),
     /// There is nothing to decide any more.
     Own,
     /// Another thread is writing: again next batch.
     Contended,
 }
 
+/// A session of which another director has a twin.
+struct Own {
+    slot: Slot,
+    version: u64,
+    incarnation: Incarnation,
+    flags: SessionFlags,
+}
+
 impl SessionTable {
-    /// Another director has registered `first`, and this one a session of the same opening later.
-    pub fn adopt_twin(&self, first: &SessionRecord) {
-        let now = self.now();
-        let key = PackedKey::new(&first.key);
+    /// Another director has `other`, and this one, perhaps, a session of the same opening.
+    pub fn adopt_twin(&self, other: &SessionRecord) {
         let _guest = self.slab.epochs.guest();
-        let own = self.with(&key, Wait::Yes, |record, target| {
-            let version = record.live()?;
-            let incarnation = record.incarnation();
-            let flags = record.flags();
-            let twin = incarnation.isn == first.incarnation.isn && incarnation != first.incarnation;
-            (twin && !flags.closing()).then_some((target.slot(), version, flags))
-        });
-        let Ok(Some(Some((slot, version, flags)))) = own else { return };
-        let decided = first.flags.established();
-        if flags.established() && !decided {
-            count(&self.twins.kept);
-            self.say_again(slot);
-        } else if flags.established() {
-            // Both say that the client has agreed with them: the store decides.
-        } else if flags.has(SessionFlags::BACKEND_ANSWERED) && !decided {
-            let mut aside = self.twins.aside.lock();
-            if aside.len() >= ASIDE {
-                aside.retain(|_, (since, _)| now < *since + ASIDE_MS);
-            }
-            if aside.len() < ASIDE {
-                aside.insert(key, (now, first.clone()));
-                drop(aside);
-                self.change(self.record(slot), |bits| bits | state::TWIN);
-            }
-        } else {
-            self.give_up(slot, version, Wait::Yes);
-            let _ = self.accept(first, now, Source::Peer);
+        if let Ok(Some(own)) = self.twin_here(other, Wait::Yes) {
+            self.settle(&own, other, self.now(), Wait::Yes);
         }
     }
 
-    /// The client's segment does not belong to the session in this slot, which has a twin: the first
-    /// takes its place.
-    pub fn resolve_twin(&self, slot: Slot, now_ms: u64) -> TwinVerdict {
+    /// Takes what another director has answered to a question. For workers. What finds a session with a
+    /// better claim here, or no room, is not taken; false: it was the room, or another thread was writing.
+    pub fn learn(&self, said: &SessionRecord, now_ms: u64) -> bool {
+        let _guest = self.slab.epochs.guest();
+        match self.twin_here(said, Wait::No) {
+            Ok(Some(own)) if said.incarnation.is_twin_of(&own.incarnation) => {
+                self.settle(&own, said, now_ms + TIME_BASE_MS, Wait::No);
+                true
+            }
+            Ok(_) => matches!(self.install(said, now_ms), Ok(_) | Err(OpenError::Exists(_))),
+            Err(_) => false,
+        }
+    }
+
+    /// The session here that is not over and was made by the same opening as `other`.
+    fn twin_here(&self, other: &SessionRecord, wait: Wait) -> Result<Option<Own>, OpenError> {
+        let own = self.with(&PackedKey::new(&other.key), wait, |record, target| {
+            let version = record.live()?;
+            let (incarnation, flags) = (record.incarnation(), record.flags());
+            let twin = incarnation.isn == other.incarnation.isn && incarnation != other.incarnation;
+            let own = Own { slot: target.slot(), version, incarnation, flags };
+            (twin && !flags.closing()).then_some(own)
+        })?;
+        Ok(own.flatten())
+    }
+
+    fn settle(&self, own: &Own, other: &SessionRecord, now: u64, wait: Wait) {
+        let (flags, decided) = (own.flags, other.flags.established());
+        if flags.established() {
+            // If both say that the client has agreed with them, the store decides.
+            if !decided {
+                count(&self.twins.kept);
+                self.say_again(own.slot);
+            }
+            return;
+        }
+        let two = other.incarnation.is_twin_of(&own.incarnation);
+        let loses = !two || prevails((&other.incarnation, other.flags), (&own.incarnation, flags));
+        if decided || loses && !flags.has(SessionFlags::BACKEND_ANSWERED) {
+            self.give_up(own.slot, own.version, other, wait);
+            let _ = self.accept(other, now, Source::Peer);
+        } else if !other.flags.closing() && self.put_aside(other, now, wait) {
+            self.change(self.record(own.slot), |bits| bits | state::TWIN);
+        }
+    }
+
+    fn put_aside(&self, other: &SessionRecord, now: u64, wait: Wait) -> bool {
+        let aside = match wait {
+            Wait::Yes => Some(self.twins.aside.lock()),
+            Wait::No => self.twins.aside.try_lock(),
+        };
+        let Some(mut aside) = aside else { return false };
+        if aside.len() >= ASIDE {
+            aside.retain(|_, (since, _)| now < *since + ASIDE_MS);
+        }
+        let room = aside.len() < ASIDE;
+        if room {
+            aside.insert(PackedKey::new(&other.key), (now, other.clone()));
+        }
+        room
+    }
+
+    /// The client's segment with this acknowledgement does not belong to the session in this slot, which
+    /// has a twin: that takes its place. If the number of the session's own backend is not `known`, it
+    /// has to be the other's.
+    pub fn resolve_twin(&self, slot: Slot, now_ms: u64, known: bool, ack: u32) -> TwinVerdict {
         let record = self.record(slot);
         let key = record.key(Side::Client);
         let Some(mut aside) = self.twins.aside.try_lock() else { return TwinVerdict::Contended };
-        let first = aside.remove(&key);
+        let answered = |other: &SessionRecord| {
+            other.flags.has(SessionFlags::BACKEND_ANSWERED) && other.backend_seen.seq == ack
+        };
+        if !known && !aside.get(&key).is_some_and(|(_, other)| answered(other)) {
+            return TwinVerdict::Own;
+        }
+        let other = aside.remove(&key);
         drop(aside);
         self.change(record, |bits| bits & !state::TWIN);
-        let Some((since, first)) = first else { return TwinVerdict::Own };
+        let Some((since, mut other)) = other else { return TwinVerdict::Own };
         let Some(version) = record.live() else { return TwinVerdict::Contended };
-        self.give_up(slot, version, Wait::No);
-        let mut first = first;
+        self.give_up(slot, version, &other, Wait::No);
         let aged = u32::try_from(now_ms + TIME_BASE_MS - since.min(now_ms + TIME_BASE_MS));
         let aged = aged.unwrap_or(u32::MAX);
-        first.created_age_ms = first.created_age_ms.saturating_add(aged);
-        first.client.age_ms = first.client.age_ms.saturating_add(aged);
-        first.backend_seen.age_ms = first.backend_seen.age_ms.saturating_add(aged);
-        match self.install(&first, now_ms) {
-            Ok(slot) => TwinVerdict::First(slot),
+        other.created_age_ms = other.created_age_ms.saturating_add(aged);
+        other.client.age_ms = other.client.age_ms.saturating_add(aged);
+        other.backend_seen.age_ms = other.backend_seen.age_ms.saturating_add(aged);
+        match self.install(&other, now_ms) {
+            Ok(slot) => TwinVerdict::Other(slot),
             // The homes know it: its next packet asks them.
             Err(_) => TwinVerdict::Contended,
         }
+    }
+
+    /// Whether a segment that does not fit its session is in question. (A simulation proves that it notices
+    /// what comes of it otherwise.)
+    #[inline]
+    pub(crate) fn expects_twins(&self) -> bool {
+        #[cfg(feature = "simulation")]
+        return !self.without_twins.load(Ordering::Relaxed);
+        #[cfg(not(feature = "simulation"))]
+        true
+    }
+
+    /// Takes every segment for one of the session that is here.
+    #[cfg(feature = "simulation")]
+    pub fn set_without_twins(&self) {
+        self.without_twins.store(true, Ordering::Relaxed);
     }
 
     /// A session with a twin is established: everybody should know.
@@ -158,13 +231,13 @@ impl SessionTable {
         let _ = self.twins.again.push(slot);
     }
 
-    fn give_up(&self, slot: Slot, version: u64, wait: Wait) {
+    fn give_up(&self, slot: Slot, version: u64, other: &SessionRecord, wait: Wait) {
         let record = self.record(slot);
         let reply = record.key(Side::Backend).unpack();
         let isn = record.incarnation().isn;
         if self.free(slot, version, wait) {
             count(&self.twins.adopted);
-            if reply.protocol == Protocol::Tcp {
+            if reply.protocol == Protocol::Tcp && reply != other.reply {
                 // One that finds no room leaves the backend's half-open connection to its own timer.
                 let _ = self.twins.resets.push(HalfOpenReset { reply, seq: isn.wrapping_add(1) });
             }

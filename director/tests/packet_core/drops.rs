@@ -4,7 +4,7 @@ use holdfast_director::core::{CoreConfig, Count, DropReason, Verdict};
 
 use holdfast_schema::session::{SessionFlags, SessionSink};
 
-use super::full_nat::open;
+use super::full_nat::{open, open_answered};
 use super::support::packet::*;
 use super::support::*;
 
@@ -272,7 +272,7 @@ fn no_session_is_opened_for_a_packet_that_cannot_be_sent() {
 fn a_packet_too_big_without_df_is_dropped() {
     let mut lab = Lab::new();
     let (client, vip) = (at(CLIENT, 50), at(VIP, NARROW_WEB));
-    open(&mut lab, &Packet::tcp(client, vip, SYN, 1, 0));
+    open_answered(&mut lab, &Packet::tcp(client, vip, SYN, 1, 0), 1);
     let big =
         Packet { dont_fragment: false, ..Packet::tcp(client, vip, ACK, 2, 2).payload(&[7; 1400]) };
     assert_eq!(lab.one(&big.bytes()).0, Verdict::Drop(DropReason::TooBig));

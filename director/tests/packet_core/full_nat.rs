@@ -21,6 +21,19 @@ pub fn open(lab: &mut Lab, first: &Packet) -> (std::net::SocketAddrV4, std::net:
     (local, backend)
 }
 
+/// [`open`], and the backend answers with this initial sequence number.
+#[track_caller]
+pub fn open_answered(
+    lab: &mut Lab,
+    first: &Packet,
+    isn: u32,
+) -> (std::net::SocketAddrV4, std::net::SocketAddrV4) {
+    let (local, backend) = open(lab, first);
+    let L4::Tcp { seq, .. } = first.l4 else { panic!("no SYN") };
+    lab.sent(&Packet::tcp(backend, local, SYN | ACK, isn, seq + 1).bytes());
+    (local, backend)
+}
+
 #[test]
 fn both_directions_of_tcp_and_udp() {
     for (udp, port) in [(false, WEB), (true, DNS)] {
@@ -40,6 +53,9 @@ fn both_directions_of_tcp_and_udp() {
             assert_eq!(Bucket::of_local_port(local.port()), bucket);
             assert!(local.port() >= 1024);
 
+            if !udp {
+                lab.sent(&Packet::tcp(backend, local, SYN | ACK, 500, 101).bytes());
+            }
             for payload in [&b""[..], b"x", b"even", b"an odd one", &[0xff; 1400]] {
                 let up = make(client, vip, ACK | PSH, 101, 501).payload(payload);
                 assert_eq!(lab.sent(&up.bytes()), up.forwarded(local, backend).bytes());
@@ -48,7 +64,7 @@ fn both_directions_of_tcp_and_udp() {
             }
             let counters = lab.counters();
             assert_eq!(counters.count(Count::ToBackendPackets), 6);
-            assert_eq!(counters.count(Count::ToClientPackets), 5);
+            assert_eq!(counters.count(Count::ToClientPackets), 5 + u64::from(!udp));
             assert_eq!(counters.count(Count::SessionsOpenedTcp), u64::from(!udp));
             assert_eq!(counters.count(Count::SessionsOpenedUdp), u64::from(udp));
             assert_eq!(counters.dropped_packets(), 0);
@@ -100,7 +116,7 @@ fn a_computed_udp_checksum_of_zero_becomes_ones() {
 fn a_damaged_checksum_stays_damaged() {
     let mut lab = Lab::new();
     let (client, vip) = (at(CLIENT, 40_004), at(VIP, WEB));
-    let (local, backend) = open(&mut lab, &Packet::tcp(client, vip, SYN, 1, 0));
+    let (local, backend) = open_answered(&mut lab, &Packet::tcp(client, vip, SYN, 1, 0), 1);
     let up = Packet::tcp(client, vip, ACK, 2, 2).payload(b"data");
     let mut damaged = up.bytes();
     *damaged.last_mut().unwrap() ^= 4;
@@ -148,7 +164,7 @@ fn one_batch_holds_many_flows_in_order() {
         let (client, vip) = (at(CLIENT, port), at(VIP, WEB));
         packets.push(Packet::tcp(client, vip, SYN, 7, 0));
         // Nobody sends this so soon, but it must find the session that its SYN just opened.
-        packets.push(Packet::tcp(client, vip, ACK, 8, 1).payload(b"first data"));
+        packets.push(Packet::tcp(client, vip, PSH, 8, 0).payload(b"first data"));
     }
     let bytes: Vec<_> = packets.iter().map(Packet::bytes).collect();
     let out = lab.batch(&bytes);
@@ -183,7 +199,7 @@ fn two_workers_share_sessions() {
 fn a_new_next_hop_counts_from_the_next_batch_on() {
     let mut lab = Lab::new();
     let (client, vip) = (at(CLIENT, 40_007), at(VIP, WEB));
-    let (local, backend) = open(&mut lab, &Packet::tcp(client, vip, SYN, 1, 0));
+    let (local, backend) = open_answered(&mut lab, &Packet::tcp(client, vip, SYN, 1, 0), 1);
     let moved = [2, 0, 0, 0, 0, 0xc];
     lab.tables = ForwardingTables::build(
         &cluster(),

@@ -6,7 +6,7 @@ use etherparse::icmpv4::{DestUnreachableHeader, TimeExceededCode};
 use etherparse::{IcmpEchoHeader, Icmpv4Type, IpNumber};
 use holdfast_director::core::{CoreConfig, Count, DropReason, MissAnswer, MissKind, Verdict};
 
-use super::full_nat::open;
+use super::full_nat::{open, open_answered};
 use super::support::packet::*;
 use super::support::*;
 
@@ -286,7 +286,7 @@ fn an_error_about_an_unknown_flow_is_asked_about_and_never_reset() {
 fn a_packet_too_big_with_df_is_answered() {
     let mut lab = Lab::new();
     let (client, vip) = (at(CLIENT, 42_000), at(VIP, NARROW_WEB));
-    let (local, backend) = open(&mut lab, &Packet::tcp(client, vip, SYN, 1, 0));
+    let (local, backend) = open_answered(&mut lab, &Packet::tcp(client, vip, SYN, 1, 0), 1);
     let fits = Packet::tcp(client, vip, ACK, 2, 2).payload(&[7; 1360]);
     assert_eq!(lab.sent(&fits.bytes()), fits.forwarded(local, backend).bytes());
     let big = Packet::tcp(client, vip, ACK, 2, 2).payload(&[7; 1361]);

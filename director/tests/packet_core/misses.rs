@@ -3,9 +3,9 @@
 use holdfast_director::core::{
     CoreConfig, Count, DropReason, MissAnswer, MissKind, MissQuestion, Verdict,
 };
-use holdfast_schema::session::{SessionRecord, SessionSink};
+use holdfast_schema::session::{SessionFlags, SessionRecord, SessionSink};
 
-use super::full_nat::open;
+use super::full_nat::{open, open_answered};
 use super::support::packet::*;
 use super::support::*;
 
@@ -168,7 +168,8 @@ fn what_waits_through_a_stall_is_thrown_away() {
 /// Rounds come much more often than anything changes.
 #[test]
 fn waiting_flows_are_looked_for_once_a_millisecond() {
-    let f = foreign(44_021, false);
+    let mut f = foreign(44_021, false);
+    f.record.flags = SessionFlags::CLIENT_OPENED.with(SessionFlags::ESTABLISHED);
     let mut lab = Lab::new();
     let up = Packet::tcp(f.client, f.vip, ACK, 101, 501);
     lab.one(&up.bytes());
@@ -195,7 +196,8 @@ fn a_datagram_that_cannot_wait_is_scheduled() {
 
 #[test]
 fn a_session_that_the_store_brings_releases_its_packets() {
-    let f = foreign(44_003, false);
+    let mut f = foreign(44_003, false);
+    f.record.flags = SessionFlags::CLIENT_OPENED.with(SessionFlags::ESTABLISHED);
     let mut lab = Lab::new();
     let up = Packet::tcp(f.client, f.vip, ACK, 101, 501);
     assert_eq!(lab.one(&up.bytes()).0, Verdict::Parked);
@@ -268,7 +270,7 @@ fn a_denial_is_remembered_for_100_ms_and_forgotten_for_a_new_session() {
     let id = lab.questions()[0].id;
     lab.answer(MissAnswer::NoWithAuthority { id });
     // A SYN opens a session at once; its packets are not those of the denied one.
-    let (local, backend) = open(&mut lab, &Packet::tcp(client, vip, SYN, 9, 0));
+    let (local, backend) = open_answered(&mut lab, &Packet::tcp(client, vip, SYN, 9, 0), 0);
     let up = Packet::tcp(client, vip, ACK, 10, 1);
     assert_eq!(lab.sent(&up.bytes()), up.forwarded(local, backend).bytes());
 }

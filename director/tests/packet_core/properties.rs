@@ -57,8 +57,9 @@ proptest! {
         };
         let (local, backend) = verified_endpoints(&lab.sent(&opener.bytes()));
         if let L4::Tcp { .. } = packet.l4 {
-            // Whose backend was never seen here is asked about, if the numbers make no sense.
+            // Of an established connection: what does not fit a half-open one is asked about.
             lab.sent(&Packet::tcp(backend, local, SYN | ACK, 1, 2).bytes());
+            lab.sent(&Packet::tcp(packet.src, packet.dst, ACK, 2, 2).bytes());
         }
         let there = lab.sent(&packet.bytes());
         prop_assert_eq!(&there, &packet.forwarded(local, backend).bytes());

@@ -7,7 +7,7 @@ use holdfast_schema::cluster::{Backend, BackendId, ClusterState};
 use holdfast_schema::flow::{FlowKey, Protocol};
 use holdfast_schema::session::{SessionFlags as F, SessionSink};
 
-use super::full_nat::open;
+use super::full_nat::{open, open_answered};
 use super::support::packet::*;
 use super::support::*;
 
@@ -163,7 +163,7 @@ fn data_behind_a_reopening_syn_go_with_it() {
     lab.sent(&Packet::tcp(client, vip, ACK, 101, 501).bytes());
     lab.sent(&Packet::tcp(client, vip, RST, 101, 0).bytes());
     let syn = Packet::tcp(client, vip, SYN, 7_000, 0);
-    let data = Packet::tcp(client, vip, ACK, 7_001, 1).payload(b"early");
+    let data = Packet::tcp(client, vip, PSH, 7_001, 0).payload(b"early");
     let out = lab.batch(&[syn.bytes(), data.bytes()]);
     let (new_local, new_backend) = verified_endpoints(&out[0].1);
     assert_ne!(new_local, local);
@@ -174,7 +174,7 @@ fn data_behind_a_reopening_syn_go_with_it() {
 fn sessions_keep_their_backend_when_the_tables_change() {
     let mut lab = Lab::new();
     let (client, vip) = (at(CLIENT, 43_005), at(VIP, WEB));
-    let (local, backend) = open(&mut lab, &Packet::tcp(client, vip, SYN, 100, 0));
+    let (local, backend) = open_answered(&mut lab, &Packet::tcp(client, vip, SYN, 100, 0), 500);
     let name = backend.ip().to_string();
     let stays = |lab: &mut Lab| {
         let up = Packet::tcp(client, vip, ACK, 101, 501);

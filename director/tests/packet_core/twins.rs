@@ -2,7 +2,7 @@
 
 use std::net::SocketAddrV4;
 
-use holdfast_director::core::Count;
+use holdfast_director::core::{Count, DropReason, MissAnswer, MissQuestion, Verdict};
 use holdfast_schema::session::{SessionFlags, SessionRecord, SessionSink};
 
 use super::full_nat::open;
@@ -26,6 +26,7 @@ impl Second {
     fn new(port: u16) -> Second {
         let (mut first, mut lab) = (foreign(port, false), Lab::new());
         (first.record.incarnation.creator, first.record.owner) = (OTHER, OTHER);
+        first.record.incarnation.stamp -= 1_000;
         let syn = Packet::tcp(first.client, first.vip, SYN, 100, 0);
         let (local, backend) = open(&mut lab, &syn);
         assert_ne!(local, first.local);
@@ -69,6 +70,32 @@ impl Second {
         assert_eq!(resets[0], expected.forwarded(self.local, self.backend).bytes());
         assert_eq!(self.lab.counters().count(Count::TwinsReset), 1);
         self.lab.check_counters();
+    }
+
+    /// The client's segment waits, and one question about it is on its way.
+    fn is_asked_about(&mut self, segment: &Packet) -> MissQuestion {
+        assert_eq!(self.lab.one(&segment.bytes()).0, Verdict::Parked);
+        let questions = self.lab.questions();
+        assert_eq!(questions.len(), 1);
+        assert_eq!(questions[0].key, self.first.record.key);
+        questions[0]
+    }
+
+    fn found(
+        &mut self,
+        question: &MissQuestion,
+        record: &SessionRecord,
+    ) -> Vec<(Verdict, Vec<u8>)> {
+        self.lab.answer(MissAnswer::Found { id: question.id, record: record.clone() })
+    }
+
+    fn to_first(&self, segment: &Packet) -> Vec<(Verdict, Vec<u8>)> {
+        let forwarded = segment.forwarded(self.first.local, self.first.backend);
+        vec![(Verdict::Transmit, forwarded.bytes())]
+    }
+
+    fn to_own(&self, segment: &Packet) -> Vec<(Verdict, Vec<u8>)> {
+        vec![(Verdict::Transmit, segment.forwarded(self.local, self.backend).bytes())]
     }
 
     fn says_again(&self) -> bool {
@@ -122,6 +149,18 @@ fn when_both_backends_have_answered_the_client_decides() {
     }
 }
 
+/// A client sends its request right behind its ACK: both come in one batch.
+#[test]
+fn what_comes_right_behind_the_deciding_segment_goes_the_same_way() {
+    let mut second = Second::answered(46_013);
+    second.lab.table.twin(&second.first.record);
+    let ack = second.ack(FIRST_ISN);
+    let request = Packet { payload: b"GET /".to_vec(), ..second.ack(FIRST_ISN) };
+    let sent = second.lab.batch(&[ack.bytes(), request.bytes()]);
+    assert_eq!(sent, [second.to_first(&ack), second.to_first(&request)].concat());
+    second.own_backend_is_reset();
+}
+
 #[test]
 fn an_established_one_stays_and_is_said_again() {
     let mut second = Second::answered(46_002);
@@ -152,4 +191,129 @@ fn another_opening_is_no_twin() {
     second.lab.table.twin(&other);
     assert_eq!(second.record().incarnation, mine);
     assert!(second.resets().is_empty() && !second.says_again());
+}
+
+#[test]
+fn an_answer_to_another_backend_waits_until_its_session_is_told() {
+    let mut second = Second::answered(46_005);
+    let ack = second.ack(FIRST_ISN);
+    let question = second.is_asked_about(&ack);
+    let first = second.first.record.clone();
+    assert_eq!(second.found(&question, &first), second.to_first(&ack));
+    assert_eq!(second.record().incarnation, first.incarnation);
+    second.own_backend_is_reset();
+    assert_eq!(second.lab.core.parked(), 0);
+    // Nobody is asked any more.
+    assert_eq!(second.lab.sent(&ack.bytes()), second.to_first(&ack)[0].1);
+    // The first director's is the newer one by its clock: the client has spoken all the same.
+    let mut second = Second::answered(46_006);
+    second.first.record.incarnation.stamp += 5_000;
+    let ack = second.ack(FIRST_ISN);
+    let question = second.is_asked_about(&ack);
+    let first = second.first.record.clone();
+    assert_eq!(second.found(&question, &first), second.to_first(&ack));
+    second.own_backend_is_reset();
+}
+
+#[test]
+fn an_answer_to_another_backend_never_goes_to_the_own() {
+    for answer in ["own", "no", "unknown", "nothing"] {
+        let mut second = Second::answered(46_007);
+        let ack = second.ack(FIRST_ISN);
+        let (own, id) = (second.record(), second.is_asked_about(&ack).id);
+        let mut left = Vec::new();
+        let mut asked = 0;
+        for _ in 0..20 {
+            left.extend(match (answer, asked) {
+                (_, 1..) | ("nothing", _) => vec![],
+                ("own", _) => second.lab.answer(MissAnswer::Found { id, record: own.clone() }),
+                ("no", _) => second.lab.answer(MissAnswer::NoWithAuthority { id }),
+                _ => second.lab.answer(MissAnswer::DontKnow { id }),
+            });
+            second.lab.pass(1);
+            left.extend(second.lab.poll());
+            asked += second.lab.questions().len();
+        }
+        let dropped = (Verdict::Drop(DropReason::OtherBackend), ack.bytes());
+        assert_eq!(left, [dropped], "{answer}");
+        assert!((1..=3).contains(&asked), "{answer}: again each 5 ms, not more: {asked}");
+        assert_eq!(second.lab.core.parked(), 0);
+        assert_eq!(second.record().incarnation, own.incarnation);
+        // What belongs to the own session passes.
+        let ack = second.ack(OWN_ISN);
+        assert_eq!(second.lab.sent(&ack.bytes()), second.to_own(&ack)[0].1);
+        assert!(second.record().flags.has(SessionFlags::ESTABLISHED));
+        second.lab.check_counters();
+    }
+}
+
+#[test]
+fn an_answer_to_a_backend_whose_number_is_not_known_waits_once() {
+    for answer in ["own", "no", "unknown", "nothing"] {
+        let mut second = Second::new(46_008);
+        let ack = second.ack(FIRST_ISN);
+        let (own, id) = (second.record(), second.is_asked_about(&ack).id);
+        let left = match answer {
+            "own" => second.lab.answer(MissAnswer::Found { id, record: own }),
+            "no" => second.lab.answer(MissAnswer::NoWithAuthority { id }),
+            "unknown" => second.lab.answer(MissAnswer::DontKnow { id }),
+            _ => {
+                second.lab.pass(20);
+                second.lab.poll()
+            }
+        };
+        // Replies may come through another director: most likely it is this session's.
+        assert_eq!(left, second.to_own(&ack), "{answer}");
+        assert_eq!(second.lab.sent(&ack.bytes()), second.to_own(&ack)[0].1);
+    }
+    let mut second = Second::new(46_009);
+    let ack = second.ack(FIRST_ISN);
+    let question = second.is_asked_about(&ack);
+    let first = second.first.record.clone();
+    assert_eq!(second.found(&question, &first), second.to_first(&ack));
+    second.own_backend_is_reset();
+}
+
+#[test]
+fn a_notice_of_the_twin_ends_the_waiting() {
+    let mut second = Second::answered(46_010);
+    let ack = second.ack(FIRST_ISN);
+    second.is_asked_about(&ack);
+    second.lab.table.twin(&second.first.record);
+    second.lab.pass(1);
+    assert_eq!(second.lab.poll(), second.to_first(&ack));
+    second.own_backend_is_reset();
+}
+
+/// Two directors that tell each other at the same time must not take each other's session.
+#[test]
+fn the_older_one_does_not_give_way_before_the_client_has_spoken() {
+    for answered in [false, true] {
+        let mut older = if answered { Second::answered(46_011) } else { Second::new(46_011) };
+        older.first.record.incarnation.stamp += 5_000;
+        let mine = older.record().incarnation;
+        older.lab.table.twin(&older.first.record);
+        assert_eq!(older.record().incarnation, mine);
+        assert!(older.resets().is_empty());
+        if !answered {
+            let syn_ack = Packet::tcp(older.backend, older.local, SYN | ACK, OWN_ISN, 101);
+            older.lab.sent(&syn_ack.bytes());
+        }
+        let ack = older.ack(FIRST_ISN);
+        assert_eq!(older.lab.sent(&ack.bytes()), older.to_first(&ack)[0].1);
+        older.own_backend_is_reset();
+    }
+}
+
+#[test]
+fn the_number_of_the_other_backend_decides_if_the_own_one_is_silent() {
+    let mut older = Second::new(46_012);
+    older.first.record.incarnation.stamp += 5_000;
+    let mut other = older.first.record.clone();
+    other.flags = other.flags.with(SessionFlags::BACKEND_ANSWERED);
+    (other.backend_seen.seq, other.backend_seen.age_ms) = (FIRST_ISN + 1, 0);
+    older.lab.table.twin(&other);
+    let ack = older.ack(FIRST_ISN);
+    assert_eq!(older.lab.sent(&ack.bytes()), older.to_first(&ack)[0].1);
+    older.own_backend_is_reset();
 }

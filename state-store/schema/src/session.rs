@@ -43,6 +43,15 @@ pub struct Incarnation {
     pub isn: u32,
 }
 
+impl Incarnation {
+    /// Whether two directors have made these of one opening of a TCP client. (Datagrams have no number
+    /// that would tell.)
+    #[inline]
+    pub fn is_twin_of(&self, other: &Incarnation) -> bool {
+        self.isn == other.isn && self.isn != 0 && self.creator != other.creator
+    }
+}
+
 /// What has been seen of a session. Flags of two holders merge by OR.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Encode, Decode, Serialize, Deserialize)]
 pub struct SessionFlags(pub u16);
@@ -196,9 +205,10 @@ impl SessionRecord {
         key.bucket(self.key.protocol, &self.key.src, self.key.src_port)
     }
 
-    /// Whether this record takes the place of another of the same key: the newer incarnation, but
-    /// of two that the same opening of the client made (a SYN that was repeated at another director),
-    /// the established one. The client and a backend have agreed on that one.
+    /// Whether this record takes the place of another of the same key: the newer incarnation. But of two
+    /// that the same opening of the client made (a SYN that was repeated at another director): the
+    /// established one, for the client and a backend have agreed on it; before that the older one, so
+    /// that of two directors that hear of each other at the same time only one gives way.
     pub fn prevails_over(&self, kept: &SessionRecord) -> bool {
         prevails((&self.incarnation, self.flags), (&kept.incarnation, kept.flags))
     }
@@ -216,11 +226,26 @@ impl SessionRecord {
 
 /// [`SessionRecord::prevails_over`] for those who keep sessions in another form.
 pub fn prevails(new: (&Incarnation, SessionFlags), kept: (&Incarnation, SessionFlags)) -> bool {
+    if new.0.is_twin_of(kept.0) {
+        let (said, here) = (standing_of_twin(new.1), standing_of_twin(kept.1));
+        return said > here || said == here && new.0 < kept.0;
+    }
     let open = |flags: SessionFlags| flags.established() && !flags.closing();
     match (open(new.1), open(kept.1)) {
         (true, false) if new.0.isn == kept.0.isn => true,
         (false, true) if new.0.isn == kept.0.isn => false,
         _ => new.0 > kept.0,
+    }
+}
+
+/// How far a session is that has a twin. What was established keeps its claim when it is over: the
+/// client will not agree with the other any more.
+fn standing_of_twin(flags: SessionFlags) -> u8 {
+    match (flags.established(), flags.closing()) {
+        (true, false) => 3,
+        (true, true) => 2,
+        (false, false) => 1,
+        (false, true) => 0,
     }
 }
 
@@ -344,6 +369,44 @@ mod flow_text {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A SYN that was repeated elsewhere: whoever compares the two, in whichever order, keeps the same.
+    #[test]
+    fn of_two_twins_everybody_keeps_the_same() {
+        type F = SessionFlags;
+        let made = |stamp, creator, isn| Incarnation {
+            stamp,
+            creator: DirectorId(creator),
+            counter: stamp,
+            isn,
+        };
+        let half = F::CLIENT_OPENED;
+        let answered = half.with(F::BACKEND_ANSWERED);
+        let open = answered.with(F::ESTABLISHED);
+        let (over, refused) = (open.with(F::RESET), half.with(F::RESET));
+        let (older, newer) = (made(5, 2, 7), made(6, 1, 7));
+        for (old, new, old_stays) in [
+            (half, half, true),
+            (half, answered, true),
+            (half, open, false),
+            (open, half, true),
+            (open, open, true),
+            (half, over, false),
+            (over, half, true),
+            (over, open, false),
+            (refused, half, false),
+        ] {
+            assert_eq!(prevails((&older, old), (&newer, new)), old_stays, "{old:?} {new:?}");
+            assert_eq!(prevails((&newer, new), (&older, old)), !old_stays, "{new:?} {old:?}");
+        }
+        // Another opening, a datagram, and what one director made after the other: the newer one.
+        for newer in [made(6, 1, 8), made(6, 2, 7)] {
+            assert!(prevails((&newer, half), (&older, half)));
+            assert!(!prevails((&older, half), (&newer, half)));
+        }
+        assert!(prevails((&made(6, 1, 0), half), (&made(5, 2, 0), half)));
+        assert!(!prevails((&made(6, 1, 0), half), (&made(5, 2, 0), open)), "as ever");
+    }
 
     #[test]
     fn linger_depends_on_who_closed_first() {

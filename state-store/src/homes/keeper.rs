@@ -45,7 +45,7 @@ pub struct Keeper {
 pub struct Consequences {
     /// What to answer, and whom.
     pub answers: Vec<(DirectorId, Registration)>,
-    /// Established sessions of others, of which this director itself has a twin.
+    /// Sessions of others of which this director itself has a twin.
     pub adopt: Vec<SessionRecord>,
 }
 
@@ -118,22 +118,29 @@ impl Keeper {
         for (record, own) in batch.records.into_iter().zip(own) {
             if let Some(own) = own.filter(|own| self.are_twins(own, &record)) {
                 self.twins += 1;
-                if own.flags.established() || !record.flags.established() {
+                let stays = own_stays(own, &record);
+                if !stays || tells_both(own, &record) {
+                    consequences.adopt.push(record.clone());
+                }
+                if stays {
                     twins.push(own.clone());
                     continue;
                 }
-                consequences.adopt.push(record.clone());
             }
             let bucket = record.bucket(&self.bucket_key);
             let said_by = (from, batch.incarnation);
+            let told = |twin| Registration { twins: vec![twin], resync: None };
             match self.young.register(now_ms, bucket, said_by, record.clone()) {
-                Registered::Twin(first) if self.sees_twins() => {
+                Registered::Twin { kept, by } if self.sees_twins() => {
                     self.twins += 1;
-                    twins.push(*first);
+                    let both = tells_both(&kept, &record);
+                    twins.push(*kept);
+                    if both {
+                        consequences.answers.push((by, told(record)));
+                    }
                 }
                 Registered::Took(loser) if self.sees_twins() => {
-                    let told = Registration { twins: vec![record], resync: None };
-                    consequences.answers.push((loser, told));
+                    consequences.answers.push((loser, told(record)));
                 }
                 _ => {}
             }
@@ -152,11 +159,13 @@ impl Keeper {
             && self.sees_twins()
     }
 
-    /// What another director has registered of the same opening that made this own session.
+    /// What another director has registered of the same opening that made this own session. One that is
+    /// established has nothing to learn of one that is not: it would be said again, and again looked for.
     pub fn twin_of(&mut self, now_ms: u64, own: &SessionRecord) -> Option<SessionRecord> {
         let bucket = own.bucket(&self.bucket_key);
         let known = self.young.find(now_ms, bucket, &own.key).session()?;
-        (known.key == own.key && self.are_twins(&known, own)).then_some(known)
+        let news = !own.flags.established() || known.flags.established();
+        (news && known.key == own.key && self.are_twins(&known, own)).then_some(known)
     }
 
     fn sees_twins(&self) -> bool {
@@ -212,6 +221,20 @@ impl Keeper {
     }
 }
 
+/// Which of two twins stays, as this director has one of them.
+fn own_stays(own: &SessionRecord, record: &SessionRecord) -> bool {
+    match record.incarnation.is_twin_of(&own.incarnation) {
+        true => !record.prevails_over(own),
+        false => own.flags.established() || !record.flags.established(),
+    }
+}
+
+/// Whether not only the one who has to give way is told: while no client has agreed with either, its next
+/// segment may come to the other one.
+fn tells_both(stays: &SessionRecord, goes: &SessionRecord) -> bool {
+    stays.incarnation.is_twin_of(&goes.incarnation) && !stays.flags.established()
+}
+
 #[cfg(test)]
 mod tests {
     use holdfast_schema::session::SessionFlags;
@@ -256,18 +279,33 @@ mod tests {
             home.register(60, owner, batch(epoch + 1, 1, Some(1), vec![]), &[]);
         }
         assert_eq!(home.find(70, bucket, &absent), Kept::Nobody { authority: true });
-        // A second director that saw the same opening is told of the first, and a gap is noticed.
-        let second = || batch(epoch + 1, 3, Some(1), vec![record(1, 3, 2, 7)]);
-        let [(to, again)] = &home.register(80, c, second(), &[None]).answers[..] else { panic!() };
-        assert_eq!((*to, again.twins.len(), again.resync), (c, 1, Some(3)));
+        // A second director that saw the same opening is told of the first, and the first of the
+        // second; and a gap is noticed.
+        let second = || record(1, 3, 2, 7);
+        let told = home.register(80, c, batch(epoch + 1, 3, Some(1), vec![second()]), &[None]);
+        let [(first, of_second), (to, again)] = &told.answers[..] else { panic!("{told:?}") };
+        assert_eq!((*first, *to, again.resync), (b, c, Some(3)));
+        assert_eq!(of_second.twins, [second()]);
+        assert_eq!(again.twins.len(), 1);
         assert_eq!(again.twins[0].incarnation, said.incarnation);
         // So it is if this very director is the first.
-        let mine = record(1, 1, 5, 7);
-        let told = home.register(81, c, second(), &[Some(mine.clone())]);
-        assert_eq!(told.answers[0].1.twins, std::slice::from_ref(&mine));
-        assert!(told.adopt.is_empty());
+        let mine = record(1, 1, 1, 7);
+        let second_again = batch(epoch + 1, 3, Some(1), vec![second()]);
+        let told = home.register(81, c, second_again, &[Some(mine.clone())]);
+        let [(to, of_mine)] = &told.answers[..] else { panic!("{told:?}") };
+        assert_eq!((*to, of_mine.twins.as_slice()), (c, std::slice::from_ref(&mine)));
+        assert_eq!(told.adopt, [second()]);
         assert_eq!(home.twin_of(82, &mine).map(|t| t.incarnation), Some(said.incarnation));
         assert_eq!(home.twin_of(82, &said), None, "itself");
+        let mut mine_agreed = mine.clone();
+        mine_agreed.flags = mine_agreed.flags.with(SessionFlags::ESTABLISHED);
+        assert_eq!(home.twin_of(82, &mine_agreed), None, "decided");
+        // Two that tell each other at the same time: this one, as the later, gives way and says nothing.
+        let late = record(1, 1, 9, 7);
+        let earlier = batch(epoch + 1, 1, Some(1), vec![said.clone()]);
+        let told = home.register(82, b, earlier, &[Some(late)]);
+        assert_eq!(told.adopt, std::slice::from_ref(&said));
+        assert!(told.answers.iter().all(|(_, answer)| answer.twins.is_empty()));
         // Unless the client has agreed on the later one: then everybody else gives way.
         let mut agreed = record(1, 3, 2, 7);
         agreed.flags = agreed.flags.with(SessionFlags::ESTABLISHED);
@@ -278,7 +316,7 @@ mod tests {
         assert_eq!(told.answers[0].0, b, "it had registered the first");
         assert_eq!(told.answers[0].1.twins, std::slice::from_ref(&agreed));
         let stats = home.stats(84);
-        assert_eq!((stats.kept, stats.received, stats.twins), (1, 4, 3));
+        assert_eq!((stats.kept, stats.received, stats.twins), (1, 5, 4));
         home.applied(&agreed.key, &agreed.incarnation);
         assert_eq!(home.stats(84).kept, 0, "its replica answers now");
     }

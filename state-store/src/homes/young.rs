@@ -21,12 +21,17 @@ type Map<V> = HashMap<FlowKey, V, ahash::RandomState>;
 pub enum Registered {
     /// Kept, anew or once more.
     Kept,
-    /// Kept in the place of what this director had registered from the same opening of the client: the
-    /// client and a backend have agreed on the newer one. He adopts it.
+    /// Kept in the place of what this director had registered from the same opening of the client. He
+    /// adopts it.
     Took(DirectorId),
-    /// Another director has registered this connection first: same key, same opening of the client.
-    /// Whoever says it second adopts this record and gives up his own half-open backend side.
-    Twin(Box<SessionRecord>),
+    /// Another director has registered this connection with a better claim: same key, same opening of
+    /// the client. Nothing was changed.
+    Twin {
+        /// What is kept. Whoever said the other one adopts it, and gives up his own half-open backend side.
+        kept: Box<SessionRecord>,
+        /// Who has registered it.
+        by: DirectorId,
+    },
     /// A newer use of the key is kept already; nothing was changed.
     Older,
     /// No room: the youngest gives way, and nobody is younger than the newcomer. This home is unsure
@@ -117,15 +122,17 @@ impl Young {
         if let Some(kept) = self.entries.get(&key) {
             let (old, new) = (&kept.record.incarnation, &record.incarnation);
             let twin = old != new && old.isn == new.isn && kept.said_by != said_by;
-            if old != new && !record.prevails_over(&kept.record) {
+            // Of datagrams that two directors have taken for the first, the flow stays with whoever
+            // registered it before: there is no handshake to tell which the client has agreed with.
+            let later = twin && !old.is_twin_of(new) && !record.flags.established();
+            if old != new && (later || !record.prevails_over(&kept.record)) {
                 return match twin {
-                    true => Registered::Twin(Box::new(aged(kept, now_ms))),
+                    true => {
+                        let by = kept.said_by.0;
+                        Registered::Twin { kept: Box::new(aged(kept, now_ms)), by }
+                    }
                     false => Registered::Older,
                 };
-            }
-            if twin && !record.flags.established() {
-                // Newer by its stamp alone: whoever registered first keeps the connection.
-                return Registered::Twin(Box::new(aged(kept, now_ms)));
             }
             loser = twin.then_some(kept.said_by.0);
             self.remove(&key);

@@ -61,27 +61,41 @@ fn both_directions_find_it_and_it_grows_older() {
 }
 
 #[test]
-fn the_second_of_two_directors_that_saw_one_opening_is_told_of_the_first() {
+fn of_two_directors_that_saw_one_opening_the_later_is_told_of_the_earlier() {
+    let (earlier, later) = (record(1, 1, 5, 7), record(1, 2, 6, 7));
+    // Whoever is heard first: another home may hear them in the other order.
     let mut young = Young::new(10);
-    let first = record(1, 1, 5, 7);
-    young.register(0, bucket(1), LIFE, first.clone());
-    // The second one's clock is ahead, or behind: the first to register keeps it.
-    for stamp in [4, 6] {
-        let Registered::Twin(told) = young.register(1, bucket(1), OTHER, record(1, 2, stamp, 7))
-        else {
-            panic!("a twin was not recognised")
-        };
-        assert_eq!(told.incarnation, first.incarnation);
-    }
+    assert_eq!(young.register(0, bucket(1), LIFE, earlier.clone()), Registered::Kept);
+    let Registered::Twin { kept, by } = young.register(1, bucket(1), OTHER, later.clone()) else {
+        panic!("a twin was not recognised")
+    };
+    assert_eq!((kept.incarnation, by), (earlier.incarnation, LIFE.0));
+    let mut young = Young::new(10);
+    assert_eq!(young.register(0, bucket(1), OTHER, later.clone()), Registered::Kept);
+    let took = Registered::Took(OTHER.0);
+    assert_eq!(young.register(1, bucket(1), LIFE, earlier.clone()), took, "OTHER has to be told");
     // But the backend that the client has agreed with counts more than who was first.
-    let agreed = established(record(1, 2, 4, 7));
+    let agreed = established(later);
     let took = Registered::Took(LIFE.0);
     assert_eq!(young.register(2, bucket(1), OTHER, agreed.clone()), took, "LIFE has to be told");
-    let Registered::Twin(told) = young.register(3, bucket(1), LIFE, first) else {
+    let Registered::Twin { kept, by } = young.register(3, bucket(1), LIFE, earlier) else {
         panic!("no twin")
     };
-    assert_eq!(told.incarnation, agreed.incarnation);
+    assert_eq!((kept.incarnation, by), (agreed.incarnation, OTHER.0));
     assert_eq!(young.len(), 1);
+}
+
+#[test]
+fn a_flow_of_datagrams_stays_with_whoever_registered_it_before() {
+    let mut young = Young::new(10);
+    let first = record(1, 1, 5, 0);
+    young.register(0, bucket(1), LIFE, first.clone());
+    for stamp in [4, 6] {
+        let later = record(1, 2, stamp, 0);
+        let registered = young.register(1, bucket(1), OTHER, later);
+        let Registered::Twin { kept, .. } = registered else { panic!("no twin") };
+        assert_eq!(kept.incarnation, first.incarnation);
+    }
 }
 
 #[test]

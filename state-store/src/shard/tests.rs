@@ -127,12 +127,25 @@ fn a_half_open_twin_of_the_same_syn_does_not_end_an_established_session() {
         shard.apply(&entry(0, vec![SessionChange::Create(next)]), None).unwrap();
         assert_eq!(shard.find(&key(1)).unwrap().incarnation.isn, 8);
     }
-    // What is over yields to whatever is newer.
+    // So it is when it is over: the client agrees with nobody else any more.
     let mut over = record(1, 5, 0);
     over.flags = over.flags.with(SessionFlags::RESET);
     let mut shard = shard();
     shard.apply(&entry(0, vec![SessionChange::Create(over), half_open()]), None).unwrap();
-    assert_eq!(shard.find(&key(1)).unwrap().incarnation.stamp, 9);
+    assert_eq!(shard.find(&key(1)).unwrap().incarnation.stamp, 5);
+}
+
+#[test]
+fn of_two_half_open_twins_the_older_one_stays_in_whichever_order_they_come() {
+    let older = SessionRecord { flags: SessionFlags::CLIENT_OPENED, ..record(1, 5, 0) };
+    let mut newer = SessionRecord { flags: SessionFlags::CLIENT_OPENED, ..record(1, 9, 0) };
+    newer.incarnation.creator = DirectorId(2);
+    for (first, second) in [(&older, &newer), (&newer, &older)] {
+        let mut shard = shard();
+        let creates = [first, second].map(|record| SessionChange::Create(record.clone()));
+        shard.apply(&entry(0, creates.to_vec()), None).unwrap();
+        assert_eq!(shard.find(&key(1)).unwrap().incarnation, older.incarnation);
+    }
 }
 
 #[test]

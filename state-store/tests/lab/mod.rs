@@ -79,6 +79,7 @@ impl SessionSink for Table {
         if let Some(own) = sessions.get_mut(&first.key)
             && own.incarnation.isn == first.incarnation.isn
             && !own.flags.established()
+            && first.prevails_over(own)
         {
             *own = first.clone();
         }

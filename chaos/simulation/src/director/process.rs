@@ -171,6 +171,7 @@ impl Process {
         match birth.without {
             Some(Without::Veto) => table.set_without_veto(),
             Some(Without::Incarnations) => table.set_without_incarnations(),
+            Some(Without::Twins) => table.set_without_twins(),
             _ => {}
         }
         let noted = birth.disks.identity.borrow().cluster.clone();

@@ -83,11 +83,13 @@ fn of_two_twins_the_established_one_stays() {
         let twins = all_flags
             .into_iter()
             .flat_map(move |flags| [1_000, 2_000].map(|stamp| record(1, local, stamp, flags)));
-        twins.flat_map(|said| {
+        twins.flat_map(move |said| {
             let mut other_syn = said.clone();
             other_syn.incarnation.isn += 1;
             other_syn.incarnation.counter += 1;
-            [said, other_syn]
+            let mut elsewhere = said.clone();
+            elsewhere.incarnation.creator = DirectorId(50 + local);
+            [said, other_syn, elsewhere]
         })
     };
     for kept in all(1) {
@@ -110,6 +112,20 @@ fn of_two_twins_the_established_one_stays() {
             }
         }
     }
+}
+
+/// What an ACK of the client is compared with has to be a number of the backend.
+#[test]
+fn a_backend_that_nobody_has_heard_of_has_no_number() {
+    let (table, _handle) = table(8);
+    let said = record(1, 1, 1_000, OPENED);
+    let slot = table.install(&said, 9_000).unwrap();
+    assert_eq!(table.session(slot).numbers(Side::Backend), None);
+    let mut answered = said.clone();
+    answered.flags = OPENED.with(SessionFlags::BACKEND_ANSWERED);
+    answered.backend_seen = HalfSeen { age_ms: 1, seq: 501, ack: 101 };
+    assert_eq!(table.install(&answered, 9_000), Ok(slot));
+    assert_eq!(table.session(slot).numbers(Side::Backend), Some((501, 101)));
 }
 
 #[test]
