@@ -107,10 +107,10 @@ struct Queue {
 }
 
 impl Queue {
-    fn new(now_ms: u64) -> Queue {
+    fn new(now_ms: u64, number: u64) -> Queue {
         Queue {
             records: VecDeque::new(),
-            number: 0,
+            number,
             telling: Telling::Wanted(now_ms),
             walking: false,
             last_ms: None,
@@ -134,6 +134,9 @@ pub struct Saying {
     bucket_key: BucketKey,
     homes: Option<Homes>,
     queues: BTreeMap<DirectorId, Queue>,
+    /// Above every number of a batch so far. A home that was down and is back takes lower ones for
+    /// stragglers.
+    unused_number: u64,
     /// Records that may wait for a home.
     limit: usize,
     repeated_ms: u64,
@@ -169,6 +172,7 @@ impl Saying {
             bucket_key: BucketKey([0; 16]),
             homes: None,
             queues: BTreeMap::new(),
+            unused_number: 0,
             limit: limit.max(BATCH),
             repeated_ms: 0,
             sent: 0,
@@ -196,7 +200,7 @@ impl Saying {
         let live = |id: &DirectorId| *id != me && cluster.members.get(id).is_some_and(|m| !m.down);
         self.queues.retain(|id, _| live(id));
         for id in cluster.members.keys().filter(|id| live(id)) {
-            self.queues.entry(*id).or_insert_with(|| Queue::new(now_ms));
+            self.queues.entry(*id).or_insert_with(|| Queue::new(now_ms, self.unused_number));
         }
         if self.epoch != cluster.membership_epoch {
             self.epoch = cluster.membership_epoch;
@@ -332,6 +336,7 @@ impl Saying {
             let told = queue.told();
             let number = queue.number;
             queue.number += 1;
+            self.unused_number = self.unused_number.max(queue.number);
             queue.last_ms = Some(now_ms);
             queue.last_told = told;
             let (epoch, incarnation) = (self.epoch, self.incarnation);

@@ -1,3 +1,4 @@
+use holdfast_schema::cluster::ControlCommand;
 use proptest::prelude::*;
 
 use super::super::young::tests::record;
@@ -163,6 +164,46 @@ fn what_stays_young_is_repeated() {
     assert_eq!((batch.records.len(), batch.told), (1, Some(0)), "it keeps its authority");
     saying.end_walk();
     assert!(!saying.wants_walk(REPEAT_MS + 1));
+}
+
+#[test]
+fn a_home_that_is_back_hears_numbers_that_it_has_not_heard() {
+    use crate::homes::{Confirmed, Heading};
+
+    let mut clusters = Cluster::of(3);
+    let mut saying = saying(&clusters.record.cluster, 1_000);
+    let mut home = Confirmed::default();
+    let b = DirectorId(2);
+    let mut turn = |saying: &mut Saying, now: u64, listens: bool| {
+        if saying.wants_walk(now) {
+            saying.begin_walk(now);
+            saying.end_walk();
+        }
+        for (_, said) in saying.tick(now).into_iter().filter(|(to, _)| listens && *to == b) {
+            let Register { incarnation, epoch, number, told, .. } = said;
+            if let Some(before) = home.batch(now, ME, &Heading { incarnation, epoch, number, told })
+            {
+                saying.resync(now, b, before);
+            }
+        }
+        home.has_authority(now, saying.epoch, [(ME, 1)])
+    };
+    for now in (0..1_000).step_by(50) {
+        turn(&mut saying, now, true);
+    }
+    assert!(turn(&mut saying, 1_000, true));
+    // It is declared down and up again, by the same life, and the last words before were lost.
+    turn(&mut saying, 1_050, false);
+    clusters.down(b.0);
+    saying.membership(1_100, &clusters.record.cluster);
+    turn(&mut saying, 1_100, true);
+    let incarnation = clusters.record.cluster.members[&b].incarnation;
+    let up = ControlCommand::SetDown { director: b, incarnation, down: false };
+    clusters.done(up);
+    saying.membership(1_150, &clusters.record.cluster);
+    assert!(!turn(&mut saying, 1_150, true));
+    let sure = (1_200..1_400).step_by(50).any(|now| turn(&mut saying, now, true));
+    assert!(sure, "it takes what it hears for stragglers");
 }
 
 proptest! {
