@@ -18,6 +18,10 @@ use crate::codec::wire::Register;
 /// Most records of a batch.
 pub const BATCH: usize = 512;
 
+/// Most records that a walk may bring into a queue: with room left in the next batch, so that no new
+/// session waits behind what is said again. (And none passes it, which might be older.)
+const WALKED: usize = BATCH * 3 / 4;
+
 /// Time (ms) between two batches to the same home.
 pub const INTERVAL_MS: u64 = 2;
 
@@ -89,9 +93,7 @@ enum Telling {
     Wanted(u64),
     /// A walk is under way, which began with this batch.
     Walk(u64),
-    /// The walk is over; so many of the queued records belong to it.
-    Queued(u64, usize),
-    /// Since the batch with this number.
+    /// Since the batch with this number, once nothing waits any more.
     Told(u64),
 }
 
@@ -118,9 +120,10 @@ impl Queue {
         }
     }
 
+    /// What may be said now: as long as a record waits, its home does not know everything.
     fn told(&self) -> Option<u64> {
         match self.telling {
-            Telling::Told(since) => Some(since),
+            Telling::Told(since) if self.records.is_empty() => Some(since),
             _ => None,
         }
     }
@@ -292,7 +295,7 @@ impl Saying {
     /// How many more records the walk may bring now: new sessions need room as well.
     pub fn room(&self) -> usize {
         let walking = self.queues.values().filter(|q| q.walking);
-        walking.map(|q| (self.limit / 2).saturating_sub(q.records.len())).min().unwrap_or(0)
+        walking.map(|q| WALKED.saturating_sub(q.records.len())).min().unwrap_or(0)
     }
 
     /// A session that the walk has met.
@@ -305,7 +308,7 @@ impl Saying {
         for queue in self.queues.values_mut().filter(|q| q.walking) {
             queue.walking = false;
             if let Telling::Walk(since) = queue.telling {
-                queue.telling = Telling::Queued(since, queue.records.len());
+                queue.telling = Telling::Told(since);
                 self.tellings += 1;
             }
         }
@@ -315,9 +318,6 @@ impl Saying {
     pub fn tick(&mut self, now_ms: u64) -> Vec<(DirectorId, Register)> {
         let mut out = Vec::new();
         for (home, queue) in &mut self.queues {
-            if let Telling::Queued(since, 0) = queue.telling {
-                queue.telling = Telling::Told(since);
-            }
             let silent_ms = queue.last_ms.map_or(u64::MAX, |last| now_ms.saturating_sub(last));
             let news = !queue.records.is_empty() || queue.told() != queue.last_told;
             if silent_ms < INTERVAL_MS || !news && silent_ms < BEAT_MS {
@@ -325,13 +325,6 @@ impl Saying {
             }
             let most = queue.records.len().min(BATCH);
             let records: Vec<SessionRecord> = queue.records.drain(..most).collect();
-            if let Telling::Queued(since, left) = queue.telling {
-                // Said with this very batch, if these were the last.
-                queue.telling = match left.saturating_sub(most) {
-                    0 => Telling::Told(since),
-                    left => Telling::Queued(since, left),
-                };
-            }
             self.sent += records.len() as u64;
             let told = queue.told();
             let number = queue.number;
