@@ -15,7 +15,7 @@ use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::config::XdpMode;
 use parking_lot::Mutex;
 
-use crate::core::{AskLimits, CoreConfig, Counters, MissAnswer, MissQuestion};
+use crate::core::{AskLimits, CoreConfig, Count, Counters, MissAnswer, MissQuestion};
 use crate::session::{Probe, SessionTable, Slot};
 use crate::tables::ForwardingTables;
 use crate::worker::{
@@ -293,6 +293,11 @@ impl Director {
         let mut packets = Counters::default();
         self.workers.iter().for_each(|(shared, _)| packets += &shared.counters.read());
         packets
+    }
+
+    /// One of the packet cores' counts, all workers together. For those who look all the time.
+    pub fn count(&self, count: Count) -> u64 {
+        self.workers.iter().map(|(shared, _)| shared.counters.count(count)).sum()
     }
 
     /// Everything it has counted.

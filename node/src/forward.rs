@@ -75,14 +75,15 @@ impl Forwarder {
         self.director.take_questions(most, take);
     }
 
-    /// Takes the sessions whose homes are to be told of them, at most so many.
-    pub fn take_young(&self, most: usize, take: impl FnMut(Slot)) {
-        self.director.take_young(most, take);
+    /// Takes the sessions whose homes are to be told of them, at most so many. Returns whether there may be
+    /// more.
+    pub fn take_young(&self, most: usize, take: impl FnMut(Slot)) -> bool {
+        self.director.take_young(most, take)
     }
 
     /// One of the packet cores' counts.
     pub fn count(&self, count: Count) -> u64 {
-        self.director.packets().count(count)
+        self.director.count(count)
     }
 
     /// Answers a worker's question.

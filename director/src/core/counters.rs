@@ -206,6 +206,11 @@ impl SharedCounters {
         self.parked.store(from.parked, Ordering::Relaxed);
     }
 
+    /// One count as mirrored last.
+    pub fn count(&self, count: Count) -> u64 {
+        self.counts[count as usize].load(Ordering::Relaxed)
+    }
+
     /// What was mirrored last.
     pub fn read(&self) -> Counters {
         let mut counters = Counters::default();

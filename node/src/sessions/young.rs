@@ -29,9 +29,6 @@ const OPENED: usize = 512;
 /// Slots that a walk over all sessions looks at, at a visit.
 const SLOTS: usize = 2_048;
 
-/// How often it is looked whether the workers have lost any new sessions.
-const LOSSES: Duration = Duration::from_millis(100);
-
 /// Runs until the daemon stops.
 pub fn run(node: &Arc<Node>, misses: &Misses) {
     let Some(forwarder) = node.forwarder.get() else { return };
@@ -57,35 +54,36 @@ struct Telling {
     walk: Option<YoungWalk>,
     records: Vec<SessionRecord>,
     lost: u64,
-    looked: Option<Instant>,
 }
 
 impl Telling {
     fn visit(&mut self, forwarder: &Forwarder, table: &Arc<SessionTable>, registrar: &Registrar) {
         let now_ms = mono_ms();
         self.records.clear();
-        forwarder.take_young(OPENED, |slot| self.records.extend(table.young(slot, now_ms)));
-        while self.records.len() < 2 * OPENED
-            && let Some(slot) = table.next_said_again()
-        {
+        let take = |slot| self.records.extend(table.young(slot, now_ms));
+        let mut behind = forwarder.take_young(OPENED, take);
+        loop {
+            if self.records.len() >= 2 * OPENED {
+                behind = true;
+                break;
+            }
+            let Some(slot) = table.next_said_again() else { break };
             self.records.extend(table.young(slot, now_ms));
         }
         if !self.records.is_empty() {
             registrar.opened(&self.records);
         }
-        if self.looked.is_none_or(|at| at.elapsed() >= LOSSES) {
-            self.looked = Some(Instant::now());
-            let lost = forwarder.count(Count::RegistrationsDropped);
-            if lost != self.lost {
-                self.lost = lost;
-                registrar.missed();
-            }
+        // Before anything is said: a home that lacks what was lost must not deny.
+        let lost = forwarder.count(Count::RegistrationsDropped);
+        if lost != self.lost {
+            self.lost = lost;
+            registrar.missed();
         }
         if registrar.begins_walk() {
             self.walk = Some(YoungWalk::default());
         }
         self.walk_on(table, registrar, now_ms);
-        registrar.send();
+        registrar.send(behind);
     }
 
     fn walk_on(&mut self, table: &SessionTable, registrar: &Registrar, now_ms: u64) {

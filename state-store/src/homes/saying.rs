@@ -120,10 +120,11 @@ impl Queue {
         }
     }
 
-    /// What may be said now: as long as a record waits, its home does not know everything.
-    fn told(&self) -> Option<u64> {
+    /// What may be said now: as long as a record waits, here or behind here, its home does not know
+    /// everything.
+    fn told(&self, behind: bool) -> Option<u64> {
         match self.telling {
-            Telling::Told(since) if self.records.is_empty() => Some(since),
+            Telling::Told(since) if self.records.is_empty() && !behind => Some(since),
             _ => None,
         }
     }
@@ -140,6 +141,8 @@ pub struct Saying {
     /// Above every number of a batch so far. A home that was down and is back takes lower ones for
     /// stragglers.
     unused_number: u64,
+    /// Whether new sessions may wait that have not come here yet.
+    behind: bool,
     /// Records that may wait for a home.
     limit: usize,
     repeated_ms: u64,
@@ -176,6 +179,7 @@ impl Saying {
             homes: None,
             queues: BTreeMap::new(),
             unused_number: 0,
+            behind: false,
             limit: limit.max(BATCH),
             repeated_ms: 0,
             sent: 0,
@@ -251,6 +255,11 @@ impl Saying {
         }
     }
 
+    /// Whether more new sessions may wait than have come here: nobody knows everything then.
+    pub fn set_behind(&mut self, behind: bool) {
+        self.behind = behind;
+    }
+
     /// A home has missed what was said before the batch with this number.
     pub fn resync(&mut self, now_ms: u64, home: DirectorId, before: u64) {
         if let Some(queue) = self.queues.get_mut(&home)
@@ -319,14 +328,14 @@ impl Saying {
         let mut out = Vec::new();
         for (home, queue) in &mut self.queues {
             let silent_ms = queue.last_ms.map_or(u64::MAX, |last| now_ms.saturating_sub(last));
-            let news = !queue.records.is_empty() || queue.told() != queue.last_told;
+            let news = !queue.records.is_empty() || queue.told(self.behind) != queue.last_told;
             if silent_ms < INTERVAL_MS || !news && silent_ms < BEAT_MS {
                 continue;
             }
             let most = queue.records.len().min(BATCH);
             let records: Vec<SessionRecord> = queue.records.drain(..most).collect();
             self.sent += records.len() as u64;
-            let told = queue.told();
+            let told = queue.told(self.behind);
             let number = queue.number;
             queue.number += 1;
             self.unused_number = self.unused_number.max(queue.number);

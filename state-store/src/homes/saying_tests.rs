@@ -223,6 +223,21 @@ fn nobody_is_told_that_he_knows_everything_while_something_waits_for_him() {
 }
 
 #[test]
+fn who_is_behind_with_his_new_sessions_has_not_told_everything() {
+    let mut saying = saying(&cluster(3), 1_000);
+    settle(&mut saying, 0);
+    saying.set_behind(true);
+    assert!(
+        saying.tick(2).iter().all(|(_, b)| b.told.is_none()),
+        "at once, not with the next beat"
+    );
+    assert!(saying.tick(4).is_empty());
+    saying.set_behind(false);
+    let batches = saying.tick(6);
+    assert_eq!(batches.iter().map(|(_, b)| b.told).collect::<Vec<_>>(), [Some(0), Some(0)]);
+}
+
+#[test]
 fn new_sessions_leave_with_the_next_batch_while_all_are_repeated() {
     let mut saying = saying(&cluster(2), 16_384);
     settle(&mut saying, 0);

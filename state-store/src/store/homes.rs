@@ -134,10 +134,15 @@ impl Registrar {
         }
     }
 
-    /// Sends what is due. To be called every millisecond or two.
-    pub fn send(&self) {
+    /// Sends what is due. To be called every millisecond or two. `behind`: there may be new sessions that
+    /// have not been told to [`Registrar::opened`] yet.
+    pub fn send(&self, behind: bool) {
         let young = &self.member.young;
-        let batches = young.saying.lock().tick(young.now_ms());
+        let batches = {
+            let mut saying = young.saying.lock();
+            saying.set_behind(behind);
+            saying.tick(young.now_ms())
+        };
         for (home, batch) in batches {
             let message = Bytes::from(codec::encode(&batch));
             self.member.transport.send(home, Lane::Control, message);

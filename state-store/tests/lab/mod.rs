@@ -322,7 +322,7 @@ impl Owner {
                     let all = known.lock().clone();
                     registrar.walked(&all, true);
                 }
-                registrar.send();
+                registrar.send(false);
             }
         });
         Owner { store, table: node.table.clone(), young, task }
