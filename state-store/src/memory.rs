@@ -210,6 +210,11 @@ impl Transport for MemoryTransport {
         }
     }
 
+    fn crowded(&self, to: DirectorId, lane: Lane) -> bool {
+        let queues = self.node.queues.lock();
+        queues.get(&(to, lane)).is_some_and(|q| q.capacity() < q.max_capacity() / 8 * 7)
+    }
+
     fn request(
         &self,
         to: DirectorId,

@@ -19,6 +19,9 @@ use crate::pki::JoinToken;
 pub trait Transport: Send + Sync {
     /// Sends a message, best effort, in order per lane.
     fn send(&self, to: DirectorId, lane: Lane, message: Bytes);
+    /// Whether so much waits for a peer that what is not urgent should be held back: what is full loses
+    /// its oldest messages, urgent ones as well.
+    fn crowded(&self, to: DirectorId, lane: Lane) -> bool;
     /// Asks and waits for the answer.
     fn request(
         &self,

@@ -104,6 +104,8 @@ struct Queue {
     telling: Telling,
     /// Whether the walk that is under way is for this home, too (it may have been told before).
     walking: bool,
+    /// Whether nothing may be said to it now.
+    held: bool,
     last_ms: Option<u64>,
     last_told: Option<u64>,
 }
@@ -115,6 +117,7 @@ impl Queue {
             number,
             telling: Telling::Wanted(now_ms),
             walking: false,
+            held: false,
             last_ms: None,
             last_told: None,
         }
@@ -260,6 +263,19 @@ impl Saying {
         self.behind = behind;
     }
 
+    /// The way to some homes is crowded: nothing is said to them until it is free. What comes meanwhile
+    /// waits, and if that gets too much, they are told everything again.
+    pub fn hold(&mut self, now_ms: u64, crowded: impl Fn(DirectorId) -> bool) {
+        for (home, queue) in &mut self.queues {
+            queue.held = crowded(*home);
+            if queue.held && queue.walking {
+                // A walk waits for the slowest, so this one gets a walk of its own later.
+                queue.telling = Telling::Wanted(now_ms + RECOVERY_MS);
+                queue.walking = false;
+            }
+        }
+    }
+
     /// A home has missed what was said before the batch with this number.
     pub fn resync(&mut self, now_ms: u64, home: DirectorId, before: u64) {
         if let Some(queue) = self.queues.get_mut(&home)
@@ -329,7 +345,7 @@ impl Saying {
         for (home, queue) in &mut self.queues {
             let silent_ms = queue.last_ms.map_or(u64::MAX, |last| now_ms.saturating_sub(last));
             let news = !queue.records.is_empty() || queue.told(self.behind) != queue.last_told;
-            if silent_ms < INTERVAL_MS || !news && silent_ms < BEAT_MS {
+            if queue.held || silent_ms < INTERVAL_MS || !news && silent_ms < BEAT_MS {
                 continue;
             }
             let most = queue.records.len().min(BATCH);

@@ -238,6 +238,30 @@ fn who_is_behind_with_his_new_sessions_has_not_told_everything() {
 }
 
 #[test]
+fn a_home_whose_way_is_crowded_hears_later_and_keeps_nobody_else_waiting() {
+    let mut saying = saying(&cluster(3), 1_000);
+    settle(&mut saying, 0);
+    let (b, c) = (DirectorId(2), DirectorId(3));
+    saying.begin_walk(REPEAT_MS);
+    let now = REPEAT_MS + 1;
+    saying.hold(now, |home| home == b);
+    saying.opened(now, &record(1, 1, 1, 1));
+    assert_eq!(saying.tick(now).iter().map(|(home, _)| *home).collect::<Vec<_>>(), [c]);
+    assert!(saying.walking() && saying.room() == WALKED, "the walk goes on for C");
+    assert_eq!(saying.stats().queued, 1, "B's waits");
+    saying.end_walk();
+    saying.hold(now + 2, |_| false);
+    let batches = saying.tick(now + 2);
+    let [(home, batch)] = &batches[..] else { panic!("{batches:?}") };
+    assert_eq!(
+        (*home, batch.records.len(), batch.told),
+        (b, 1, None),
+        "it may have missed the walk"
+    );
+    assert!(saying.wants_walk(now + RECOVERY_MS));
+}
+
+#[test]
 fn new_sessions_leave_with_the_next_batch_while_all_are_repeated() {
     let mut saying = saying(&cluster(2), 16_384);
     settle(&mut saying, 0);

@@ -367,6 +367,11 @@ impl Network {
         add(&counters.dropped_full, peer.link(lane).queue.push(message));
     }
 
+    /// Whether so much waits for a peer that what is not urgent should be held back.
+    pub fn crowded(&self, to: DirectorId, lane: Lane) -> bool {
+        self.shared.peers.read().get(&to).is_some_and(|peer| peer.link(lane).queue.crowded())
+    }
+
     /// Asks a peer. Waits a moment for a connection if there is none.
     pub async fn request(
         &self,

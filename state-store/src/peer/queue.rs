@@ -16,6 +16,9 @@ pub struct QueueLimits {
     pub bytes: usize,
 }
 
+/// A queue is crowded when it is this part full.
+const CROWDED: usize = 8;
+
 #[derive(Debug)]
 pub(super) struct SendQueue {
     limits: QueueLimits,
@@ -58,6 +61,14 @@ impl SendQueue {
         drop(state);
         self.filled.notify_one();
         dropped
+    }
+
+    /// Whether more waits than a moment's worth. Whoever can wait with what he has, should: what is full
+    /// drops its oldest, whatever that is.
+    pub(super) fn crowded(&self) -> bool {
+        let state = self.state.lock();
+        state.messages.len() > self.limits.messages / CROWDED
+            || state.bytes > self.limits.bytes / CROWDED
     }
 
     /// Waits until there is something, then takes messages from the front until they make up about
@@ -121,6 +132,26 @@ mod tests {
         assert_eq!(queue.push(message(7, 1)), 1);
         assert_eq!(firsts(&queue.take_now(1_000)), [7]);
         assert_eq!(queue.state.lock().bytes, 0);
+    }
+
+    #[test]
+    fn who_holds_back_while_it_is_crowded_pushes_nobody_out() {
+        let queue = SendQueue::new(QueueLimits { messages: 4_096, bytes: 8 << 20 });
+        // The peer reads nothing for six seconds: batches of registrations each 2 ms, some heartbeats.
+        let (mut dropped, mut batches) = (0, 0);
+        for _ in 0..3_000 {
+            if !queue.crowded() {
+                dropped += queue.push(message(1, 100_000));
+                batches += 1;
+            }
+            dropped += queue.push(message(2, 200));
+        }
+        assert_eq!(dropped, 0);
+        assert!(batches > 5, "some go ahead: {batches}");
+        while !queue.take_now(1 << 20).is_empty() {}
+        assert!(!queue.crowded());
+        (0..600).for_each(|_| assert_eq!(queue.push(message(3, 1)), 0));
+        assert!(queue.crowded(), "small ones, too");
     }
 
     #[test]

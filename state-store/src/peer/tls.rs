@@ -99,7 +99,9 @@ fn idle(after: Duration) -> Option<quinn::IdleTimeout> {
 fn dialer(purpose: Purpose) -> TransportConfig {
     let mut config = TransportConfig::default();
     let (keep_alive, idle_after, window) = match purpose {
-        Purpose::Control => (KEEP_ALIVE_CONTROL, IDLE_CONTROL, 4 << 20),
+        // More than the receiver's window of one stream: the messages of a peer that does not read must
+        // not use up what its heartbeats need, or a director that lives is declared down.
+        Purpose::Control => (KEEP_ALIVE_CONTROL, IDLE_CONTROL, 16 << 20),
         Purpose::Log => (KEEP_ALIVE_OTHER, IDLE_OTHER, 16 << 20),
         Purpose::Snapshot => (KEEP_ALIVE_OTHER, IDLE_OTHER, 8 << 20),
     };

@@ -140,8 +140,11 @@ impl Registrar {
         let young = &self.member.young;
         let batches = {
             let mut saying = young.saying.lock();
+            let now_ms = young.now_ms();
             saying.set_behind(behind);
-            saying.tick(young.now_ms())
+            // Registrations can wait; what they would push out of a full queue (Raft's heartbeats) cannot.
+            saying.hold(now_ms, |home| self.member.transport.crowded(home, Lane::Control));
+            saying.tick(now_ms)
         };
         for (home, batch) in batches {
             let message = Bytes::from(codec::encode(&batch));

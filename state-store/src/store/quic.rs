@@ -58,6 +58,10 @@ impl Transport for Network {
         Network::send(self, to, lane, message);
     }
 
+    fn crowded(&self, to: DirectorId, lane: Lane) -> bool {
+        Network::crowded(self, to, lane)
+    }
+
     fn request(
         &self,
         to: DirectorId,

@@ -157,6 +157,10 @@ impl Transport for End {
     ) -> BoxFuture<'static, Result<Bytes, String>> {
         unreachable!("drivers ask nobody")
     }
+    fn crowded(&self, _: DirectorId, _: Lane) -> bool {
+        false
+    }
+
     fn send_snapshot(
         &self,
         to: DirectorId,
