@@ -60,6 +60,23 @@ async fn a_young_session_outlives_its_director() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn established_sessions_of_a_dead_director_are_replicated_by_their_homes() {
+    let mut lab = Lab::new(4).await;
+    let owners = Owner::all(&lab);
+    lab.until("everything is told", || owners.iter().all(has_authority)).await;
+    for n in 0..50 {
+        owners[0].open(record(n, owners[0].store.me().unwrap()));
+    }
+    let kept = || -> u64 { owners.iter().map(|o| o.store.young_stats().unwrap().1.kept).sum() };
+    lab.until("registered", || kept() >= 100).await;
+    drop(lab.kill(0).await);
+    lab.until("replicated", || lab.nodes.iter().all(|n| n.sessions() >= 50)).await;
+    let kept =
+        || -> u64 { owners[1..].iter().map(|o| o.store.young_stats().unwrap().1.kept).sum() };
+    lab.until("forgotten by homes", || kept() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_registers_a_connection_second_is_told_of_the_first() {
     let lab = Lab::new(3).await;
     let owners = Owner::all(&lab);

@@ -8,7 +8,7 @@ use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{Incarnation, Known, SessionRecord};
 
 use super::confirmed::{Confirmed, Heading};
-use super::young::{Registered, Young};
+use super::young::{Orphan, Registered, Young};
 use crate::codec::wire::{Register, Registration};
 
 /// What a home knows of a packet's key.
@@ -190,6 +190,11 @@ impl Keeper {
         }
     }
 
+    /// Sessions of directors that are gone, which this home has to hand to their shards: at most so many.
+    pub fn orphans(&mut self, now_ms: u64, most: usize) -> Vec<Orphan> {
+        self.young.orphans(now_ms, most)
+    }
+
     /// This director's replica has the session now, and answers for it.
     pub fn applied(&mut self, key: &FlowKey, incarnation: &Incarnation) {
         self.young.applied(key, incarnation);
@@ -216,7 +221,10 @@ impl Keeper {
         }
         let me = self.me;
         let others = self.live.iter().filter(|(id, _)| **id != me);
+        // Who is asked now may be others than those whom the dead have told: one that has to hand over
+        // sessions does not join a denial of others.
         self.live.contains_key(&me)
+            && !self.young.has_orphans()
             && self.confirmed.has_authority(now_ms, self.epoch, others.map(|(id, i)| (*id, *i)))
     }
 }

@@ -31,4 +31,4 @@ pub use asking::{Answer, Asking, Whom, bucket_of, known};
 pub use confirmed::{Confirmed, Heading};
 pub use keeper::{Consequences, Keeper, KeeperStats, Kept};
 pub use saying::{BEAT_MS, Homes, INTERVAL_MS, Saying, SayingStats};
-pub use young::{KEPT_MS, Registered, Young};
+pub use young::{KEPT_MS, Orphan, Registered, Young};

@@ -11,6 +11,10 @@ use holdfast_schema::session::{Incarnation, Known, SessionRecord};
 /// One whose owner is gone nobody can repeat: it stays for its idle timeout.
 pub const KEPT_MS: u64 = 30_000;
 
+/// How often (ms) an established session of a director that is gone is handed to its shard, until it is
+/// applied.
+const HAND_OVER_MS: u64 = 1_000;
+
 /// A director and its life.
 pub type Life = (DirectorId, u64);
 
@@ -39,6 +43,15 @@ pub enum Registered {
     Full,
 }
 
+/// An established session whose owner is gone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Orphan {
+    /// The session, with its ages as they are now.
+    pub record: SessionRecord,
+    /// Whether it was handed over before, and has not been applied since.
+    pub again: bool,
+}
+
 struct Entry {
     record: SessionRecord,
     said_by: Life,
@@ -46,6 +59,8 @@ struct Entry {
     said_ms: u64,
     /// When it was last put into the order.
     mention_ms: u64,
+    /// Whether it is among the orphans.
+    orphan: bool,
 }
 
 /// Records by both keys. Times are milliseconds of any steady clock.
@@ -56,6 +71,8 @@ pub struct Young {
     /// When a key was said, oldest first. One that was said again is there more than once; only the
     /// latest mention counts.
     order: VecDeque<(u64, FlowKey)>,
+    /// Established sessions of owners that are gone, and when each is to be handed to its shard (again).
+    orphans: VecDeque<(u64, FlowKey)>,
     capacity: usize,
     /// The members that are not down, and their lives.
     live: BTreeMap<DirectorId, u64>,
@@ -71,6 +88,7 @@ impl Young {
             entries: Map::default(),
             replies: Map::default(),
             order: VecDeque::new(),
+            orphans: VecDeque::new(),
             capacity,
             live: BTreeMap::new(),
             unsure_until_ms: [0; BUCKETS],
@@ -105,7 +123,46 @@ impl Young {
 
     /// Who is alive: can repeat what he has said.
     pub fn set_live(&mut self, live: &BTreeMap<DirectorId, u64>) {
+        if self.live == *live {
+            return;
+        }
         self.live = live.clone();
+        // Oldest first; and the map has no order that a run could be repeated by.
+        for (_, key) in &self.order {
+            if let Some(entry) = self.entries.get_mut(key)
+                && !entry.orphan
+                && is_orphan(entry, live)
+            {
+                entry.orphan = true;
+                self.orphans.push_back((0, *key));
+            }
+        }
+    }
+
+    /// Sessions that nobody will replicate, because their owners are gone: at most so many that are due to
+    /// be handed to their shards, for the first time or again. Whoever has applied one says so
+    /// ([`Young::applied`]).
+    pub fn orphans(&mut self, now_ms: u64, most: usize) -> Vec<Orphan> {
+        let mut due = Vec::new();
+        while due.len() < most
+            && let Some((at_ms, key)) = self.orphans.front().copied()
+            && at_ms <= now_ms
+        {
+            self.orphans.pop_front();
+            let Some(entry) = self.entries.get_mut(&key).filter(|e| e.orphan) else { continue };
+            if !is_orphan(entry, &self.live) {
+                entry.orphan = false;
+                continue;
+            }
+            due.push(Orphan { record: aged(entry, now_ms), again: at_ms > 0 });
+            self.orphans.push_back((now_ms.max(1) + HAND_OVER_MS, key));
+        }
+        due
+    }
+
+    /// Whether there are sessions that only homes know, maybe not those that are asked now.
+    pub fn has_orphans(&self) -> bool {
+        !self.orphans.is_empty()
     }
 
     /// Takes a registration of a session of this bucket.
@@ -148,7 +205,14 @@ impl Young {
             self.remove(&ended);
         }
         self.replies.insert(record.reply, key);
-        self.entries.insert(key, Entry { record, said_by, said_ms: now_ms, mention_ms: now_ms });
+        let mut entry =
+            Entry { record, said_by, said_ms: now_ms, mention_ms: now_ms, orphan: false };
+        // It may have died before its last words were heard.
+        if is_orphan(&entry, &self.live) && !self.live.is_empty() {
+            entry.orphan = true;
+            self.orphans.push_back((0, key));
+        }
+        self.entries.insert(key, entry);
         self.mention(now_ms, key);
         loser.map_or(Registered::Kept, Registered::Took)
     }
@@ -207,6 +271,13 @@ impl Young {
         }
         self.order.push_back((now_ms, key));
     }
+}
+
+/// Whether nobody will replicate this session unless its home does.
+fn is_orphan(entry: &Entry, live: &BTreeMap<DirectorId, u64>) -> bool {
+    let (owner, life) = entry.said_by;
+    let flags = entry.record.flags;
+    live.get(&owner) != Some(&life) && flags.established() && !flags.closing()
 }
 
 /// The record with its ages as they are now.

@@ -166,6 +166,45 @@ fn what_a_dead_director_has_said_outlives_it() {
 }
 
 #[test]
+fn what_a_dead_director_has_said_is_handed_to_its_shard_until_it_is_applied() {
+    let mut young = Young::new(10);
+    young.set_live(&[LIFE, OTHER].into());
+    let said: Vec<SessionRecord> = (1..=3).map(|n| established(record(n, 1, 1, 7))).collect();
+    for (n, one) in (1..).zip(&said) {
+        young.register(0, bucket(n), LIFE, one.clone());
+    }
+    young.register(0, bucket(4), LIFE, record(4, 1, 1, 7));
+    young.register(0, bucket(5), OTHER, established(record(5, 2, 1, 7)));
+    assert!(young.orphans(10, 10).is_empty() && !young.has_orphans());
+    young.set_live(&[OTHER].into());
+    // Not the half-open one, and not that of the living.
+    let mut due = young.orphans(20, 2);
+    due.extend(young.orphans(21, 2));
+    let mut ports: Vec<u16> = due.iter().map(|o| o.record.key.src_port).collect();
+    ports.sort();
+    assert_eq!(ports, [1, 2, 3]);
+    assert!(due.iter().all(|o| !o.again && o.record.created_age_ms >= 30), "older by now");
+    assert!(young.orphans(22, 10).is_empty());
+    young.applied(&said[0].key, &said[0].incarnation);
+    // Somebody else carries the second one now.
+    young.register(30, bucket(2), OTHER, said[1].clone());
+    let again = young.orphans(21 + HAND_OVER_MS, 10);
+    assert_eq!(
+        again.iter().map(|o| (o.record.key.src_port, o.again)).collect::<Vec<_>>(),
+        [(3, true)]
+    );
+    assert!(young.has_orphans());
+    young.applied(&said[2].key, &said[2].incarnation);
+    assert!(young.orphans(22 + 2 * HAND_OVER_MS, 10).is_empty() && !young.has_orphans());
+    // Last words that were heard late.
+    young.register(5_000, bucket(6), LIFE, established(record(6, 1, 1, 7)));
+    assert_eq!(young.orphans(5_000, 10).len(), 1);
+    // It was not dead.
+    young.set_live(&[LIFE, OTHER].into());
+    assert!(young.orphans(9_000, 10).is_empty() && !young.has_orphans());
+}
+
+#[test]
 fn what_is_applied_makes_room() {
     let mut young = Young::new(1);
     let said = record(1, 1, 1, 1);

@@ -1,5 +1,6 @@
 //! Young sessions: telling their homes, and being one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,14 +8,16 @@ use bytes::Bytes;
 use holdfast_schema::bucket::{Bucket, ShardId};
 use holdfast_schema::cluster::{ClusterState, DirectorId};
 use holdfast_schema::flow::FlowKey;
-use holdfast_schema::session::{Incarnation, Known, SessionRecord, SessionSink, SessionUpdate};
+use holdfast_schema::session::{
+    Incarnation, Known, SessionChange, SessionRecord, SessionSink, SessionUpdate,
+};
 use parking_lot::{Mutex, RwLock};
 
 use super::Store;
 use super::member::Member;
 use crate::codec;
 use crate::codec::wire::{Register, Registration};
-use crate::homes::{Homes, Keeper, KeeperStats, Kept, Saying, SayingStats, Whom};
+use crate::homes::{Homes, Keeper, KeeperStats, Kept, Orphan, Saying, SayingStats, Whom};
 use crate::metrics::count;
 use crate::peer::Lane;
 
@@ -78,8 +81,12 @@ impl Young {
     }
 }
 
+/// Sessions of directors that are gone which are handed to their shards at a visit.
+const HANDED_OVER: usize = 16;
+
 /// What is done with the young sessions of this director. For one thread of the node.
 pub struct Registrar {
+    store: Store,
     member: Arc<Member>,
     sink: Option<Arc<dyn SessionSink>>,
 }
@@ -150,13 +157,42 @@ impl Registrar {
             let message = Bytes::from(codec::encode(&batch));
             self.member.transport.send(home, Lane::Control, message);
         }
+        self.hand_over();
+    }
+
+    /// Has those sessions replicated whose owners are gone: their homes change with the next change of
+    /// membership, and no owner would tell the new ones.
+    fn hand_over(&self) {
+        let young = &self.member.young;
+        let orphans = young.keeping.lock().orphans(young.now_ms(), HANDED_OVER);
+        if orphans.is_empty() {
+            return;
+        }
+        let Some(view) = self.store.shared.published.view() else { return };
+        let cluster = &view.cluster;
+        let mut changes: BTreeMap<ShardId, Vec<SessionChange>> = BTreeMap::new();
+        for Orphan { record, again } in orphans {
+            let known = self.sink.as_ref().and_then(|sink| sink.find(&record.key).session());
+            // It was applied before it was registered here, or this director carries it and replicates it.
+            if again && known.is_some_and(|r| r.incarnation == record.incarnation) {
+                young.keeping.lock().applied(&record.key, &record.incarnation);
+                continue;
+            }
+            let shard = cluster.shards.shard(record.bucket(&cluster.bucket_key));
+            changes.entry(shard).or_default().push(SessionChange::Create(record));
+        }
+        for (shard, changes) in changes {
+            // Without room, or lost on the way, they come again.
+            let _ = self.store.propose(shard, changes);
+        }
     }
 }
 
 impl Store {
     /// The way to tell homes of new sessions, once this director is a member.
     pub fn registrar(&self) -> Option<Registrar> {
-        Some(Registrar { member: self.shared.member()?, sink: self.shared.sink.read().clone() })
+        let (store, sink) = (self.clone(), self.shared.sink.read().clone());
+        Some(Registrar { store, member: self.shared.member()?, sink })
     }
 
     /// How registration is doing, as an owner and as a home.

@@ -15,7 +15,7 @@ use holdfast_node::planned::Watch;
 use holdfast_node::sessions::misses;
 use holdfast_schema::cluster::{ClusterState, ControlCommand, DirectorId, PlannedChange};
 use holdfast_schema::flow::FlowKey;
-use holdfast_schema::session::SessionSink;
+use holdfast_schema::session::{SessionChange, SessionSink};
 use holdfast_state_store::homes::{Answer, Whom, bucket_of};
 use holdfast_state_store::liveness::{Committed, Liveness, Timing, Verdict};
 
@@ -483,7 +483,13 @@ impl Process {
     }
 
     fn sweep(&mut self, now_us: u64, out: &mut Effects) {
-        let Process { share, without, .. } = self;
+        let Process { share, without, young, cluster, .. } = self;
+        let silent = *without == Some(Without::Replication);
+        for orphan in young.orphans(now_us / 1_000) {
+            let shard = cluster.shards.shard(orphan.bucket(&cluster.bucket_key));
+            // Without room they come again.
+            let _ = silent || share.propose(now_us, shard, vec![SessionChange::Create(orphan)]);
+        }
         let leads = share.shards_led();
         let around = sessions::Around {
             now_ms: now_us / 1_000,
@@ -495,7 +501,6 @@ impl Process {
             flushes: *without != Some(Without::Flush),
         };
         let probes = self.sessions.step(&self.table, &around, |shard, changes| {
-            let silent = *without == Some(Without::Replication);
             silent || share.propose(now_us, shard, changes.to_vec())
         });
         for probe in probes {

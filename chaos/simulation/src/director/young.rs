@@ -8,7 +8,7 @@ use holdfast_schema::cluster::{ClusterState, DirectorId};
 use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{SessionRecord, SessionSink};
 use holdfast_state_store::codec::wire::{Register, Registration};
-use holdfast_state_store::homes::{self, Answer, Homes, Keeper, Kept, Saying, bucket_of};
+use holdfast_state_store::homes::{self, Answer, Homes, Keeper, Kept, Orphan, Saying, bucket_of};
 use parking_lot::Mutex;
 
 use super::message::Message;
@@ -20,6 +20,9 @@ const WAITING: usize = 256;
 
 /// Slots that a walk over all sessions looks at, at a visit.
 const SLOTS: usize = 256;
+
+/// Sessions of directors that are gone which are handed to their shards at a visit.
+const HANDED_OVER: usize = 16;
 
 /// A director's part in young sessions.
 pub struct YoungSessions {
@@ -112,6 +115,22 @@ impl YoungSessions {
     /// Whether something waits to be told.
     pub fn waits(&self) -> bool {
         self.saying.stats().queued > 0 || self.walk.is_some()
+    }
+
+    /// Established sessions of directors that are gone, to be handed to their shards.
+    pub fn orphans(&mut self, now_ms: u64) -> Vec<SessionRecord> {
+        let mut keeper = self.keeper.lock();
+        let orphans = keeper.orphans(now_ms, HANDED_OVER);
+        let mut due = Vec::new();
+        for Orphan { record, again } in orphans {
+            let known = self.table.find(&record.key).session();
+            if again && known.is_some_and(|r| r.incarnation == record.incarnation) {
+                keeper.applied(&record.key, &record.incarnation);
+            } else {
+                due.push(record);
+            }
+        }
+        due
     }
 
     /// Others' young sessions have come.
