@@ -178,7 +178,7 @@ async fn a_home_that_is_full_says_that_it_cannot_be_sure() {
     lab.until("everything is told", || owners.iter().all(has_authority)).await;
     // Their own director has forgotten them.
     for n in 0..200 {
-        owners[0].store.registrar().unwrap().opened(&[opened(n, &owners[0])]);
+        owners[0].store.registrar().unwrap().opened(&[record(n, lab.nodes[0].id())]);
     }
     let stats = || owners[1].store.young_stats().unwrap().1;
     lab.until("turned away", || stats().turned_away >= 190).await;

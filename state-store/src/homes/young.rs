@@ -7,9 +7,21 @@ use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{Incarnation, Known, SessionRecord};
 
+use super::saying::REPEAT_MS;
+
 /// How long (ms) a record stays after it was last said. Owners repeat what is still young sooner.
 /// One whose owner is gone nobody can repeat: it stays for its idle timeout.
 pub const KEPT_MS: u64 = 30_000;
+
+/// What a living owner has not repeated for so long (ms) is over, or replicated: two seconds more than it
+/// takes him to come back to it.
+const OVER_MS: u64 = REPEAT_MS + 2_000;
+
+/// Half-open sessions have at most this part of the room: a flood of them leaves the rest alone.
+const HALF_OPEN_PART: usize = 4;
+
+/// How many that nobody can repeat are passed over in search of one that is over.
+const ORPHANS_PASSED: usize = 8;
 
 /// How often (ms) an established session of a director that is gone is handed to its shard, until it is
 /// applied.
@@ -54,6 +66,7 @@ pub struct Orphan {
 
 struct Entry {
     record: SessionRecord,
+    bucket: Bucket,
     said_by: Life,
     /// When it was last said; the record's ages were true then.
     said_ms: u64,
@@ -71,6 +84,10 @@ pub struct Young {
     /// When a key was said, oldest first. One that was said again is there more than once; only the
     /// latest mention counts.
     order: VecDeque<(u64, FlowKey)>,
+    /// How many are half-open.
+    half_open: usize,
+    /// When a half-open one was said, oldest first; the latest counts here, too.
+    half_open_order: VecDeque<(u64, FlowKey)>,
     /// Established sessions of owners that are gone, and when each is to be handed to its shard (again).
     orphans: VecDeque<(u64, FlowKey)>,
     capacity: usize,
@@ -88,6 +105,8 @@ impl Young {
             entries: Map::default(),
             replies: Map::default(),
             order: VecDeque::new(),
+            half_open: 0,
+            half_open_order: VecDeque::new(),
             orphans: VecDeque::new(),
             capacity,
             live: BTreeMap::new(),
@@ -193,11 +212,9 @@ impl Young {
             }
             loser = twin.then_some(kept.said_by.0);
             self.remove(&key);
-        } else if self.entries.len() >= self.capacity {
+        } else if !self.make_room(now_ms, record.flags.established()) {
             self.turned_away += 1;
-            if let Some(until) = self.unsure_until_ms.get_mut(bucket.index()) {
-                *until = now_ms + KEPT_MS;
-            }
+            self.mark_unsure(now_ms, bucket);
             return Registered::Full;
         }
         // A local port has one session: another one that was said to have it has ended.
@@ -206,11 +223,15 @@ impl Young {
         }
         self.replies.insert(record.reply, key);
         let mut entry =
-            Entry { record, said_by, said_ms: now_ms, mention_ms: now_ms, orphan: false };
+            Entry { record, bucket, said_by, said_ms: now_ms, mention_ms: now_ms, orphan: false };
         // It may have died before its last words were heard.
         if is_orphan(&entry, &self.live) && !self.live.is_empty() {
             entry.orphan = true;
             self.orphans.push_back((0, key));
+        }
+        if !entry.record.flags.established() {
+            self.half_open += 1;
+            self.half_open_order.push_back((now_ms, key));
         }
         self.entries.insert(key, entry);
         self.mention(now_ms, key);
@@ -240,6 +261,72 @@ impl Young {
     fn remove(&mut self, key: &FlowKey) {
         if let Some(gone) = self.entries.remove(key) {
             self.replies.remove(&gone.record.reply);
+            self.half_open -= usize::from(!gone.record.flags.established());
+        }
+    }
+
+    /// Whether there is room for a newcomer, or somebody who makes it.
+    fn make_room(&mut self, now_ms: u64, established: bool) -> bool {
+        let share = (self.capacity / HALF_OPEN_PART).max(1);
+        if !established && self.half_open >= share {
+            return self.drop_half_open(now_ms, OVER_MS);
+        }
+        self.entries.len() < self.capacity
+            || self.drop_over(now_ms)
+            || established && self.drop_half_open(now_ms, 0)
+    }
+
+    /// Drops the session that has not been repeated for longest, if it should have been.
+    fn drop_over(&mut self, now_ms: u64) -> bool {
+        let mut orphans = 0;
+        while let Some((mention_ms, key)) = self.order.front().copied() {
+            let entry = self.entries.get_mut(&key).filter(|e| e.mention_ms == mention_ms);
+            if entry.is_some() && (now_ms < mention_ms + OVER_MS || orphans == ORPHANS_PASSED) {
+                return false;
+            }
+            self.order.pop_front();
+            let Some(entry) = entry else { continue };
+            let (owner, life) = entry.said_by;
+            if self.live.get(&owner) == Some(&life) {
+                self.give_way(now_ms, &key);
+                return true;
+            }
+            // Nobody can repeat it.
+            orphans += 1;
+            entry.mention_ms = now_ms;
+            self.order.push_back((now_ms, key));
+        }
+        false
+    }
+
+    /// Drops the oldest half-open session, if it is so old.
+    fn drop_half_open(&mut self, now_ms: u64, age_ms: u64) -> bool {
+        while let Some((said_ms, key)) = self.half_open_order.front().copied() {
+            let half_open = |e: &Entry| e.said_ms == said_ms && !e.record.flags.established();
+            let valid = self.entries.get(&key).is_some_and(half_open);
+            if valid && now_ms < said_ms + age_ms {
+                return false;
+            }
+            self.half_open_order.pop_front();
+            if valid {
+                self.give_way(now_ms, &key);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A session goes that may be alive.
+    fn give_way(&mut self, now_ms: u64, key: &FlowKey) {
+        if let Some(bucket) = self.entries.get(key).map(|e| e.bucket) {
+            self.mark_unsure(now_ms, bucket);
+        }
+        self.remove(key);
+    }
+
+    fn mark_unsure(&mut self, now_ms: u64, bucket: Bucket) {
+        if let Some(until) = self.unsure_until_ms.get_mut(bucket.index()) {
+            *until = now_ms + KEPT_MS;
         }
     }
 
@@ -268,6 +355,13 @@ impl Young {
         if self.order.len() > 2 * self.entries.len() + 64 {
             let entries = &self.entries;
             self.order.retain(|(at, key)| entries.get(key).is_some_and(|e| e.mention_ms == *at));
+        }
+        if self.half_open_order.len() > 2 * self.half_open + 64 {
+            let half_open = |e: &Entry, at| e.said_ms == at && !e.record.flags.established();
+            let entries = &self.entries;
+            let valid =
+                |(at, key): &(u64, FlowKey)| entries.get(key).is_some_and(|e| half_open(e, *at));
+            self.half_open_order.retain(valid);
         }
         self.order.push_back((now_ms, key));
     }

@@ -123,6 +123,53 @@ fn a_full_home_is_unsure_of_the_bucket_it_turned_away_and_of_no_other() {
 }
 
 #[test]
+fn a_full_home_drops_what_should_have_been_repeated() {
+    let mut young = Young::new(2);
+    young.set_live(&alive());
+    young.register(0, bucket(1), OTHER, established(record(1, 2, 1, 1)));
+    young.register(1, bucket(2), LIFE, established(record(2, 1, 1, 1)));
+    let newcomer = |n| established(record(n, 1, 1, 1));
+    assert_eq!(young.register(OVER_MS, bucket(3), LIFE, newcomer(3)), Registered::Full);
+    // Not what is not repeated because its owner is gone.
+    assert_eq!(young.register(OVER_MS + 1, bucket(4), LIFE, newcomer(4)), Registered::Kept);
+    assert!(matches!(
+        young.find(OVER_MS + 1, bucket(1), &record(1, 2, 1, 1).key),
+        Known::Session(_)
+    ));
+    let gone = record(2, 1, 1, 1).key;
+    assert_eq!(young.find(OVER_MS + 1, bucket(2), &gone), Known::Unsure, "it may be alive");
+    assert_eq!((young.len(), young.turned_away()), (2, 1));
+}
+
+#[test]
+fn a_flood_of_half_open_sessions_has_its_share_and_gives_way() {
+    let mut young = Young::new(8);
+    young.set_live(&alive());
+    let (open, half) = (|n| established(record(n, 1, 1, 1)), |n| record(n, 1, 1, 1));
+    assert_eq!(young.register(0, bucket(1), LIFE, half(1)), Registered::Kept);
+    assert_eq!(young.register(1, bucket(2), LIFE, half(2)), Registered::Kept);
+    assert_eq!(young.register(2, bucket(3), LIFE, half(3)), Registered::Full);
+    // Those that are completed make room for others.
+    assert_eq!(young.register(3, bucket(2), LIFE, open(2)), Registered::Kept);
+    assert_eq!(young.register(4, bucket(4), LIFE, half(4)), Registered::Kept);
+    for n in 5..10 {
+        assert_eq!(young.register(5, bucket(n), LIFE, open(n)), Registered::Kept);
+    }
+    assert_eq!(young.len(), 8);
+    assert_eq!(young.register(6, bucket(10), LIFE, open(10)), Registered::Kept);
+    assert_eq!(young.find(7, bucket(1), &half(1).key), Known::Unsure, "the oldest gave way");
+    assert_eq!(young.register(8, bucket(11), LIFE, open(11)), Registered::Kept);
+    assert_eq!(young.register(9, bucket(12), LIFE, open(12)), Registered::Full, "all established");
+    assert_eq!(young.half_open, 0);
+    // One that is over gives its place to another.
+    let mut young = Young::new(4);
+    young.set_live(&alive());
+    young.register(0, bucket(1), LIFE, half(1));
+    assert_eq!(young.register(OVER_MS - 1, bucket(2), LIFE, half(2)), Registered::Full);
+    assert_eq!(young.register(OVER_MS, bucket(2), LIFE, half(2)), Registered::Kept);
+}
+
+#[test]
 fn what_is_repeated_stays_and_what_is_not_goes() {
     let mut young = Young::new(10);
     young.set_live(&alive());
@@ -236,6 +283,9 @@ proptest! {
                 prop_assert_eq!(&young.entries[client].record.reply, reply);
             }
             prop_assert!(young.order.len() <= 2 * young.len() + 66);
+            prop_assert!(young.half_open_order.len() <= 2 * 8 + 66);
+            let half_open = young.entries.values().filter(|e| !e.record.flags.established());
+            prop_assert_eq!(half_open.count(), young.half_open);
         }
         young.expire(now + KEPT_MS);
         prop_assert!(young.is_empty() && young.replies.is_empty() && young.order.is_empty());
