@@ -346,9 +346,10 @@ async fn misses_are_answered_by_whoever_knows_and_denied_only_by_all() {
     assert!(matches!(verdict, MissVerdict::Found(r) if r.key == key(1)));
     let verdict = lab.nodes[2].store.ask(key(1).reversed(), None, brief).await;
     assert!(matches!(verdict, MissVerdict::Found(_)), "the other direction: {verdict:?}");
-    // Of two records the newest identity counts.
+    // Of two uses of a key the newer counts. (Two records of the same opening would be twins.)
     let mut newer = record(1, lab.nodes[1].id());
     newer.incarnation.stamp = 5;
+    newer.incarnation.isn += 1;
     lab.nodes[1].table.sessions.lock().insert(newer.key, newer);
     let verdict = lab.nodes[2].store.ask(key(1), None, brief).await;
     assert!(matches!(verdict, MissVerdict::Found(r) if r.incarnation.stamp == 5));
