@@ -22,6 +22,12 @@ pub(super) fn reset_is_believed(
     isn: u32,
     numbers: impl Fn(Side) -> Option<(u32, u32)>,
 ) -> bool {
+    // A client that waits for its SYN-ACK resets whatever else it is answered (an older connection that has
+    // the port at the backend), and goes on waiting (RFC 9293 section 3.10.7.3).
+    let answered = flags.established() || flags.has(SessionFlags::BACKEND_ANSWERED);
+    if side == Side::Client && !answered {
+        return false;
+    }
     let (own, peers) = match side {
         Side::Client => (numbers(Side::Client), numbers(Side::Backend)),
         Side::Backend => (numbers(Side::Backend), numbers(Side::Client)),
@@ -179,6 +185,7 @@ mod tests {
     fn a_reset_is_believed_if_its_number_is_right() {
         use Side::{Backend as B, Client as C};
         let half = F::CLIENT_OPENED;
+        let answered = half.with(F::BACKEND_ANSWERED);
         let open = flags(&[F::CLIENT_OPENED, F::BACKEND_ANSWERED, F::ESTABLISHED]);
         // Sequence end and acknowledgement of the last packets: the client's, the backend's.
         let (client, backend) =
@@ -232,7 +239,8 @@ mod tests {
                 true,
             ),
             ("a blind refusal", half, B, RST | ACK, 0, 77, (syn, None), false),
-            ("SYN-ACK refused", half, C, RST, ISN.wrapping_add(31), 0, (syn, backend), true),
+            ("SYN-ACK refused", answered, C, RST, ISN.wrapping_add(31), 0, (syn, backend), true),
+            ("challenge refused", half, C, RST, ISN.wrapping_add(31), 0, (syn, backend), false),
             ("no numbers", open, C, RST, 1, 0, (None, None), true),
         ] {
             let segment = Segment { flags: TcpFlags(bits), seq, ack, len: 0, data: false };

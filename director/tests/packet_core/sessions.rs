@@ -119,6 +119,27 @@ fn a_syn_on_a_live_session_passes_through() {
     assert_eq!(lab.table.stats().opened, 1);
 }
 
+/// The local port is that of an older connection, which nobody knows any more but its backend.
+#[test]
+fn a_client_that_resets_an_older_connection_at_its_backend_goes_on_opening_its_own() {
+    let mut lab = Lab::new();
+    let (client, vip) = (at(CLIENT, 43_013), at(VIP, WEB));
+    let syn = Packet::tcp(client, vip, SYN, 100, 0);
+    let (local, backend) = open(&mut lab, &syn);
+    let challenge = Packet::tcp(backend, local, ACK, 7_000, 9_000);
+    let reset = Packet::tcp(client, vip, RST, 9_000, 0);
+    let syn_ack = Packet::tcp(backend, local, SYN | ACK, 500, 101);
+    let ack = Packet::tcp(client, vip, ACK, 101, 501);
+    lab.sent(&challenge.bytes());
+    for packet in [&reset, &syn] {
+        assert_eq!(lab.sent(&packet.bytes()), packet.forwarded(local, backend).bytes());
+    }
+    lab.sent(&syn_ack.bytes());
+    lab.sent(&ack.bytes());
+    let flags = lab.table.session_of(client, vip).flags;
+    assert!(flags.established() && !flags.closing());
+}
+
 #[test]
 fn a_syn_on_a_closing_session_opens_a_new_one() {
     for reset in [false, true] {
