@@ -6,14 +6,15 @@
 //! connection's packets would go to a backend that resets it. So what does not fit a hearsay record
 //! is asked about first: does anybody know a later use of this key?
 //!
-//! - A session that is over: everything of its client is in doubt.
-//! - An open one: a segment is in doubt whose numbers are far from all that is known of the connection.
-//!   Initial numbers are hashes and a clock (RFC 6528), so those of another connection seldom fit. Those
-//!   of a fast session that moves here may not fit either; that costs it one question. And a SYN is,
-//!   or its answer, that is not of this connection's opening.
+//! - A segment is in doubt whose numbers are far from all that is known of the connection. Initial numbers
+//!   are hashes and a clock (RFC 6528), so those of another connection seldom fit. Those of a fast session
+//!   that moves here may not fit either; that costs it one question. Of a session that is over, only what
+//!   its client says is, but also if no numbers are known.
+//! - Of an open session, a SYN or its answer is that is not of this connection's opening.
 //!
 //! Whatever keeps an open session's packet from being asked about, and any answer but a later use, lets
-//! it go by the record that is here: a director that is cut off from its peers goes on serving.
+//! it go by the record that is here: a director that is cut off from its peers goes on serving. What fits
+//! goes on in any case, and so do the last segments of a connection that ends.
 
 use holdfast_schema::session::Incarnation;
 
@@ -84,8 +85,11 @@ impl Core {
         let session = self.table.session(slot);
         let (flags, expiring) = session.standing();
         if flags.closing() {
+            let known = at_rest(&session, side).next != [None, None];
             // (A SYN begins a new session.)
-            return side == Side::Client && meta.continues();
+            return side == Side::Client
+                && meta.continues()
+                && !(known && !misfits(&session, side, segment));
         }
         key.protocol == Tcp && !(expiring && meta.opens()) && misfits(&session, side, segment)
     }

@@ -25,9 +25,12 @@ const NEW: (u32, u32) = (0x9000_0001, 0x5000_0001);
 fn opened(record: &SessionRecord, (client, backend): (u32, u32)) -> SessionRecord {
     let flags = record.flags.with(F::BACKEND_ANSWERED).with(F::ESTABLISHED);
     let mut open = SessionRecord { flags, ..record.clone() };
-    open.client = HalfSeen { age_ms: 5_000, seq: client, ack: backend };
-    open.backend_seen = HalfSeen { age_ms: 5_000, seq: backend, ack: client };
+    (open.client, open.backend_seen) = (seen(client, backend), seen(backend, client));
     open
+}
+
+fn seen(seq: u32, ack: u32) -> HalfSeen {
+    HalfSeen { age_ms: 5_000, seq, ack }
 }
 
 impl Stale {
@@ -260,12 +263,13 @@ fn packets_of_a_later_connection_do_not_go_by_the_record_of_an_earlier_one() {
     (new.incarnation.stamp, new.incarnation.isn) = (old.incarnation.stamp + 1, 9_000);
     new.reply.dst_port ^= 64;
     new.flags = f.record.flags.with(F::BACKEND_ANSWERED).with(F::ESTABLISHED);
+    (old.client, old.backend_seen) = (seen(OLD.0, OLD.1), seen(OLD.1, OLD.0));
     let new_local = at(*f.local.ip(), new.reply.dst_port);
     for (told, local) in [(&new, new_local), (&old, f.local)] {
         let mut lab = Lab::new();
         lab.table.tick(lab.now_ns / MS);
         lab.table.created(&old);
-        let data = Packet::tcp(f.client, f.vip, ACK, 9_001, 501).payload(b"new");
+        let data = Packet::tcp(f.client, f.vip, ACK, NEW.0, NEW.1).payload(b"new");
         assert_eq!(lab.one(&data.bytes()).0, Verdict::Parked);
         let question = lab.questions()[0];
         assert_eq!(question.known, Some(old.incarnation), "asked for is a later one");
@@ -274,7 +278,27 @@ fn packets_of_a_later_connection_do_not_go_by_the_record_of_an_earlier_one() {
         let released = lab.answer(found(&question, told));
         assert_eq!(released, [(Verdict::Transmit, data.forwarded(local, f.backend).bytes())]);
         // Those behind it need not ask.
-        let more = Packet::tcp(f.client, f.vip, ACK, 9_004, 501).payload(b"more");
+        let more = Packet::tcp(f.client, f.vip, ACK, NEW.0 + 3, NEW.1).payload(b"more");
         assert_eq!(lab.sent(&more.bytes()), more.forwarded(local, f.backend).bytes());
     }
+}
+
+/// A client acknowledges late what came with the backend's FIN; a director that nobody answers forwards it.
+#[test]
+fn the_last_segments_of_a_connection_are_not_asked_about() {
+    let f = foreign(44_101, false);
+    let mut over = opened(&f.record, OLD);
+    over.flags = over.flags.with(F::CLIENT_FIN).with(F::BACKEND_FIN);
+    let mut lab = Lab::new();
+    lab.table.tick(lab.now_ns / MS);
+    lab.table.created(&over);
+    let last = Packet::tcp(f.client, f.vip, ACK, OLD.0 + 1, OLD.1 + 1_000);
+    assert_eq!(lab.sent(&last.bytes()), last.forwarded(f.local, f.backend).bytes());
+    // Without numbers nobody can tell.
+    (over.client, over.backend_seen) = (seen(0, 0), seen(0, 0));
+    over.flags = f.record.flags.with(F::CLIENT_FIN).with(F::BACKEND_FIN);
+    let mut lab = Lab::new();
+    lab.table.tick(lab.now_ns / MS);
+    lab.table.created(&over);
+    assert_eq!(lab.one(&last.bytes()).0, Verdict::Parked);
 }
