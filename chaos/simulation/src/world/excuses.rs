@@ -254,7 +254,8 @@ impl World {
                 continue;
             }
             process.table.for_each(director.clock.local_us(now_us) / 1_000, |record, _| {
-                known.extend(client(record).filter(|_| open(record)));
+                let of_it = |flow: &FlowId| open(record) && self.oracle.is_of_latest(*flow, record);
+                known.extend(client(record).filter(of_it));
             });
         }
         self.excuses.causes.retain(|flow, _| !known.contains(flow));
@@ -276,7 +277,9 @@ impl World {
         for director in &self.directors {
             let Some(process) = director.process.as_deref() else { continue };
             process.table.for_each(director.clock.local_us(now_us) / 1_000, |record, _| {
-                known |= client(record) == Some(flow) && open(record);
+                known |= client(record) == Some(flow)
+                    && open(record)
+                    && self.oracle.is_of_latest(flow, record);
             });
         }
         known

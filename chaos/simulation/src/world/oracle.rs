@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use holdfast_director::core::DropReason;
+use holdfast_schema::flow::Protocol;
 use holdfast_schema::session::SessionRecord;
 
 use super::World;
@@ -75,6 +76,13 @@ impl Oracle {
         let openings = self.openings.get(&flow)?.iter().enumerate();
         let near = openings.filter(|(_, opening)| seq.wrapping_sub(opening.isn) < REACH);
         near.min_by_key(|(_, opening)| seq.wrapping_sub(opening.isn))
+    }
+
+    /// Whether a record is of this client's connection, and not of an earlier use of its port.
+    pub(super) fn is_of_latest(&self, flow: FlowId, record: &SessionRecord) -> bool {
+        let latest = self.openings.get(&flow).and_then(|openings| openings.last());
+        record.key.protocol == Protocol::Udp
+            || latest.is_none_or(|latest| latest.isn == record.incarnation.isn)
     }
 
     /// A backend answers a SYN.
