@@ -85,11 +85,11 @@ impl Core {
         let session = self.table.session(slot);
         let (flags, expiring) = session.standing();
         if flags.closing() {
-            let known = at_rest(&session, side).next != [None, None];
+            let unknown = at_rest(&session, side).next == [None, None];
             // (A SYN begins a new session.)
             return side == Side::Client
                 && meta.continues()
-                && !(known && !misfits(&session, side, segment));
+                && (unknown || misfits(&session, side, segment));
         }
         key.protocol == Tcp && !(expiring && meta.opens()) && misfits(&session, side, segment)
     }
