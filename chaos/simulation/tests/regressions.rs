@@ -105,3 +105,11 @@ fn an_answer_to_another_backend_is_not_forwarded() {
 fn a_syn_that_went_by_an_old_session_makes_one_connection() {
     holds(173);
 }
+
+/// A connection had expired at a director that was cut off while it went on elsewhere. Its backend, whose
+/// last word that director knew, answered the probe first and was reset at once; its client's answer, a moment
+/// later, showed that it had sent something that was lost.
+#[test]
+fn an_expired_connection_is_over_when_both_of_its_ends_are_at_rest() {
+    holds(29);
+}

@@ -8,6 +8,7 @@ use super::counters::Count;
 use super::frame::{Frame, Verdict};
 use super::meta::{Content, Meta, Segment};
 use super::nat;
+use super::probe::End;
 use super::reason::DropReason;
 use super::{Core, Moment};
 use super::{track, twin};
@@ -118,8 +119,12 @@ impl Core {
         let (flags, expiring) = self.table.session(slot).standing();
         let tcp = key.protocol == Protocol::Tcp;
         let opens = tcp && segment.flags.opens();
-        if expiring && !opens && self.ends(at, (slot, side), segment) {
-            return Err(Obstacle::Over);
+        if expiring && !opens {
+            match self.ends(at, (slot, side), segment) {
+                End::Forward => {}
+                End::Wait => return Err(Obstacle::Reason(DropReason::EndAtRest)),
+                End::Reset => return Err(Obstacle::Over),
+            }
         }
         let session = self.table.session(slot);
         // The client's number matters for what opens or may establish a connection only.

@@ -6,9 +6,9 @@
 //! acceptable, so the endpoint drops it and answers with an ACK of its own numbers (RFC 9293 section
 //! 3.10.7.4).
 //!
-//! The answer tells more. If its numbers are those of the last packets known here, then nothing was sent
-//! since, by nobody and over no other director, and the reset hits a connection at rest. Otherwise the
-//! connection is alive, and so is its session.
+//! The answer tells more. If its numbers are those of the last packets known here, then this end sent and
+//! got nothing since, by no way. If the other end says the same, or nothing to a second probe either, the
+//! reset hits a connection at rest. Otherwise the connection is alive, and so is its session.
 #![forbid(unsafe_code)]
 
 use holdfast_schema::flow::FlowKey;
@@ -56,6 +56,17 @@ impl AtRest {
             && !segment.data;
         bare && self.next.contains(&Some(segment.seq)) && self.expected.contains(&Some(segment.ack))
     }
+}
+
+/// What becomes of a segment of an expiring session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    /// It is forwarded.
+    Forward,
+    /// Its sender is at rest, and the other end is to be heard first. (It carries no news.)
+    Wait,
+    /// Its sender is reset.
+    Reset,
 }
 
 /// The later of two sequence numbers (RFC 1982), or the only one.
@@ -125,27 +136,27 @@ impl Core {
         self.end_batch();
     }
 
-    /// Judges a segment of an expiring session. True: it is the answer of an end at rest, which is to be
-    /// reset. Whatever else an end says brings its session back, but for a reset of its own.
+    /// Judges a segment of an expiring session. Whatever an end says that is no answer of one at rest
+    /// brings its session back, but for a reset of its own.
     #[cold]
     pub(super) fn ends(
         &mut self,
         at: &Moment<'_>,
         (slot, side): (Slot, Side),
         segment: &Segment,
-    ) -> bool {
+    ) -> End {
         let session = self.table.session(slot);
         if segment.flags.has(TcpFlags::RST) {
-            return false;
+            return End::Forward;
         }
         let answered = session.may_be_answered(at.now_ms);
         let rests = at_rest(&session, side).shown_by(segment) || !self.table.vetoes();
         if answered && rests {
-            return true;
+            return if session.shows_rest(side, at.now_ms) { End::Reset } else { End::Wait };
         }
         self.counters.add(Count::ExpiriesRefuted, 1);
         session.revive();
-        false
+        End::Forward
     }
 
     /// Turns an end's answer into its reset.

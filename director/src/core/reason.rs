@@ -72,6 +72,7 @@ reasons! {
     SessionDenied "session_denied" "Everybody denies the packet's session, and its listener drops such packets.";
     ReplyDenied "reply_denied" "Everybody denies the session of a backend's packet.";
     IcmpDenied "icmp_denied" "Everybody denies the session that an ICMP error is about.";
+    EndAtRest "end_at_rest" "An end of an expired connection answered its probe for the first time, and the other end did not yet.";
     Contended "contended" "A lock of the session table stayed taken for as long as a packet may wait.";
     Internal "internal" "An assumption of the packet core did not hold (a defect; please report it).";
     TxRingFull "tx_ring_full" "The transmit ring was full.";

@@ -9,7 +9,10 @@
 //! 2. Then one director has both ends probed (`core/probe.rs`): the owner, or if that has departed
 //!    whoever leads the shard now.
 //! 3. Whoever gets the answer, be it another director, judges it: numbers of a connection at rest get a
-//!    reset with the number that this end accepts, anything else brings the session back.
+//!    reset with the number that this end accepts, anything else brings the session back. One end at rest
+//!    proves little: what the other has sent may be lost, or on its way. So an end is reset when the other
+//!    has shown here that it is at rest too, or if that stays silent here (it is dead, or another director
+//!    gets its answers, who had a second for a veto) when it shows it again.
 //! 4. When both ends were sent their reset, or answered nothing, the session is freed.
 //!
 //! All of that is state of the record, so nothing is lost when its owner or the leader dies meanwhile.
@@ -23,6 +26,7 @@ use holdfast_schema::session::SessionFlags;
 use super::record::{Record, Session, TIME_BASE_MS, state, word};
 use super::stats::{count, count_many};
 use super::sweep::Step;
+use super::sync::Ordering;
 use super::table::SessionTable;
 use super::{Side, Slot};
 
@@ -39,6 +43,16 @@ const REPEAT_MS: u64 = 1_000;
 
 /// How often an end is probed.
 const PROBES: u64 = 3;
+
+/// The unit of the times at which ends showed that they are at rest.
+const SHOWN_UNIT_MS: u64 = 64;
+
+/// Such a time, or 0.
+const SHOWN: u64 = 0xffff;
+
+/// How many units after the first answer one counts as that to a later probe. Before, it may be a copy
+/// that the network made.
+const LATER: u64 = 400 / SHOWN_UNIT_MS + 1;
 
 /// How long a session waits for its turn to be probed at the most.
 const TURN_MS: u64 = 30_000;
@@ -121,6 +135,8 @@ impl SessionTable {
         if record.get(word::STATE) & state::EXPIRING == 0 {
             count(&self.counts.expired);
             record.put(word::REFRESHED, now);
+            // A worker that met its last end late may have noted something.
+            record.0[word::SAID].fetch_and(u64::from(u32::MAX), Ordering::Relaxed);
             let gone = state::ACKED | state::PROPOSED | state::ADOPTED | state::ENDING;
             self.change(record, |bits| bits & !gone | state::EXPIRING);
             self.look_soon(record);
@@ -148,6 +164,36 @@ impl Session<'_> {
     /// Whether an answer to a probe may come by now. (Of a session that is expiring.)
     pub fn may_be_answered(&self, now_ms: u64) -> bool {
         now_ms + TIME_BASE_MS >= self.record.get(word::REFRESHED) + ANSWER_MS
+    }
+
+    /// An end of an expiring session shows that it is at rest. True: it is to be reset. False: it is not
+    /// yet, because the other may have something else to say.
+    pub fn shows_rest(&self, side: Side, now_ms: u64) -> bool {
+        if !self.table.vetoes() {
+            return true;
+        }
+        let (own, other, other_reset) = match side {
+            Side::Client => (32, 48, state::BACKEND_RESET),
+            Side::Backend => (48, 32, state::CLIENT_RESET),
+        };
+        let said = self.record.get(word::SAID);
+        if self.record.get(word::STATE) & other_reset != 0 || said >> other & SHOWN != 0 {
+            return true;
+        }
+        // It wraps after more than an hour: that long it takes only without a quorum.
+        let since = (now_ms + TIME_BASE_MS).saturating_sub(self.record.get(word::REFRESHED));
+        let now = since / SHOWN_UNIT_MS % SHOWN + 1;
+        let first = said >> own & SHOWN;
+        let age = (now + SHOWN - first) % SHOWN;
+        if first != 0 && (LATER..SHOWN / 2).contains(&age) {
+            return true;
+        }
+        if first == 0 || age >= SHOWN / 2 {
+            let set = |said: u64| Some(said & !(SHOWN << own) | now << own);
+            let _ =
+                self.record.0[word::SAID].fetch_update(Ordering::Relaxed, Ordering::Relaxed, set);
+        }
+        false
     }
 
     /// One end was sent the reset that ends it.

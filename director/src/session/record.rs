@@ -51,7 +51,8 @@ pub(super) mod word {
     pub const OWNER: usize = 23;
     /// The backend's direction.
     pub const BACKEND: usize = 24;
-    /// Flags that the store is known to have (low), flags last sent to it (16 bits higher).
+    /// Flags that the store is known to have (low), flags last sent to it (16 bits higher). In the high
+    /// half when the ends of an expiring session first showed that they are at rest: client, backend.
     pub const SAID: usize = 28;
     /// Incarnation: creator (high half), ISN. Fixed.
     pub const CREATOR: usize = 29;

@@ -1,6 +1,6 @@
 //! The ends of an expired connection: probes, their answers, resets, and signs of life.
 
-use holdfast_director::core::{Count, Verdict};
+use holdfast_director::core::{Count, DropReason, Verdict};
 use holdfast_director::session::{SweepPolicy, Sweeper};
 use holdfast_schema::bucket::ShardId;
 use holdfast_schema::cluster::DirectorId;
@@ -149,6 +149,19 @@ impl Case {
         ]
     }
 
+    /// The first answer of an end at rest ends here.
+    #[track_caller]
+    fn keeps_to_itself(&mut self, answer: &Packet) {
+        let verdict = self.lab.one(&answer.bytes()).0;
+        assert_eq!(verdict, Verdict::Drop(DropReason::EndAtRest));
+    }
+
+    /// Resets that clients and backends were sent.
+    fn resets(&self) -> (u64, u64) {
+        let count = |count| self.lab.counters().count(count);
+        (count(Count::ExpiredClientsReset), count(Count::ExpiredBackendsReset))
+    }
+
     fn exists(&self) -> bool {
         self.lab.table.sessions() == 1
     }
@@ -181,24 +194,109 @@ fn both_ends_are_probed_and_reset_with_the_number_they_accept() {
         ];
         assert_eq!(probes, expected, "{isns:?}");
         let [from_client, from_backend] = case.answers();
-        let reset = own(true, Packet::tcp(vip, client, RST, b, 0));
-        assert_eq!(case.lab.sent(&from_client.bytes()), reset.bytes(), "{isns:?}");
+        case.keeps_to_itself(&from_client);
         let reset = own(false, Packet::tcp(local, backend, RST, c, 0));
         assert_eq!(case.lab.sent(&from_backend.bytes()), reset.bytes(), "{isns:?}");
+        // The first one is asked again, and only that.
+        case.lab.pass(1_000);
+        assert_eq!(case.sweep(), expected[..1], "{isns:?}");
+        let reset = own(true, Packet::tcp(vip, client, RST, b, 0));
+        assert_eq!(case.lab.sent(&from_client.bytes()), reset.bytes(), "{isns:?}");
         let counters = case.lab.counters();
-        for count in [
-            Count::ProbesToClient,
-            Count::ProbesToBackend,
-            Count::ExpiredClientsReset,
-            Count::ExpiredBackendsReset,
+        for (count, times) in [
+            (Count::ProbesToClient, 2),
+            (Count::ProbesToBackend, 1),
+            (Count::ExpiredClientsReset, 1),
+            (Count::ExpiredBackendsReset, 1),
         ] {
-            assert_eq!(counters.count(count), 1, "{}", count.label());
+            assert_eq!(counters.count(count), times, "{}", count.label());
         }
         case.lab.pass(1_000);
         assert_eq!(case.sweep(), Vec::<Vec<u8>>::new());
         assert!(!case.exists());
         assert_eq!(case.lab.table.stats().ends_given_up, 0);
     }
+}
+
+/// It says that it is at rest before the other says that it lives: that one has sent something that is
+/// lost, or on its way, or went over a director that this one knew nothing of.
+#[test]
+fn who_answers_first_is_not_reset_before_the_other_is_heard() {
+    for backend_first in [true, false] {
+        let mut case = Case::new((100, 5_000));
+        assert_eq!(case.probed().len(), 2);
+        let [mut rests, mut lives] = case.answers();
+        if backend_first {
+            std::mem::swap(&mut rests, &mut lives);
+        }
+        case.keeps_to_itself(&rests);
+        // What the network repeats is no second answer.
+        case.lab.pass(300);
+        case.keeps_to_itself(&rests);
+        let lives = with_numbers(lives, 582, 0);
+        let (src, dst) = match backend_first {
+            true => (case.local, case.backend),
+            false => (case.vip, case.client),
+        };
+        assert_eq!(case.lab.sent(&lives.bytes()), lives.forwarded(src, dst).bytes());
+        assert!(!case.expiring());
+        case.lab.pass(1_000);
+        assert_eq!(case.sweep(), Vec::<Vec<u8>>::new());
+        assert_eq!(case.resets(), (0, 0));
+    }
+}
+
+/// It is dead, or another director gets its answers.
+#[test]
+fn an_end_whose_other_one_is_silent_is_reset_at_its_second_answer() {
+    for of_client in [true, false] {
+        for lost in [false, true] {
+            let mut case = Case::new((100, 5_000));
+            case.probed();
+            let [from_client, from_backend] = case.answers();
+            let answer = if of_client { from_client } else { from_backend };
+            if lost {
+                case.lab.pass(1_000);
+                assert_eq!(case.sweep().len(), 2);
+            }
+            case.keeps_to_itself(&answer);
+            case.lab.pass(1_000);
+            assert_eq!(case.sweep().len(), 2);
+            let number = if of_client { case.backend_next } else { case.client_next };
+            let (src, dst) = (answer.dst, answer.src);
+            let reset = own(of_client, Packet::tcp(src, dst, RST, number, 0));
+            assert_eq!(case.lab.sent(&answer.bytes()), reset.bytes());
+            assert_eq!(case.resets(), if of_client { (1, 0) } else { (0, 1) });
+            // The other one is probed in vain, three times in all.
+            if !lost {
+                case.lab.pass(1_000);
+                assert_eq!(case.sweep().len(), 1);
+            }
+            assert!(case.exists());
+            case.lab.pass(1_000);
+            assert_eq!(case.sweep(), Vec::<Vec<u8>>::new());
+            assert!(!case.exists());
+            assert_eq!(case.lab.table.stats().ends_given_up, 1);
+        }
+    }
+}
+
+/// What an end showed once says nothing when the session's time is over again.
+#[test]
+fn what_was_shown_before_a_sign_of_life_does_not_count() {
+    let mut case = Case::new((100, 5_000));
+    case.probed();
+    let [from_client, from_backend] = case.answers();
+    case.keeps_to_itself(&from_client);
+    case.lab.sent(&with_flags(from_backend.clone().payload(b"still here"), ACK | PSH).bytes());
+    let acked = with_numbers(from_client, 0, 10);
+    case.lab.sent(&acked.bytes());
+    (case.client_next, case.backend_next) = (case.client_next, case.backend_next + 10);
+    case.sweep();
+    assert_eq!(case.probed().len(), 2);
+    let [_, from_backend] = case.answers();
+    case.keeps_to_itself(&from_backend);
+    assert_eq!(case.resets(), (0, 0));
 }
 
 /// The director that created the session has died; this one knows of it by the store only. Its numbers
@@ -221,7 +319,9 @@ fn after_a_takeover_the_leader_tells_both_ends() {
     case.departed = vec![OTHER];
     case.lab.pass(1_000);
     assert_eq!(case.sweep().len(), 2);
-    for (answer, to_client) in case.answers().into_iter().zip([true, false]) {
+    let [from_client, from_backend] = case.answers();
+    case.keeps_to_itself(&from_client);
+    for (answer, to_client) in [(from_backend, false), (from_client, true)] {
         let (src, dst) = (answer.dst, answer.src);
         let number = if to_client { b } else { c };
         let reset = own(to_client, Packet::tcp(src, dst, RST, number, 0));
@@ -242,6 +342,9 @@ fn an_answer_at_another_director_is_good_as_well() {
     other.table.created(&said);
     other.table.expired(&said.key, &said.incarnation);
     let [from_client, _] = case.answers();
+    assert_eq!(other.one(&from_client.bytes()).0, Verdict::Drop(DropReason::EndAtRest));
+    // The other end's answer came elsewhere, so it takes a second one of this end.
+    other.pass(1_000);
     let reset = own(true, Packet::tcp(case.vip, case.client, RST, case.backend_next, 0));
     assert_eq!(other.sent(&from_client.bytes()), reset.bytes());
 }
@@ -324,8 +427,7 @@ fn a_sign_of_life_is_forwarded_and_the_session_goes_on() {
                 false => (case.vip, case.client),
             };
             assert_eq!(case.lab.sent(&late.bytes()), late.forwarded(src, dst).bytes(), "{name}");
-            assert_eq!(case.lab.counters().count(Count::ExpiredClientsReset), 0, "{name}");
-            assert_eq!(case.lab.counters().count(Count::ExpiredBackendsReset), 0, "{name}");
+            assert_eq!(case.resets(), (0, 0), "{name}");
         }
     }
 }

@@ -116,6 +116,7 @@ fn the_veto_of_another_brings_it_back() {
     let table = bench.table.clone();
     let session = table.session(slot);
     assert_eq!(bench.probes(END + 2_000, CALM).len(), 1);
+    assert!(!session.shows_rest(Side::Backend, END + 2_100));
     session.note_reset(Side::Client);
     let mut veto = session.describe(END + 2_500);
     veto.client = HalfSeen { age_ms: 100, seq: 9, ack: 9 };
@@ -129,6 +130,39 @@ fn the_veto_of_another_brings_it_back() {
     assert_eq!(bench.probes(end + 1_999, CALM), []);
     let again = bench.probes(end + 2_000, CALM);
     assert!(again[0].client && again[0].backend);
+    assert!(!session.shows_rest(Side::Client, end + 2_100), "what the backend showed is forgotten");
+}
+
+#[test]
+fn an_end_at_rest_waits_for_the_other_or_for_its_own_second_answer() {
+    for (side, other) in [(Side::Client, Side::Backend), (Side::Backend, Side::Client)] {
+        let mut bench = Bench::new();
+        let first = bench.expired(1);
+        let second = bench.expired(2);
+        let third = bench.expired(3);
+        bench.probes(END + 2_000, CALM);
+        let session = bench.table.session(first);
+        let said = session.describe(END).flags;
+        assert!(!session.shows_rest(side, END + 2_001));
+        assert!(session.shows_rest(other, END + 2_002));
+        session.note_reset(other);
+        assert!(session.shows_rest(side, END + 3_001));
+        assert_eq!(session.describe(END).flags, said);
+        // Copies of an answer are none to a later probe, nor is one that another worker's clock puts
+        // before it; Linux answers every half a second at the most.
+        let session = bench.table.session(second);
+        for now in [2_001, 2_001, 2_380, 1_900, 2_200] {
+            assert!(!session.shows_rest(side, END + now), "{now}");
+        }
+        assert!(session.shows_rest(side, END + 2_500));
+        // Without a quorum it may take any time.
+        let session = bench.table.session(third);
+        for late in [2_500_000, 4_194_000, 4_194_500, 5_000_000, 9_000_000, 90_000_000] {
+            let mut again = [late, late + 1_000].map(|now| session.shows_rest(side, END + now));
+            again[0] = false;
+            assert_eq!(again, [false, true], "{late}");
+        }
+    }
 }
 
 #[test]
