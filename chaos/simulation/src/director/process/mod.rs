@@ -1,34 +1,35 @@
 //! A running daemon: the cores, and what its shells would carry between them.
 
+mod member;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use holdfast_director::core::{Counters, MissAnswer, MissQuestion};
 use holdfast_director::session::SessionTable;
 use holdfast_director::tables::{ForwardingTables, NextHop, NextHops};
-use holdfast_node::announce::machine::Stage;
 use holdfast_node::announce::wish::Wish;
 use holdfast_node::caution::confinement_ms;
 use holdfast_node::node::NO_DENIAL_MS;
-use holdfast_node::peers::{SUMMARY_LIFETIME_MS, Summary};
+use holdfast_node::peers::Summary;
 use holdfast_node::planned::Watch;
 use holdfast_node::sessions::misses;
 use holdfast_schema::cluster::{ClusterState, ControlCommand, DirectorId, PlannedChange};
 use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{SessionChange, SessionSink};
 use holdfast_state_store::homes::{Answer, Whom, bucket_of};
-use holdfast_state_store::liveness::{Committed, Liveness, Timing, Verdict};
+use holdfast_state_store::liveness::{Liveness, Timing};
 
-use super::announcer::{self, Announcer};
-use super::asking::Questions;
-use super::flush::{self, FlushJob};
-use super::frame::{ROUTER_MAC, mac};
-use super::message::Message;
-use super::packets::{MAX_SESSIONS, Packets, Sent};
-use super::sessions::{self, Sessions};
-use super::share::{Disks, Share, Which};
-use super::sink::{Seen, Watched};
-use super::young::YoungSessions;
+use crate::director::announcer::Announcer;
+use crate::director::asking::Questions;
+use crate::director::flush::FlushJob;
+use crate::director::frame::{ROUTER_MAC, mac};
+use crate::director::message::Message;
+use crate::director::packets::{MAX_SESSIONS, Packets, Sent};
+use crate::director::sessions::{self, Sessions};
+use crate::director::share::{Disks, Share, Which};
+use crate::director::sink::{Seen, Watched};
+use crate::director::young::YoungSessions;
 use crate::plan::Without;
 
 /// How often (us) everything is looked at.
@@ -39,11 +40,6 @@ pub const BUSY_US: u64 = 1_000;
 
 /// A gap between two turns that others have used to carry on without this director (us).
 const STALL_US: u64 = 300_000;
-
-const HEARTBEAT_US: u64 = 100_000;
-const SUMMARY_US: u64 = 500_000;
-const PLANNED_US: u64 = 1_000_000;
-const ANNOUNCE_US: u64 = 20_000;
 
 /// How long (ms) a UDP miss asks in any case after a change.
 const UDP_ASK_MS: u64 = 10_000;
@@ -218,17 +214,6 @@ impl Process {
         };
         process.join_members(now_ms);
         process
-    }
-
-    /// The members are these now.
-    fn join_members(&mut self, now_ms: u64) -> bool {
-        let members = self.cluster.members.values().map(|m| Committed {
-            director: m.id,
-            incarnation: m.incarnation,
-            down: m.down,
-        });
-        self.liveness.set_members(now_ms, members);
-        self.young.membership(now_ms, &self.cluster)
     }
 
     /// A frame arrives at a receive queue. False: it is full.
@@ -462,26 +447,6 @@ impl Process {
         self.without == Some(Without::Flush) || self.sessions.flushes.done(planned)
     }
 
-    fn beat(&mut self, now_us: u64, out: &mut Effects) {
-        let now_ms = now_us / 1_000;
-        let others = || self.cluster.members.keys().copied().filter(|id| *id != self.me);
-        if now_us >= self.due.heartbeat_us && self.share.announced() {
-            self.due.heartbeat_us = now_us + HEARTBEAT_US;
-            self.liveness.advance(now_ms);
-            self.sequence += 1;
-            let (incarnation, sequence) = (self.incarnation, self.sequence);
-            let views = self.liveness.views(now_ms);
-            let beat = Message::Heartbeat { incarnation, sequence, views };
-            out.messages.extend(others().map(|to| (to, beat.clone())));
-        }
-        if now_us >= self.due.summary_us {
-            self.due.summary_us = now_us + SUMMARY_US;
-            let (revision, hash) = (self.tables.revision, self.tables.hash);
-            let summary = Arc::new(self.announcer.summary(self.incarnation, revision, hash));
-            out.messages.extend(others().map(|to| (to, Message::Summary(summary.clone()))));
-        }
-    }
-
     fn sweep(&mut self, now_us: u64, out: &mut Effects) {
         let Process { share, without, young, cluster, .. } = self;
         let silent = *without == Some(Without::Replication);
@@ -509,87 +474,6 @@ impl Process {
         }
     }
 
-    /// What the control leader does.
-    fn judge(&mut self, now_us: u64) {
-        let now_ms = now_us / 1_000;
-        if now_us >= self.due.planned_us {
-            self.due.planned_us = now_us + PLANNED_US;
-            let overdue = self.planned.overdue(&self.cluster, now_ms);
-            if self.share.leads_control() {
-                for id in overdue {
-                    self.share.control(now_us, ControlCommand::EndPlanned { id });
-                }
-            }
-        }
-        if !self.share.leads_control() {
-            return;
-        }
-        for judged in self.liveness.judge(now_ms) {
-            let command = ControlCommand::SetDown {
-                director: judged.director,
-                incarnation: judged.incarnation,
-                down: judged.verdict == Verdict::Down,
-            };
-            self.share.control(now_us, command);
-        }
-    }
-
-    fn announce(&mut self, now_us: u64, out: &mut Effects) {
-        let now_ms = now_us / 1_000;
-        if now_us < self.due.announce_us {
-            return;
-        }
-        self.due.announce_us = now_us + ANNOUNCE_US;
-        let behind = self.tables.revision != self.cluster.revision;
-        let counters = self.packets.counters();
-        let summaries = |id: DirectorId| {
-            let (at_ms, summary) = self.summaries.get(&id)?;
-            (now_ms < at_ms + SUMMARY_LIFETIME_MS).then(|| summary.clone())
-        };
-        let before = self.announcer.wish();
-        let outputs = self.announcer.turn(announcer::Around {
-            now_ms,
-            me: self.me,
-            cluster: &self.cluster,
-            quorum: self.share.has_quorum(),
-            caught_up: self.share.caught_up(),
-            local: if behind { vec!["configuration".to_owned()] } else { Vec::new() },
-            flushed: self.flush.done(),
-            votes: self.share.votes(),
-            counters: &counters,
-            unreplicated: self.table.unreplicated(),
-            summaries: &summaries,
-        });
-        self.flush.want(outputs.flush);
-        let around = flush::Around {
-            now_us,
-            others: &others(self.me, &self.cluster),
-            flushed_here: outputs.flush.is_some_and(|id| self.has_flushed(id)),
-            applied: &self.share.applied(),
-            barrier: self.share.barrier(),
-        };
-        if self.flush.turn(&around, &mut out.messages) == flush::Wish::Barrier {
-            self.share.begin_barrier();
-        }
-        for ask in outputs.asks {
-            self.share.control(now_us, announcer::command(self.me, ask));
-        }
-        if outputs.wish != before {
-            self.changed_ms = now_ms;
-            out.wish = Some(outputs.wish);
-        }
-        let stage = self.announcer.stage().word();
-        if stage != self.stage {
-            self.stage = stage;
-            out.stage = Some(stage);
-        }
-    }
-
-    /// The guard has let go of the routes: it comes back like a joiner.
-    pub fn fall(&mut self, now_us: u64) {
-        self.announcer.fell(now_us / 1_000, "the guard let go of the routes");
-    }
-
     /// What the packet path has counted.
     pub fn counters(&self) -> Counters {
         self.packets.counters()
@@ -598,11 +482,6 @@ impl Process {
     /// Packets that wait.
     pub fn parked(&self) -> u32 {
         self.packets.parked()
-    }
-
-    /// Whether it is in service.
-    pub fn serves(&self) -> bool {
-        *self.announcer.stage() == Stage::Serving
     }
 
     /// The wall clock was set.
@@ -619,9 +498,4 @@ impl Process {
     pub fn cluster(&self) -> &Arc<ClusterState> {
         &self.cluster
     }
-}
-
-/// The other members that are not down.
-fn others(me: DirectorId, cluster: &ClusterState) -> Vec<DirectorId> {
-    cluster.members.values().filter(|m| !m.down && m.id != me).map(|m| m.id).collect()
 }
