@@ -50,6 +50,14 @@ fn without_twins_a_repeated_syn_ends_its_connection() {
     assert!(without.contains(&Rule::OneBackend), "{without:?}");
 }
 
+/// Identity is the key alone: what is said of a client's next connection from the same port is taken for
+/// news of the one before.
+#[test]
+fn without_incarnations_the_next_use_of_a_port_is_taken_for_the_last_one() {
+    let rules = broken(Without::Incarnations, &[2, 14, 26, 30]);
+    assert!(rules.contains(&Rule::NoReset) && rules.len() >= 2, "{rules:?}");
+}
+
 #[test]
 fn without_new_replica_numbers_a_replica_meets_its_own_lost_words() {
     assert_eq!(broken(Without::ReplicaIds, &[55]), [Rule::NoPanic]);

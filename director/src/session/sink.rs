@@ -225,7 +225,7 @@ impl SessionTable {
         source: Source,
     ) -> Result<Option<Slot>, OpenError> {
         let joined = self.with(key, source.wait(), |record, target| {
-            if record.live().is_none() || record.incarnation() != said.incarnation {
+            if record.live().is_none() || !self.concerns(&said.incarnation, record) {
                 return None;
             }
             record.report(word::CLIENT, &said.client, now);

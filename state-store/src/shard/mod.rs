@@ -153,8 +153,10 @@ impl Shard {
     fn create(&mut self, record: SessionRecord, sink: Option<&dyn SessionSink>) -> bool {
         let (key, clock) = (record.key, self.clock_ms);
         let full = self.table.len() >= self.max_sessions;
+        let kept = self.table.get(&key);
+        let same = kept.is_some_and(|k| self.concerns(&record.incarnation, &k.record.incarnation));
         match self.table.get_mut(&key) {
-            Some(kept) if kept.record.incarnation == record.incarnation => {
+            Some(kept) if same => {
                 merge_record(kept, &record, clock);
             }
             Some(kept) if !record.prevails_over(&kept.record) => {}

@@ -107,6 +107,9 @@ fn a_simulation_can_make_it_take_late_news_for_news_of_the_newer_session() {
     let changes = vec![SessionChange::Create(record(1, 9, 0)), SessionChange::Update(late)];
     shard.apply(&entry(0, changes), None).unwrap();
     assert!(shard.find(&key(1)).unwrap().flags.closing());
+    // And a newer session for the one it keeps.
+    shard.apply(&entry(0, vec![SessionChange::Create(record(1, 11, 0))]), None).unwrap();
+    assert_eq!(shard.find(&key(1)).unwrap().incarnation.stamp, 9);
 }
 
 #[test]
