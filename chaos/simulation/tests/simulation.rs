@@ -3,6 +3,7 @@
 
 use holdfast_simulation::plan::{Fault, Plan, Planned, Without};
 use holdfast_simulation::run;
+use holdfast_simulation::world::marks::Mark;
 use holdfast_simulation::world::rules::Rule;
 
 const S: u64 = 1_000_000;
@@ -31,6 +32,26 @@ fn death(seed: u64, without: Option<Without>) -> Option<Rule> {
     let faults = vec![Planned { at_us, until_us, fault: Fault::Kill(1) }];
     let outcome = run::plan(Plan { faults, without, ..Plan::fair(seed) });
     outcome.violation.map(|violation| violation.rule)
+}
+
+/// A disk that takes nothing ends its daemon; when there is room it comes back as who it was. One that
+/// fails ends it as well, and it comes back as somebody else. Nothing is lost that others know.
+#[test]
+fn a_director_whose_disk_takes_nothing_ends_and_comes_back() {
+    let (at_us, until_us) = (20 * S, 25 * S);
+    for (fault, mark, other) in [
+        (Fault::FullDisk(1), Mark::DiskFull, Mark::WriteFailed),
+        (Fault::FailedWrite(1), Mark::WriteFailed, Mark::DiskFull),
+    ] {
+        // Three directors: of two, the one that is left has no majority.
+        let fair = (1..).map(Plan::fair).filter(|plan| plan.directors > 2);
+        for plan in fair.take(3) {
+            let faults = vec![Planned { at_us, until_us, fault: fault.clone() }];
+            let outcome = run::plan(Plan { faults, ..plan });
+            assert!(outcome.violation.is_none(), "{}", outcome.report());
+            assert_eq!((outcome.marks.count(mark), outcome.marks.count(other)), (1, 0), "{fault}");
+        }
+    }
 }
 
 /// Homes carry the sessions of the dead one for a while; but the flush that its way back waits for never

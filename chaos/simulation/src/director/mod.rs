@@ -27,6 +27,8 @@ pub struct Director {
     pub disks: Disks,
     /// How long (us) a disk takes for a job, at the most.
     pub disk_us: u64,
+    /// Its disk takes nothing more.
+    pub disk_full: bool,
     /// The process that runs, if one does.
     pub process: Option<Box<Process>>,
     /// The process is stopped; since when (us).

@@ -32,6 +32,10 @@ pub enum Fault {
     DrainBackend(u32),
     /// A director's disk takes this long (us) for everything.
     SlowDisk(u32, u64),
+    /// A director's disk is full, and takes nothing until the fault ends.
+    FullDisk(u32),
+    /// What a director writes of its session groups next is an error of its disk.
+    FailedWrite(u32),
 }
 
 impl std::fmt::Display for Fault {
@@ -91,4 +95,24 @@ pub fn draw(plan: &Plan, rng: &mut Rng) -> Vec<Planned> {
     }
     faults.sort_by_key(|planned| planned.at_us);
     faults
+}
+
+/// One seed in so many has a disk that takes nothing more, or fails.
+const DISKS: u64 = 8;
+
+/// Draws what disks refuse.
+pub fn draw_disks(plan: &Plan, rng: &mut Rng) -> Vec<Planned> {
+    if !rng.chance(1, DISKS) {
+        return Vec::new();
+    }
+    let who = rng.between(1, u64::from(plan.directors)) as u32;
+    let at_us = rng.between(5 * S, plan.heal_us - S);
+    let until_us = (at_us + rng.between(S / 2, 15 * S)).min(plan.heal_us);
+    // A failed write makes a director forget its sessions, as a dead machine does: one of the two.
+    let crashes = plan.faults.iter().any(|planned| matches!(planned.fault, Fault::Crash(_)));
+    let fault = match rng.chance(1, 2) && plan.directors > 2 && !crashes {
+        true => Fault::FailedWrite(who),
+        false => Fault::FullDisk(who),
+    };
+    vec![Planned { at_us, until_us, fault }]
 }

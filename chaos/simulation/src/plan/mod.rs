@@ -125,6 +125,7 @@ impl Plan {
     pub fn of(seed: u64) -> Plan {
         let mut plan = Plan::calm(seed);
         plan.faults = faults::draw(&plan, &mut Rng::new(seed, "faults"));
+        plan.faults.extend(faults::draw_disks(&plan, &mut Rng::new(seed, "disks full or failing")));
         plan
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use holdfast_schema::cluster::{ControlCommand, DirectorId, Member, MemberState};
+use holdfast_schema::session::SessionRecord;
 
 use super::happening::Happening;
 use super::marks::Mark;
@@ -55,6 +56,8 @@ impl World {
             }
             Fault::DrainBackend(backend) => self.drain_backend(backend),
             Fault::SlowDisk(id, most_us) => self.director(id).disk_us = most_us,
+            Fault::FullDisk(id) => self.fill_disk(id, true),
+            Fault::FailedWrite(id) => self.fail_writes(id, true),
         }
         self.note_links();
         self.queue.at(planned.until_us, Event::FaultEnds(n));
@@ -73,7 +76,7 @@ impl World {
         self.note_change(&planned.fault);
         match planned.fault {
             Fault::Kill(id) | Fault::Crash(id) => {
-                if self.director(id).process.is_none() {
+                if self.director(id).process.is_none() && !self.director(id).disk_full {
                     self.start(id);
                 }
             }
@@ -88,13 +91,15 @@ impl World {
             Fault::Loss(_) => self.weather.lost = self.plan.weather.lost,
             Fault::Drain(id) => self.operate(id, MemberState::Active),
             Fault::SlowDisk(id, _) => self.director(id).disk_us = DISK_US,
+            Fault::FullDisk(id) => self.fill_disk(id, false),
+            Fault::FailedWrite(id) => self.fail_writes(id, false),
             _ => return,
         }
         self.note_links();
         self.note(None, Happening::Ends(planned.fault));
     }
 
-    fn kill(&mut self, id: u32, machine: bool) {
+    pub(super) fn kill(&mut self, id: u32, machine: bool) {
         let life = self.director(id).life;
         let Some(process) = self.director(id).process.take() else { return };
         self.director(id).frozen_since = None;
@@ -103,6 +108,11 @@ impl World {
         let now_us = self.queue.now_us();
         let now_ms = self.director(id).clock.local_us(now_us) / 1_000;
         process.table.for_each(now_ms, |record, acked| known.push((record.clone(), acked)));
+        known.retain(|(record, _)| !self.is_over(id, record));
+        let open = |record: &SessionRecord| record.flags.established() && !record.flags.closing();
+        let reused = known.iter().filter(|(record, _)| open(record) && self.is_reused(record));
+        let reused = reused.count() as u64;
+        self.marks.reach(Mark::DeathAfterReuse, reused);
         self.judge_death(id, machine, known);
         self.working.remove(&id);
         let disks = self.director(id).disks.clone();

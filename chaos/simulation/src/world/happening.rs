@@ -109,6 +109,8 @@ pub enum Happening {
     Knows(u32, String),
     /// The world's phase.
     Phase(&'static str),
+    /// A director ended by itself.
+    GaveUp(u32, String),
 }
 
 impl fmt::Display for Happening {
@@ -130,6 +132,7 @@ impl fmt::Display for Happening {
             Happening::Started(id, incarnation) => {
                 write!(f, "director {id} starts, incarnation {incarnation}")
             }
+            Happening::GaveUp(id, why) => write!(f, "director {id} ends: {why}"),
             Happening::Announces(id, Some(metric)) => {
                 write!(f, "router: director {id} announces the VIP with metric {metric}")
             }

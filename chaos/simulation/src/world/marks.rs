@@ -41,11 +41,21 @@ pub enum Mark {
     Takeover,
     /// A session expired in the store.
     Expired,
+    /// A director died with an open session whose client had used the same port before.
+    DeathAfterReuse,
+    /// Nobody knew a session, in calm times, but one who may have was down: that denies nothing.
+    DownNotDenied,
+    /// A director started while a planned change of its own was under way.
+    StartInPlannedChange,
+    /// A director ended because its disk was full.
+    DiskFull,
+    /// A director ended because its disk had failed, and forgot its sessions.
+    WriteFailed,
 }
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Mark; 18] = [
+    pub const ALL: [Mark; 23] = [
         Mark::MissFound,
         Mark::MissDenied,
         Mark::AuthorityWithheld,
@@ -64,6 +74,11 @@ impl Mark {
         Mark::KeyReused,
         Mark::Takeover,
         Mark::Expired,
+        Mark::DeathAfterReuse,
+        Mark::DownNotDenied,
+        Mark::StartInPlannedChange,
+        Mark::DiskFull,
+        Mark::WriteFailed,
     ];
 }
 

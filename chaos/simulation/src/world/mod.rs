@@ -12,6 +12,7 @@ mod peers;
 mod phases;
 mod queue;
 mod readiness;
+mod refusing;
 mod router;
 pub mod rules;
 pub mod trace;
@@ -36,6 +37,7 @@ use marks::{Mark, Marks};
 use oracle::Oracle;
 use peers::Peers;
 use queue::Queue;
+use refusing::STORE_WATCH_US;
 use router::Router;
 use rules::{Rule, Violation};
 use trace::{FlowId, Trace};
@@ -67,6 +69,10 @@ enum Event {
     Shown(u32, u32, holdfast_node::announce::wish::Wish),
     /// The guard of a process looks whether it beats.
     GuardLooks(u32, u32),
+    /// A process looks whether its store goes on.
+    StoreWatched(u32, u32),
+    /// The service manager starts a daemon again that ended by itself.
+    StartAgain(u32, u32),
     Fault(usize),
     FaultEnds(usize),
 }
@@ -132,6 +138,7 @@ impl World {
             ),
             disks: Disks::new(DirectorId(id), &record),
             disk_us: DISK_US,
+            disk_full: false,
             process: None,
             frozen_since: None,
             cut_since: None,
@@ -258,6 +265,13 @@ impl World {
         director.process = Some(Box::new(process));
         director.turn_us = u64::MAX;
         director.started_us = now_us;
+        let life = director.life;
+        let planned = |p: &Process| p.cluster().planned.iter().any(|p| p.director.0 == id);
+        let mut serving =
+            self.directors.iter().filter_map(|d| d.process.as_deref()).filter(|p| p.serves());
+        let amid = serving.any(planned);
+        self.marks.reach(Mark::StartInPlannedChange, u64::from(amid));
+        self.queue.after(STORE_WATCH_US, Event::StoreWatched(id, life));
         self.note(None, Happening::Started(id, incarnation));
         self.note_links();
         self.oracle.forget_waiting(id);
@@ -289,6 +303,8 @@ impl World {
                 }
             }
             Event::GuardLooks(id, life) => self.guard_looks(id, life),
+            Event::StoreWatched(id, life) => self.watch_store(id, life),
+            Event::StartAgain(id, life) => self.start_again(id, life),
             Event::Fault(n) => self.begin_fault(n),
             Event::FaultEnds(n) => self.end_fault(n),
         }
@@ -436,6 +452,7 @@ impl World {
                 Miss::Found => Mark::MissFound,
                 Miss::Denied => Mark::MissDenied,
                 Miss::Unknown => Mark::AuthorityWithheld,
+                Miss::SomebodyDown => Mark::DownNotDenied,
             };
             self.marks.reach(mark, 1);
         }

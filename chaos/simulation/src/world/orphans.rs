@@ -88,6 +88,29 @@ impl World {
         }
     }
 
+    /// Whether another director knows a later use of a session's key: its client has ended it, and who was
+    /// away has not seen that.
+    pub(super) fn is_over(&self, id: u32, record: &SessionRecord) -> bool {
+        let later = |known| match known {
+            Known::Session(other) => {
+                other.incarnation.isn != record.incarnation.isn && other.prevails_over(record)
+            }
+            _ => false,
+        };
+        let others = self.directors.iter().filter(|d| d.id != id);
+        let mut processes = others.filter_map(|d| d.process.as_deref());
+        processes.any(|process| later(process.table.find(&record.key)))
+    }
+
+    /// Whether the client of a session had used the same port before.
+    pub(super) fn is_reused(&self, record: &SessionRecord) -> bool {
+        let flow = match record.key.source() {
+            std::net::SocketAddr::V4(client) => frame::socket_number(&client),
+            std::net::SocketAddr::V6(_) => return false,
+        };
+        self.sockets_reused.contains(&flow)
+    }
+
     /// Whether another director, one that is stopped included, knows a session.
     fn held_elsewhere(&self, id: u32, record: &SessionRecord) -> bool {
         let others = self.directors.iter().filter(|d| d.id != id && !d.dead);

@@ -78,6 +78,8 @@ pub enum Miss {
     Denied,
     /// Nobody could be sure.
     Unknown,
+    /// Nobody could be sure, only because a member is down.
+    SomebodyDown,
 }
 
 /// What a process begins with.
@@ -271,11 +273,13 @@ impl Process {
         }
         let counts =
             self.without == Some(Without::Authority) || self.calm_for_ms(now_ms) >= NO_DENIAL_MS;
+        let down = self.cluster.members.values().any(|m| m.down);
         for (worker, question, verdict) in self.questions.decided(now_us) {
             let answer = misses::answer(&question, verdict, counts);
             out.misses.push(match answer {
                 MissAnswer::Found { .. } => Miss::Found,
                 MissAnswer::NoWithAuthority { .. } => Miss::Denied,
+                MissAnswer::DontKnow { .. } if counts && down => Miss::SomebodyDown,
                 MissAnswer::DontKnow { .. } => Miss::Unknown,
             });
             let sent = |sent| out.sent.push(sent);

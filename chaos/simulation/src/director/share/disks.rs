@@ -75,6 +75,11 @@ impl Disks {
     /// sessions cannot be trusted any more, and it begins anew.
     pub fn lose_machine(&self, left: usize, new_number: bool) {
         self.control.lose_machine(left);
+        self.lose_sessions(new_number);
+    }
+
+    /// What it remembered of sessions cannot be trusted any more.
+    pub fn lose_sessions(&self, new_number: bool) {
         self.sessions.replace();
         if new_number {
             self.identity.borrow_mut().replica = 0;

@@ -3,6 +3,7 @@
 
 mod barrier;
 mod commands;
+mod confirming;
 mod disks;
 mod mail;
 mod shown;
@@ -15,9 +16,7 @@ use holdfast_schema::bucket::ShardId;
 use holdfast_schema::cluster::{
     ClusterState, ControlCommand, ControlOutcome, DirectorId, ReplicaId,
 };
-use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{SessionChange, SessionSink};
-use holdfast_state_store::Limits;
 use holdfast_state_store::codec::disk::ShardForm;
 use holdfast_state_store::codec::wire::Address;
 use holdfast_state_store::homes::Keeper;
@@ -27,13 +26,14 @@ use holdfast_state_store::simulation::{
     ShardContext, ShardMachine, View, control_routes, found_empty, message, session_routes,
     snapshot, stored_place,
 };
+use holdfast_state_store::{Limits, StoreError};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::oneshot;
 
 use super::message::Message;
 use crate::plan::Without;
 use barrier::Barriers;
 use commands::Commands;
+use confirming::Confirming;
 pub use disks::{Disks, Identity};
 pub use mail::Mail;
 use mail::Out;
@@ -53,14 +53,6 @@ pub enum Which {
     Control,
     /// The session groups'.
     Sessions,
-}
-
-/// A question of another director that waits until a quorum has confirmed the leadership here.
-struct Confirming {
-    from: DirectorId,
-    id: u64,
-    key: FlowKey,
-    confirmed: oneshot::Receiver<()>,
 }
 
 /// The share of one process.
@@ -91,8 +83,8 @@ pub struct Share {
     /// Snapshots of shards that have come.
     pub snapshots: u64,
     surveying: Surveying,
-    /// Why it must not go on, if it must not.
-    failed: Option<String>,
+    /// Which part must not go on and why, if one must not.
+    failed: Option<(Which, String)>,
 }
 
 fn limits() -> Limits {
@@ -185,6 +177,12 @@ impl Share {
 
     /// Starts the session groups with the replica number of the identity.
     fn start_sessions(&mut self, now_us: u64) {
+        if let Err(why) = self.open_sessions(now_us) {
+            self.failed.get_or_insert((Which::Sessions, why.to_string()));
+        }
+    }
+
+    fn open_sessions(&mut self, now_us: u64) -> Result<(), StoreError> {
         let identity = self.disks.identity.borrow().clone();
         let db = self.disks.sessions.database();
         let config = config("sessions", false, &self.metrics, self.seed ^ 1);
@@ -198,12 +196,12 @@ impl Share {
         let mut groups = Vec::new();
         for (shard, generation) in identity.generations.iter().enumerate() {
             let group = shard as u16;
-            let stored = stored_place(&db, group).expect("a readable disk");
-            let place = stored.filter(|p| p.replica == identity.replica).unwrap_or_else(|| {
-                let place = Place { group, generation: *generation, replica: identity.replica };
-                found_empty(&db, place).expect("an empty disk takes it");
-                place
-            });
+            let stored = stored_place(&db, group)?.filter(|p| p.replica == identity.replica);
+            let new = Place { group, generation: *generation, replica: identity.replica };
+            if stored.is_none() {
+                found_empty(&db, new)?;
+            }
+            let place = stored.unwrap_or(new);
             let context = context.clone();
             let mixed = self.without == Some(Without::Incarnations);
             let load = move |records| {
@@ -213,7 +211,7 @@ impl Share {
                 }
                 Ok(machine)
             };
-            groups.push(Group::open(&db, place, &config, load).expect("a replica on the disk"));
+            groups.push(Group::open(&db, place, &config, load)?);
         }
         let driver = Driver::new(
             config,
@@ -227,6 +225,7 @@ impl Share {
         self.states.truncate(1);
         self.states.extend(driver.states());
         self.sessions = Some(driver);
+        Ok(())
     }
 
     /// Says something to the control group, and again until it shows effect or time is up.
@@ -274,7 +273,7 @@ impl Share {
             (Which::Sessions, None) => Ok(true),
         };
         if let Err(why) = taken {
-            self.failed.get_or_insert(why);
+            self.failed.get_or_insert((which, why));
         }
     }
 
@@ -285,7 +284,7 @@ impl Share {
             (Which::Sessions, None) => Ok(()),
         };
         if let Err(why) = polled {
-            self.failed.get_or_insert(why);
+            self.failed.get_or_insert((which, why));
         }
     }
 
@@ -364,37 +363,6 @@ impl Share {
     /// The indexes of the no-ops, once all are committed.
     pub fn barrier(&self) -> Option<Vec<u64>> {
         self.barriers.done()
-    }
-
-    /// Asks for the confirmation of a quorum that this director leads a shard; false: it does not.
-    pub fn confirm(
-        &mut self,
-        now_us: u64,
-        from: DirectorId,
-        id: u64,
-        key: FlowKey,
-        shard: ShardId,
-    ) -> bool {
-        let leads = self.states.get(usize::from(shard.0) + 1).is_some_and(|s| s.progress().leads);
-        if leads {
-            let (reply, confirmed) = oneshot::channel();
-            self.take(Which::Sessions, Input::Confirm(shard.0, reply), now_us);
-            self.confirming.push(Confirming { from, id, key, confirmed });
-            self.poll(Which::Sessions, now_us);
-        }
-        leads
-    }
-
-    /// Questions whose confirmation has come, or will not come.
-    pub fn confirmed(&mut self, mut answer: impl FnMut(DirectorId, u64, FlowKey, bool)) {
-        self.confirming.retain_mut(|waiting| {
-            let confirmed = match waiting.confirmed.try_recv() {
-                Err(oneshot::error::TryRecvError::Empty) => return true,
-                result => result.is_ok(),
-            };
-            answer(waiting.from, waiting.id, waiting.key, confirmed);
-            false
-        });
     }
 
     /// Does what is due, and hands out what is to be sent.
@@ -478,7 +446,7 @@ impl Share {
                 }
             }
             ControlOutcome::Refused(refusal) => {
-                self.failed.get_or_insert(refusal.message);
+                self.failed.get_or_insert((Which::Control, refusal.message));
             }
         }
     }

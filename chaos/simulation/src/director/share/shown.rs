@@ -6,7 +6,7 @@ use holdfast_schema::bucket::ShardId;
 use holdfast_schema::cluster::{ClusterState, DirectorId};
 use holdfast_state_store::simulation::GroupState;
 
-use super::Share;
+use super::{Share, Which};
 
 impl Share {
     /// The cluster as applied here.
@@ -14,9 +14,9 @@ impl Share {
         &self.cluster
     }
 
-    /// Why it must not go on, if it must not.
-    pub fn failed(&self) -> Option<&str> {
-        self.failed.as_deref()
+    /// Which part must not go on and why, if one must not.
+    pub fn failed(&self) -> Option<&(Which, String)> {
+        self.failed.as_ref()
     }
 
     /// Whether every group has a leader that this director hears.
