@@ -59,9 +59,9 @@ fn a_connection_that_its_client_alone_holds_for_established_may_die_with_its_dir
 /// that saw it was cut off (508, 542). The old connection's backend reset the new one's client.
 #[test]
 fn a_record_of_an_earlier_use_that_is_still_open_does_not_take_its_successors_packets() {
-    holds(248);
-    holds(508);
-    holds(542);
+    holds(248).reaching(Mark::KeyReused);
+    holds(508).reaching(Mark::KeyReused);
+    holds(542).reaching(Mark::KeyReused);
 }
 
 /// A frozen director had not heard of a connection's end, and sent the SYN of the next one to its backend,
@@ -69,7 +69,7 @@ fn a_record_of_an_earlier_use_that_is_still_open_does_not_take_its_successors_pa
 /// first copy of that SYN and then been frozen itself, that newer session took the place of the one in use.
 #[test]
 fn a_connection_that_an_old_record_leads_to_its_backend_has_a_name_of_its_own() {
-    holds(753);
+    holds(753).reaching(Mark::Stalled);
 }
 
 /// The machine of a shard's only voter died and came back without its memory. The control leader was that
@@ -77,7 +77,7 @@ fn a_connection_that_an_old_record_leads_to_its_backend_has_a_name_of_its_own() 
 /// that started again ever served.
 #[test]
 fn a_shard_that_lost_its_only_voter_is_formed_anew() {
-    holds(711);
+    holds(711).reaching(Mark::FormedAnew);
 }
 
 /// A director died a moment after it had seen a packet, and came back at once: the store counted from the
@@ -99,7 +99,7 @@ fn who_is_cut_off_promotes_nothing() {
 /// with everybody else dead, has an excuse.)
 #[test]
 fn new_flows_are_accepted_when_a_lost_shard_is_formed_anew() {
-    holds(537);
+    holds(537).reaching(Mark::FormedAnew);
 }
 
 /// A director died in the millisecond after its SYN-ACK: its client was connected, its session half-open and

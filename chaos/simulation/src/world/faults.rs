@@ -102,6 +102,7 @@ impl World {
     pub(super) fn kill(&mut self, id: u32, machine: bool) {
         let life = self.director(id).life;
         let Some(process) = self.director(id).process.take() else { return };
+        self.marks.collect(&process);
         self.director(id).frozen_since = None;
         self.director(id).dead = machine;
         let mut known = Vec::new();

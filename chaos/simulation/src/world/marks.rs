@@ -1,6 +1,9 @@
 //! Marks: proof that a rare path was reached, and how often.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::director::process::Process;
 
 /// The paths that seeds have to reach between them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -51,11 +54,13 @@ pub enum Mark {
     DiskFull,
     /// A director ended because its disk had failed, and forgot its sessions.
     WriteFailed,
+    /// A shard that had lost the majority of its voters for good was formed anew.
+    FormedAnew,
 }
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Mark; 23] = [
+    pub const ALL: [Mark; 24] = [
         Mark::MissFound,
         Mark::MissDenied,
         Mark::AuthorityWithheld,
@@ -79,6 +84,7 @@ impl Mark {
         Mark::StartInPlannedChange,
         Mark::DiskFull,
         Mark::WriteFailed,
+        Mark::FormedAnew,
     ];
 }
 
@@ -97,6 +103,20 @@ impl Marks {
     /// How often it was reached.
     pub fn count(&self, mark: Mark) -> u64 {
         self.0.get(&mark).copied().unwrap_or(0)
+    }
+
+    /// Takes what a process has counted: at the end, or when it dies.
+    pub(super) fn collect(&mut self, process: &Process) {
+        let stats = process.table.stats();
+        self.reach(Mark::Adopted, stats.adopted);
+        self.reach(Mark::Veto, stats.vetoed);
+        self.reach(Mark::Superseded, stats.superseded);
+        self.reach(Mark::Twin, stats.twins_adopted + stats.twins_kept);
+        let told = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        self.reach(Mark::Expired, told(&process.told.expired));
+        self.reach(Mark::LateDelete, told(&process.told.late));
+        self.reach(Mark::SnapshotOverLive, told(&process.told.over_live));
+        self.reach(Mark::Snapshot, process.share.snapshots);
     }
 
     /// Adds those of another run.

@@ -1,7 +1,5 @@
 //! The phases of a run: faults, healing, leaving.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use holdfast_schema::session::{HALF_OPEN_LINGER_MS, TIME_WAIT_LINGER_MS};
 
 use super::World;
@@ -129,18 +127,12 @@ impl World {
     }
 
     fn collect_marks(&mut self) {
-        for director in &self.directors {
-            let Some(process) = &director.process else { continue };
-            let stats = process.table.stats();
-            self.marks.reach(Mark::Adopted, stats.adopted);
-            self.marks.reach(Mark::Veto, stats.vetoed);
-            self.marks.reach(Mark::Superseded, stats.superseded);
-            self.marks.reach(Mark::Twin, stats.twins_adopted + stats.twins_kept);
-            let told = |count: &AtomicU64| count.load(Ordering::Relaxed);
-            self.marks.reach(Mark::Expired, told(&process.told.expired));
-            self.marks.reach(Mark::LateDelete, told(&process.told.late));
-            self.marks.reach(Mark::SnapshotOverLive, told(&process.told.over_live));
-            self.marks.reach(Mark::Snapshot, process.share.snapshots);
+        let World { directors, marks, .. } = self;
+        for director in directors {
+            director.process.iter().for_each(|process| marks.collect(process));
+            // The first generation is 1.
+            let again = director.disks.identity.borrow().generations.iter().any(|g| *g > 1);
+            marks.reach(Mark::FormedAnew, u64::from(again));
         }
     }
 
