@@ -1,5 +1,8 @@
 //! Rule 7, judged from outside: a director that begins to attract clients knows their sessions.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
 use holdfast_node::announce::machine::Stage;
 use holdfast_node::announce::wish::METRIC_BEST;
 use holdfast_schema::cluster::DirectorId;
@@ -56,6 +59,9 @@ impl World {
         let now_us = self.queue.now_us();
         let joiner = self.directors[id as usize - 1].process.as_deref()?;
         let (table, members) = (&joiner.table, &joiner.cluster().members);
+        // A record may outlive its connection: nobody can attract a client that is gone.
+        let used: BTreeSet<SocketAddr> =
+            self.hosts.open().into_iter().map(|(client, _)| client).collect();
         let mut lacking = None;
         for other in self.directors.iter().filter(|d| d.id != id && d.runs()) {
             let Some(process) = other.process.as_deref() else { continue };
@@ -68,7 +74,7 @@ impl World {
                 let open = record.flags.established() && !record.flags.closing();
                 // Half its timeout idle: it may be expiring.
                 let lives = record.idle_ms() < record.idle_limit_ms() / 2;
-                let std::net::SocketAddr::V4(client) = record.key.source() else { return };
+                let SocketAddr::V4(client) = record.key.source() else { return };
                 let flow = frame::socket_number(&client);
                 let known = || !matches!(table.find(&record.key), Known::Nobody);
                 if open
@@ -76,6 +82,7 @@ impl World {
                     && u64::from(record.created_age_ms) > older_ms
                     && record.owner.0 == other.id
                     && lacking.is_none()
+                    && used.contains(&client.into())
                     && !self.excuses.has(flow)
                     && !known()
                 {
