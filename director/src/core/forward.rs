@@ -81,28 +81,27 @@ impl Core {
         (slot, side): (Slot, Side),
         obstacle: Obstacle,
     ) -> Verdict {
-        match obstacle {
-            Obstacle::Reason(reason) => self.drop(reason),
-            Obstacle::Tell(error) => self.tell(at, frame, key, error),
-            Obstacle::Reopen => match &meta.content {
-                Content::Transport(segment) => {
-                    self.open_tcp(at, frame, key, meta, segment, Some(slot))
-                }
-                Content::Error => self.drop(DropReason::Internal),
-            },
-            Obstacle::Reborn => match &meta.content {
-                Content::Transport(segment) => {
-                    self.begin_again(at, frame, key, meta, segment, slot)
-                }
-                Content::Error => self.drop(DropReason::Internal),
-            },
-            Obstacle::Twin => self.whose(at, frame, key, meta, slot),
-            Obstacle::Over => match &meta.content {
-                Content::Transport(segment) => {
-                    self.reset_end(at, frame, key, segment, (slot, side))
-                }
-                Content::Error => self.drop(DropReason::Internal),
-            },
+        let segment = match &meta.content {
+            Content::Transport(segment) => Some(segment),
+            Content::Error => None,
+        };
+        match (obstacle, segment) {
+            (Obstacle::Reason(reason), _) => self.drop(reason),
+            (Obstacle::Tell(error), _) => self.tell(at, frame, key, error),
+            (Obstacle::Twin, _) => self.whose(at, frame, key, meta, slot),
+            (Obstacle::Reopen, Some(segment)) => {
+                self.open_tcp(at, frame, key, meta, segment, Some(slot))
+            }
+            (Obstacle::Reborn, Some(segment)) => {
+                self.begin_again(at, frame, key, meta, segment, slot)
+            }
+            (Obstacle::Over, Some(segment)) => {
+                self.reset_end(at, frame, key, segment, (slot, side))
+            }
+            // Only a segment can show these.
+            (Obstacle::Reopen | Obstacle::Reborn | Obstacle::Over, None) => {
+                self.drop(DropReason::Internal)
+            }
         }
     }
 

@@ -17,7 +17,8 @@ mod real_or_model {
     /// How many threads can be guests at a time; one more has to wait a moment.
     pub(in crate::session) const GUESTS: usize = 64;
 
-    /// Zeros that cost memory only when they are touched.
+    /// Zeros that cost memory only when they are touched. Panics when the address space cannot hold them: at
+    /// start only (see `Slab::new`).
     pub(in crate::session) fn zeros(words: usize) -> Vec<AtomicU64> {
         AtomicU64::new_vec_zeroed(words)
             .expect("memory for max_sessions records; choose a smaller max_sessions")

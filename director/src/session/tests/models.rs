@@ -53,6 +53,19 @@ impl Bench {
         let Some(version) = record.live() else { return false };
         record.get(word::KEY) == key && record.still(version)
     }
+
+    /// Ends the session in a slot, and begins the next one (8) as soon as there is a slot for it.
+    fn end_and_use_again(&self, slot: Slot, version: u64) {
+        assert!(self.slab.record(slot).end(version));
+        self.entry.store(0, Ordering::Release);
+        self.slab.retire(slot);
+        // Twice: the epoch begins with the first.
+        self.slab.reclaim(1);
+        self.slab.reclaim(1);
+        if let Some(again) = self.slab.take() {
+            self.open(again, 8);
+        }
+    }
 }
 
 #[test]
@@ -83,15 +96,7 @@ fn models_a_slot_in_use_is_not_used_again() {
         let worker = bench.slab.epochs.register();
         let other = bench.clone();
         let ending = thread::spawn(move || {
-            assert!(other.slab.record(slot).end(version));
-            other.entry.store(0, Ordering::Release);
-            other.slab.retire(slot);
-            // Twice: the epoch begins with the first.
-            other.slab.reclaim(1);
-            other.slab.reclaim(1);
-            if let Some(again) = other.slab.take() {
-                other.open(again, 8);
-            }
+            other.end_and_use_again(slot, version);
         });
         if let Some(slot) = bench.found() {
             let record = bench.slab.record(slot);
@@ -118,14 +123,7 @@ fn models_a_stale_slot_never_passes_for_another_session() {
         let worker = bench.slab.epochs.register();
         let other = bench.clone();
         let ending = thread::spawn(move || {
-            assert!(other.slab.record(slot).end(version));
-            other.entry.store(0, Ordering::Release);
-            other.slab.retire(slot);
-            other.slab.reclaim(1);
-            other.slab.reclaim(1);
-            if let Some(again) = other.slab.take() {
-                other.open(again, 8);
-            }
+            other.end_and_use_again(slot, version);
         });
         for _ in 0..2 {
             worker.quiescent();
