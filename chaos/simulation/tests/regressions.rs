@@ -130,3 +130,12 @@ fn a_syn_that_went_by_an_old_session_makes_one_connection() {
 fn an_expired_connection_is_over_when_both_of_its_ends_are_at_rest() {
     holds(29);
 }
+
+/// A director that was frozen (7375) or cut off (9038) forgot a half-open session that the store has. What it
+/// then heard was that this one is established: that is news of nothing, so it lacked the session for good,
+/// and announced VIPs without it.
+#[test]
+fn a_half_open_session_is_not_forgotten_by_who_is_cut_off() {
+    holds(7375).reaching(Mark::Stalled);
+    holds(9038);
+}

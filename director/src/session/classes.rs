@@ -49,6 +49,11 @@ impl ClassCounts {
         self.used[place % COUNTS].load(Ordering::Relaxed)
     }
 
+    /// How many half-open sessions are counted there.
+    pub(super) fn half_open(&self, place: usize) -> u32 {
+        self.half_open[place % COUNTS].load(Ordering::Relaxed)
+    }
+
     pub(super) fn occupy(&self, place: usize) {
         self.used[place % COUNTS].fetch_add(1, Ordering::Relaxed);
     }

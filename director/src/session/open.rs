@@ -17,7 +17,7 @@ use super::table::{CLASS_PORTS, SessionTable, derive};
 use super::{Side, Slot};
 
 /// How many half-open sessions a class may have: a quarter of its ports.
-const CLASS_HALF_OPEN: u32 = CLASS_PORTS / 4;
+pub(super) const CLASS_HALF_OPEN: u32 = CLASS_PORTS / 4;
 
 /// How many freed slots a worker moves at most when it finds the free list empty.
 const RECLAIM_IN_OPEN: usize = 64;

@@ -49,8 +49,8 @@ const OTHERS: u64 = state::FLAGS | state::ACKED | state::DETACHED | state::EXPIR
 pub struct SweepPolicy<'a> {
     /// A change is planned: propose every session at once, half-open ones included.
     pub flush: bool,
-    /// The store has a quorum: without one nothing is proposed, and closing and half-open sessions
-    /// are freed here although the store has them.
+    /// The store has a quorum: without one nothing is proposed. Sessions whose end the store was told
+    /// are freed here although it has them, and what else is no open connection if room is needed.
     pub quorum: bool,
     /// Directors whose sessions may be adopted at once: down, draining, drained, or removed. (All
     /// numbers ever given away that do not serve, ascending.)
@@ -320,10 +320,14 @@ impl Step<'_> {
             true
         } else if bits & state::ACKED != 0 {
             // The store's clock decides; without a quorum it stands still, and what is not an open
-            // connection need not wait for it.
+            // connection need not wait for it. But an end that the store was not told has to be: or it
+            // holds the connection for open, and tells who asks so. And one that is half-open here may
+            // be established elsewhere, which who has forgotten it would not understand.
             let limit = u64::from(flags.idle_limit_ms(high(record.get(word::TIMES))));
+            let stored = SessionFlags(record.get(word::SAID) as u16);
+            let told = flags.closing() && stored.has(flags);
             match self.quorum_since {
-                None => !settled,
+                None => !settled && (told || self.table.is_in_the_way(record)),
                 Some(since) => self.now >= expires.max(since) + limit + FORGOTTEN_MS,
             }
         } else if settled && !self.policy.quorum {

@@ -15,6 +15,7 @@ use super::classes::ClassCounts;
 use super::heard::Heard;
 use super::index::{Busy, Index, Target, Wait};
 use super::key::PackedKey;
+use super::open::CLASS_HALF_OPEN;
 use super::quiescence::WorkerHandle;
 use super::record::{Record, Session, TIME_BASE_MS, high, pack, state, word};
 use super::refused::Refused;
@@ -402,6 +403,18 @@ impl SessionTable {
     pub(super) fn crowded(&self) -> bool {
         let capacity = self.slab.capacity();
         self.sessions() >= capacity - capacity / 8
+    }
+
+    /// Whether a session that waits for something takes room from new ones: little is left in the table,
+    /// or half is used of its port class or, if it counts there, of a pool of half-open sessions.
+    pub(super) fn is_in_the_way(&self, record: Record<'_>) -> bool {
+        let class = self.classes.place(&record.key(Side::Backend));
+        let half_open = record.get(word::STATE) & state::HALF_OPEN != 0;
+        self.crowded()
+            || self.classes.used(class) >= CLASS_PORTS / 2
+            || half_open
+                && (self.counts.half_open.load(Ordering::Relaxed) >= self.max_half_open / 2
+                    || self.classes.half_open(class) >= CLASS_HALF_OPEN / 2)
     }
 
     /// How many sessions a flush has to wait for now: neither acknowledged, nor closing, nor *never*.
