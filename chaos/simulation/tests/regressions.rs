@@ -139,3 +139,11 @@ fn a_half_open_session_is_not_forgotten_by_who_is_cut_off() {
     holds(7375).reaching(Mark::Stalled);
     holds(9038);
 }
+
+/// A home kept a half-open session of a director that had died. It was past its limit when the client's SYN came
+/// again and made another one, which gave way to it: one was reset, the other expired, and the client's next
+/// segment found neither.
+#[test]
+fn nothing_gives_way_to_an_expired_twin() {
+    holds(7460).reaching(Mark::Twin);
+}

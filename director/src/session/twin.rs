@@ -11,6 +11,8 @@
 //!   everybody prefers it to the other.
 //! - The other is established: it gives way.
 //!
+//! To one that has expired nothing gives way. (What a home keeps outlives a director that died.)
+//!
 //! Which one is older both directors see alike ([`prevails`]): when they tell each other at the same time,
 //! only one gives way.
 //!
@@ -143,6 +145,10 @@ impl SessionTable {
                 count(&self.twins.kept);
                 self.say_again(own.slot);
             }
+            return;
+        }
+        // It would be gone at the next look, and there would be none.
+        if other.idle_ms() >= other.idle_limit_ms() {
             return;
         }
         let two = other.incarnation.is_twin_of(&own.incarnation);

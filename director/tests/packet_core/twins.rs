@@ -120,6 +120,41 @@ fn one_whose_backend_is_silent_gives_way_at_once() {
     assert!(second.resets().is_empty());
 }
 
+/// Both would be gone at the next look, and the client's next segment would find nothing.
+#[test]
+fn one_that_has_expired_takes_nobodys_place() {
+    let mut second = Second::new(46_020);
+    let own = second.record().incarnation;
+    let mut expired = second.first.record.clone();
+    expired.client.age_ms = expired.idle_limit_ms();
+    expired.backend_seen.age_ms = expired.idle_limit_ms();
+    second.lab.table.twin(&expired);
+    second.lab.table.learn(&expired, second.lab.now_ns / 1_000_000);
+    assert_eq!(second.record().incarnation, own);
+    assert!(second.resets().is_empty());
+    // Its half-open limit counts, and its last packet of either side.
+    expired.client.age_ms -= 1;
+    second.lab.table.twin(&expired);
+    assert_eq!(second.record().incarnation, expired.incarnation);
+    second.own_backend_is_reset();
+}
+
+/// Nor is it kept for the client to decide.
+#[test]
+fn one_that_has_expired_is_no_choice() {
+    let mut second = Second::answered(46_021);
+    let own = second.record().incarnation;
+    let mut expired = second.first.record.clone();
+    expired.client.age_ms = expired.idle_limit_ms();
+    expired.backend_seen.age_ms = expired.idle_limit_ms();
+    second.lab.table.twin(&expired);
+    let ack = second.ack(OWN_ISN);
+    let to = second.to_own(&ack);
+    assert_eq!(vec![(Verdict::Transmit, second.lab.sent(&ack.bytes()))], to);
+    assert_eq!(second.record().incarnation, own);
+    assert_eq!((second.lab.table.stats().twins_kept, second.says_again()), (0, false));
+}
+
 #[test]
 fn when_both_backends_have_answered_the_client_decides() {
     for own in [true, false] {
