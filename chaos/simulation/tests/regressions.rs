@@ -147,3 +147,12 @@ fn a_half_open_session_is_not_forgotten_by_who_is_cut_off() {
 fn nothing_gives_way_to_an_expired_twin() {
     holds(7460).reaching(Mark::Twin);
 }
+
+/// A session expired while its owner was dead. That director was back before it was missed, and got what the client
+/// sent; those who still had the session said that they did not know: it was not served and not ended, for half a
+/// minute.
+#[test]
+fn who_asks_for_an_expiring_session_is_told_of_it() {
+    holds(1133).reaching(Mark::Expired);
+    holds(6113).reaching(Mark::Expired);
+}

@@ -7,7 +7,7 @@
 //! 1. For [`VETO_MS`] only others speak. A packet of either end, or a director that saw one within the
 //!    timeout and proposes the session again, brings it back.
 //! 2. Then one director has both ends probed (`core/probe.rs`): the owner, or if that has departed
-//!    whoever leads the shard now.
+//!    since whoever leads the shard now. (One that comes back does not know what expired meanwhile.)
 //! 3. Whoever gets the answer, be it another director, judges it: numbers of a connection at rest get a
 //!    reset with the number that this end accepts, anything else brings the session back. One end at rest
 //!    proves little: what the other has sent may be lost, or on its way. So an end is reset when the other
@@ -15,13 +15,14 @@
 //!    gets its answers, who had a second for a veto) when it shows it again.
 //! 4. When both ends were sent their reset, or answered nothing, the session is freed.
 //!
+//! A director that does not know it asks, and is told what it is ([`is_expiring`]): then it judges alike.
+//!
 //! All of that is state of the record, so nothing is lost when its owner or the leader dies meanwhile.
 #![forbid(unsafe_code)]
 
 use holdfast_schema::bucket::ShardId;
-use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::flow::Protocol;
-use holdfast_schema::session::SessionFlags;
+use holdfast_schema::session::{SessionFlags, SessionRecord};
 
 use super::record::{Record, Session, TIME_BASE_MS, state, word};
 use super::stats::{count, count_many};
@@ -35,7 +36,7 @@ const VETO_MS: u64 = 2_000;
 
 /// From when on an answer counts as one. A little earlier than the first probe, because the clocks of
 /// others began a little earlier.
-const ANSWER_MS: u64 = VETO_MS / 2;
+pub(super) const ANSWER_MS: u64 = VETO_MS / 2;
 
 /// How long a probe waits for its answer before the next one. (Linux answers old segments of a
 /// connection twice a second at the most.)
@@ -99,6 +100,35 @@ impl ProbeBudget {
         let left = self.left.checked_sub(n);
         self.left = left.unwrap_or(self.left);
         left.is_some()
+    }
+}
+
+/// The age of the last packets of an expiring session, as it is told to who asks: more than any timeout.
+const OVER: u32 = u32::MAX;
+
+/// Whether who told of this session has it as an expiring one.
+pub(super) fn is_expiring(said: &SessionRecord) -> bool {
+    said.idle_ms() == OVER
+}
+
+impl Record<'_> {
+    /// The session as it is told to who asks, if it is. A listener's private ones are nobody else's
+    /// business. A detached one is found by its reply key only, and its client key is its successor's by
+    /// now. An expiring one is told as that, when the time has come from which on an answer of its ends
+    /// counts: so it does at once where it is told. (Unless it is closing by now, and about to be that.)
+    pub(super) fn tell(&self, now: u64) -> Option<SessionRecord> {
+        let bits = self.get(word::STATE);
+        if bits & (state::NEVER | state::DETACHED) != 0 {
+            return None;
+        }
+        let mut told = self.describe(now);
+        if bits & state::EXPIRING != 0 {
+            if told.flags.closing() || now < self.get(word::REFRESHED) + ANSWER_MS {
+                return None;
+            }
+            (told.client.age_ms, told.backend_seen.age_ms) = (OVER, OVER);
+        }
+        Some(told)
     }
 }
 
@@ -228,6 +258,10 @@ impl Step<'_> {
             self.table.change(record, |bits| bits & !state::ENDING);
             return self.now;
         }
+        let mut bits = bits;
+        if bits & state::ORPHANED == 0 && self.departed(record.owner()) {
+            bits = self.table.change(record, |bits| bits | state::ORPHANED);
+        }
         let private = bits & state::NEVER != 0;
         // Who is cut off does not hear of vetoes: those of that time come when it is back.
         let since = record.get(word::REFRESHED);
@@ -244,7 +278,7 @@ impl Step<'_> {
             self.end(slot, version);
             if probes > 0 {
                 count_many(&self.table.counts.ends_given_up, missing);
-            } else if self.probes(record) {
+            } else if self.probes(record, bits) {
                 count_many(&self.table.counts.ends_unprobed, missing);
             }
             return 0;
@@ -253,7 +287,7 @@ impl Step<'_> {
         if self.now < first || probes > 0 && self.now < due {
             return due.max(first);
         }
-        if probes == PROBES || !self.probes(record) {
+        if probes == PROBES || !self.probes(record, bits) {
             // Perhaps it is soon: the one who does may die.
             return self.now + REPEAT_MS;
         }
@@ -266,10 +300,9 @@ impl Step<'_> {
     }
 
     /// Whether this director probes the ends of a session.
-    fn probes(&self, record: Record<'_>) -> bool {
-        let owner: DirectorId = record.owner();
+    fn probes(&self, record: Record<'_>, bits: u64) -> bool {
         let leads = |shard: ShardId| self.policy.leads.contains(&shard);
-        owner == self.table.me
-            || self.departed(owner) && leads(self.forwarding.shard(record.bucket()))
+        record.owner() == self.table.me
+            || bits & state::ORPHANED != 0 && leads(self.forwarding.shard(record.bucket()))
     }
 }

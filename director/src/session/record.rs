@@ -110,8 +110,10 @@ pub(super) mod state {
     pub const BACKEND_RESET: u64 = 1 << 28;
     /// The lower of two bits that count how often the ends were probed.
     pub const PROBES_SHIFT: u32 = 29;
+    /// Its owner has departed since it is expiring.
+    pub const ORPHANED: u64 = 1 << 31;
     /// Everything about the end of an expiring session.
-    pub const ENDING: u64 = EXPIRING | CLIENT_RESET | BACKEND_RESET | 3 << PROBES_SHIFT;
+    pub const ENDING: u64 = EXPIRING | CLIENT_RESET | BACKEND_RESET | 3 << PROBES_SHIFT | ORPHANED;
     /// Another director has a session of the same opening; the client's next segment decides.
     pub const TWIN: u64 = 1 << 40;
     /// It came from another director, or the others were asked whether they have another one of the same

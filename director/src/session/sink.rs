@@ -10,9 +10,10 @@ use ahash::RandomState;
 use holdfast_schema::bucket::ShardId;
 use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{
-    Incarnation, Known, SessionFlags, SessionRecord, SessionSink, SessionUpdate, prevails,
+    HalfSeen, Incarnation, Known, SessionFlags, SessionRecord, SessionSink, SessionUpdate, prevails,
 };
 
+use super::expiring::{ANSWER_MS, is_expiring};
 use super::index::{Busy, Target, Wait};
 use super::key::PackedKey;
 use super::open::OpenError;
@@ -271,6 +272,10 @@ impl SessionTable {
         if !said.flags.established() && self.crowded() {
             return Err(OpenError::HalfOpenFull);
         }
+        let expiring = source == Source::Peer && is_expiring(said);
+        if expiring && self.crowded() {
+            return Err(OpenError::Full);
+        }
         let slot = self.slab.take().or_else(|| {
             self.slab.reclaim(64);
             self.slab.take()
@@ -289,13 +294,20 @@ impl SessionTable {
             record.put(first + half::LOCAL, 0);
             record.put(first + half::REMOTE, 0);
         }
-        record.report(word::CLIENT, &said.client, now);
+        let most = if expiring { said.idle_limit_ms() } else { u32::MAX };
+        let seen = |half: &HalfSeen| HalfSeen { age_ms: half.age_ms.min(most), ..*half };
+        record.report(word::CLIENT, &seen(&said.client), now);
         if backend_was_seen(said) {
-            record.report(word::BACKEND, &said.backend_seen, now);
+            record.report(word::BACKEND, &seen(&said.backend_seen), now);
         }
         record.put(word::REFRESHED, now);
         record.put(word::DUE, 0);
         let mut bits = u64::from(said.flags.0);
+        if expiring {
+            count(&self.counts.expired);
+            record.put(word::REFRESHED, now.saturating_sub(ANSWER_MS));
+            bits |= state::EXPIRING;
+        }
         if source == Source::Store {
             bits |= state::ACKED;
             record.put(word::SAID, u64::from(said.flags.0));
@@ -487,15 +499,9 @@ impl SessionSink for SessionTable {
         let _guest = self.slab.epochs.guest();
         let found = self.with(&key, Wait::Yes, |record, _| {
             record.live()?;
-            // A listener's private sessions are nobody else's business; but that the key has none
-            // would be a lie. A detached one is found by its reply key only, and its client key is
-            // its successor's by now. Told of an expiring one, the asker would bring it back.
-            let untold = state::NEVER | state::DETACHED | state::EXPIRING;
-            let private = record.get(word::STATE) & untold != 0;
-            Some(match private {
-                true => Known::Unsure,
-                false => Known::Session(Box::new(record.describe(now))),
-            })
+            // That the key has none would be a lie in any case.
+            let told = record.tell(now);
+            Some(told.map_or(Known::Unsure, |told| Known::Session(Box::new(told))))
         });
         match found {
             Ok(Some(Some(known))) => known,

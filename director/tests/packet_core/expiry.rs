@@ -1,6 +1,6 @@
 //! The ends of an expired connection: probes, their answers, resets, and signs of life.
 
-use holdfast_director::core::{Count, DropReason, Verdict};
+use holdfast_director::core::{Count, DropReason, MissAnswer, Verdict};
 use holdfast_director::session::{SweepPolicy, Sweeper};
 use holdfast_schema::bucket::ShardId;
 use holdfast_schema::cluster::DirectorId;
@@ -347,6 +347,38 @@ fn an_answer_at_another_director_is_good_as_well() {
     other.pass(1_000);
     let reset = own(true, Packet::tcp(case.vip, case.client, RST, case.backend_next, 0));
     assert_eq!(other.sent(&from_client.bytes()), reset.bytes());
+}
+
+/// One that was away when it expired has to ask, and judges what it asked about like those who knew it.
+#[test]
+fn who_is_told_of_an_expiring_session_judges_its_packets() {
+    for lives in [true, false] {
+        let mut case = Case::new((100, 5_000));
+        case.expire();
+        case.lab.pass(1_000);
+        case.sweep();
+        let record = case.lab.table.find(&case.key()).session().expect("it is told");
+        let mut other = Lab::new();
+        other.now_ns = case.lab.now_ns;
+        let [mut packet, _] = case.answers();
+        if lives {
+            packet = packet.payload(b"still here");
+        }
+        assert_eq!(other.one(&packet.bytes()).0, Verdict::Parked);
+        let id = other.questions()[0].id;
+        let released = other.answer(MissAnswer::Found { id, record });
+        if lives {
+            let forwarded = packet.forwarded(case.local, case.backend).bytes();
+            assert_eq!(released, [(Verdict::Transmit, forwarded)]);
+            assert_eq!(other.table.unreplicated(), 1, "to be proposed again");
+            continue;
+        }
+        assert_eq!(released[0].0, Verdict::Drop(DropReason::EndAtRest));
+        // An answer to a later probe.
+        other.pass(1_000);
+        let reset = own(true, Packet::tcp(case.vip, case.client, RST, case.backend_next, 0));
+        assert_eq!(other.sent(&packet.bytes()), reset.bytes());
+    }
 }
 
 impl Case {

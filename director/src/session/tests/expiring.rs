@@ -94,6 +94,93 @@ fn the_owner_probes_or_whoever_leads_when_it_has_departed() {
     assert_eq!(bench.table.stats().expired, 1);
 }
 
+/// It comes back without a record of what expired meanwhile.
+#[test]
+fn an_owner_that_was_gone_meanwhile_is_not_waited_for() {
+    let mut bench = Bench::new();
+    bench.pass(1_000, CALM);
+    bench.table.created(&record(1, 1, 1_000, established()));
+    let (slot, _) = found(&bench.table, &key(1)).unwrap();
+    bench.expire(slot, END);
+    let shard = [bench.forwarding.shard(Bucket::of_local_port(reply(1).dst_port))];
+    let leads = SweepPolicy { leads: &shard, ..CALM };
+    assert_eq!(bench.probes(END + 1_000, OTHER_GONE), []);
+    assert_eq!(bench.probes(END + 2_000, CALM), [], "the leader does");
+    assert_eq!(bench.probes(END + 3_000, leads).len(), 1);
+    // At its next end it may be there.
+    bench.table.session(slot).revive();
+    bench.table.created(&record(1, 1, 1_000, established()));
+    bench.expire(slot, END + 2 * IDLE);
+    assert_eq!(bench.probes(END + 2 * IDLE + 2_000, leads), []);
+}
+
+#[test]
+fn who_asks_is_told_that_it_is_expiring_when_others_could_have_spoken() {
+    let mut bench = Bench::new();
+    let slot = bench.expired(1);
+    let told = |bench: &Bench, now_ms| {
+        bench.table.tick(now_ms);
+        bench.table.find(&key(1))
+    };
+    for now in [END, END + 999] {
+        assert_eq!(told(&bench, now), Known::Unsure);
+    }
+    let said = told(&bench, END + 1_000).session().unwrap();
+    assert_eq!(bench.table.find(&reply(1)).session(), Some(said.clone()));
+    let known = bench.table.session(slot).describe(END + 1_000);
+    assert_eq!((said.client.seq, said.flags), (known.client.seq, known.flags));
+    // Idle beyond any timeout.
+    assert_eq!(said.idle_ms(), u32::MAX);
+
+    // There it is what it is here, and judged at once.
+    let (other, worker) = table(256);
+    let mut asker = Bench { table: other, worker, ..Bench::new() };
+    asker.sweeper = super::super::Sweeper::new(&asker.table);
+    asker.pass(1_000, CALM);
+    assert!(asker.table.learn(&said, END + 1_000));
+    let (slot, _) = found(&asker.table, &reply(1)).unwrap();
+    let table = asker.table.clone();
+    let session = table.session(slot);
+    assert_eq!(session.standing(), (established(), true));
+    assert!(session.may_be_answered(END + 1_000));
+    assert_eq!(session.numbers(Side::Client), Some((said.client.seq, said.client.ack)));
+    assert_eq!((table.unreplicated(), table.stats().expired), (0, 1));
+    // It is the owner's, who had forgotten it.
+    assert_eq!(asker.probes(END + 1_999, CALM), []);
+    assert_eq!(asker.probes(END + 2_000, CALM).len(), 1);
+    // A sign of life brings it back, with ages that can be.
+    session.revive();
+    session.touch(Side::Client, END + 2_100, 9, 9);
+    let said = asker.creates(END + 2_100, FLUSH);
+    assert_eq!((said[0].client.age_ms, said[0].backend_seen.age_ms), (0, IDLE as u32 + 1_100));
+}
+
+#[test]
+fn an_expiring_session_changes_nothing_where_it_is_known_and_takes_no_scarce_room() {
+    let mut bench = Bench::new();
+    bench.expired(1);
+    bench.table.tick(END + 1_000);
+    let said = bench.table.find(&key(1)).session().unwrap();
+    // Who has it, goes by what its own store says.
+    let (other, _worker) = table(256);
+    other.tick(END);
+    other.created(&SessionRecord { client: HalfSeen { age_ms: 5, ..said.client }, ..said.clone() });
+    other.tick(END + 1_000);
+    assert!(other.learn(&said, END + 1_000));
+    let known = other.find(&key(1)).session().unwrap();
+    assert_eq!((known.client.age_ms, other.stats().expired), (1_005, 0));
+    let (crowded, _worker) = table(8);
+    for n in 2..9 {
+        crowded.open(new_session(n, n, established()), END).unwrap();
+    }
+    assert!(!crowded.learn(&said, END + 1_000));
+    assert_eq!(crowded.sessions(), 7);
+    // One that closes meanwhile is neither open nor over yet.
+    let (slot, _) = found(&bench.table, &key(1)).unwrap();
+    bench.table.session(slot).set_flags(SessionFlags::RESET);
+    assert_eq!(bench.table.find(&key(1)), Known::Unsure);
+}
+
 #[test]
 fn those_that_others_probe_do_not_stay_for_ever() {
     let mut bench = Bench::new();
