@@ -32,6 +32,14 @@ fn a_port_that_is_used_again_survives_the_death_of_its_director() {
     holds(10).reaching(Mark::DeathAfterReuse);
 }
 
+/// A director that had been away had a record of a connection that all others had forgotten, because it was
+/// over, and died before it heard of that. The simulation took it for the loss of a session.
+#[test]
+fn a_record_that_outlives_its_connection_is_no_loss() {
+    holds(3850).reaching(Mark::RecordOutlived);
+    holds(8832).reaching(Mark::RecordOutlived);
+}
+
 /// A director that was declared down, but only cut off, had sessions that nobody else knew; the others
 /// denied them with authority.
 #[test]

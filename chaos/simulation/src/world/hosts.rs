@@ -1,5 +1,6 @@
 //! The hosts: clients and backends, and what they notice.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::excuses::Loss;
@@ -94,6 +95,12 @@ impl Hosts {
     /// Whether no client has anything open.
     pub(super) fn all_gone(&self) -> bool {
         self.clients.iter().all(|client| client.host.open().is_empty())
+    }
+
+    /// The sockets of what clients still have open.
+    pub(super) fn sockets(&self) -> BTreeSet<SocketAddr> {
+        let open = self.clients.iter().flat_map(|client| client.host.open());
+        open.map(|connection| connection.local).collect()
     }
 
     /// What clients still have open, in words.

@@ -46,6 +46,8 @@ pub enum Mark {
     Expired,
     /// A director died with an open session whose client had used the same port before.
     DeathAfterReuse,
+    /// A director died that alone had a record of a connection that was over.
+    RecordOutlived,
     /// Nobody knew a session, in calm times, but one who may have was down: that denies nothing.
     DownNotDenied,
     /// A director started while a planned change of its own was under way.
@@ -60,7 +62,7 @@ pub enum Mark {
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Mark; 24] = [
+    pub const ALL: [Mark; 25] = [
         Mark::MissFound,
         Mark::MissDenied,
         Mark::AuthorityWithheld,
@@ -80,6 +82,7 @@ impl Mark {
         Mark::Takeover,
         Mark::Expired,
         Mark::DeathAfterReuse,
+        Mark::RecordOutlived,
         Mark::DownNotDenied,
         Mark::StartInPlannedChange,
         Mark::DiskFull,

@@ -4,13 +4,16 @@
 //! others hold, and not by when its client notices. Which losses are nobody's fault is stated here:
 //! the session was too young to be replicated, or its director was cut off from the quorum until its
 //! end, or the only memory of it in a cluster without a majority went with its machine. The client that
-//! has lost it is excused.
+//! has lost it is excused. A connection counts, and not a record: whose client is gone has lost nothing.
+
+use std::net::SocketAddr;
 
 use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::session::{Known, SessionFlags, SessionRecord, SessionSink};
 
 use super::World;
 use super::excuses::Cause;
+use super::marks::Mark;
 use super::rules::Rule;
 use crate::director::process::Process;
 use crate::director::{Director, frame};
@@ -48,6 +51,7 @@ impl World {
         let quorum_ms = self.quorum_for_ms();
         let (cut_ms, heard_ms) = self.cut_for_ms(id);
         let calm = self.homes_listen(id);
+        let used = self.hosts.sockets();
         for (record, acknowledged) in known {
             // The client may hold for established what has been answered only.
             let answered = record.flags.has(SessionFlags::BACKEND_ANSWERED);
@@ -57,8 +61,13 @@ impl World {
             if !open || !lives || self.held_elsewhere(id, &record) {
                 continue;
             }
-            let std::net::SocketAddr::V4(client) = record.key.source() else { continue };
+            let SocketAddr::V4(client) = record.key.source() else { continue };
             let flow = frame::socket_number(&client);
+            if !used.contains(&record.key.source()) || !self.oracle.is_of_latest(flow, &record) {
+                // Others have forgotten what is over, and this one, which was away, had not heard of it.
+                self.marks.reach(Mark::RecordOutlived, 1);
+                continue;
+            }
             if acknowledged && quorum_ms == 0 && !machine {
                 // With a majority gone it is on disks, and comes back with them.
                 continue;
@@ -105,8 +114,8 @@ impl World {
     /// Whether the client of a session had used the same port before.
     pub(super) fn is_reused(&self, record: &SessionRecord) -> bool {
         let flow = match record.key.source() {
-            std::net::SocketAddr::V4(client) => frame::socket_number(&client),
-            std::net::SocketAddr::V6(_) => return false,
+            SocketAddr::V4(client) => frame::socket_number(&client),
+            SocketAddr::V6(_) => return false,
         };
         self.sockets_reused.contains(&flow)
     }

@@ -1,6 +1,5 @@
 //! Rule 7, judged from outside: a director that begins to attract clients knows their sessions.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use holdfast_node::announce::machine::Stage;
@@ -60,8 +59,7 @@ impl World {
         let joiner = self.directors[id as usize - 1].process.as_deref()?;
         let (table, members) = (&joiner.table, &joiner.cluster().members);
         // A record may outlive its connection: nobody can attract a client that is gone.
-        let used: BTreeSet<SocketAddr> =
-            self.hosts.open().into_iter().map(|(client, _)| client).collect();
+        let used = self.hosts.sockets();
         let mut lacking = None;
         for other in self.directors.iter().filter(|d| d.id != id && d.runs()) {
             let Some(process) = other.process.as_deref() else { continue };
