@@ -40,6 +40,16 @@ fn a_record_that_outlives_its_connection_is_no_loss() {
     holds(8832).reaching(Mark::RecordOutlived);
 }
 
+/// A director died before its young session was due for the store, and with it the majority; then the home died
+/// that had kept the session and could hand it to nobody. Only tables were judged at a death, and so nobody had
+/// said that the session was lost.
+#[test]
+fn what_a_home_cannot_hand_over_dies_with_it() {
+    for seed in [2158, 5346, 7567, 8430, 9884, 1966, 4401, 6754, 8617, 9708] {
+        holds(seed).reaching(Mark::LastHomeDied);
+    }
+}
+
 /// A director that was declared down, but only cut off, had sessions that nobody else knew; the others
 /// denied them with authority.
 #[test]

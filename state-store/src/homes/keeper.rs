@@ -181,6 +181,12 @@ impl Keeper {
         self.without = without;
     }
 
+    /// Everything it keeps, and who said it in which life.
+    #[cfg(feature = "simulation")]
+    pub fn records(&mut self, now_ms: u64) -> Vec<(SessionRecord, (DirectorId, u64))> {
+        self.young.records(now_ms)
+    }
+
     /// What this home knows of the session that a packet of this bucket with this key belongs to.
     pub fn find(&mut self, now_ms: u64, bucket: Bucket, key: &FlowKey) -> Kept {
         match self.young.find(now_ms, bucket, key) {

@@ -184,6 +184,21 @@ impl Young {
         !self.orphans.is_empty()
     }
 
+    /// Everything it holds and who said it, what was not said for longest first.
+    #[cfg(feature = "simulation")]
+    pub fn records(&mut self, now_ms: u64) -> Vec<(SessionRecord, Life)> {
+        self.expire(now_ms);
+        let mut seen = std::collections::HashSet::new();
+        let mut records = Vec::new();
+        for (mention_ms, key) in &self.order {
+            let entry = self.entries.get(key).filter(|e| e.mention_ms == *mention_ms);
+            if let Some(entry) = entry.filter(|_| seen.insert(*key)) {
+                records.push((aged(entry, now_ms), entry.said_by));
+            }
+        }
+        records
+    }
+
     /// Takes a registration of a session of this bucket.
     pub fn register(
         &mut self,

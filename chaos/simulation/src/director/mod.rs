@@ -13,6 +13,8 @@ pub mod share;
 pub mod sink;
 pub mod young;
 
+use std::collections::BTreeMap;
+
 use clock::Clock;
 use process::Process;
 use share::Disks;
@@ -43,6 +45,8 @@ pub struct Director {
     pub dead: bool,
     /// Counts processes, so that what concerns an earlier one is recognised.
     pub life: u32,
+    /// When (us) its earlier processes ended, by their incarnations.
+    pub ended_us: BTreeMap<u64, u64>,
     /// When its process started (us).
     pub started_us: u64,
     /// When it looks at everything next.

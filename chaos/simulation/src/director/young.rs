@@ -179,6 +179,24 @@ impl YoungSessions {
         }
     }
 
+    /// Whether a home keeps a session of the same opening.
+    pub fn keeps_opening(
+        &self,
+        now_ms: u64,
+        cluster: &ClusterState,
+        record: &SessionRecord,
+    ) -> bool {
+        match self.keeper.lock().find(now_ms, bucket_of(cluster, &record.key), &record.key) {
+            Kept::Session(young) => young.incarnation.isn == record.incarnation.isn,
+            _ => false,
+        }
+    }
+
+    /// Young sessions of others kept here, and who said them in which life.
+    pub fn records(&self, now_ms: u64) -> Vec<(SessionRecord, (DirectorId, u64))> {
+        self.keeper.lock().records(now_ms)
+    }
+
     /// Young sessions of others kept here.
     pub fn kept(&self, now_ms: u64) -> u64 {
         self.keeper.lock().stats(now_ms).kept

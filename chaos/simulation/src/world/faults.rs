@@ -6,6 +6,7 @@ use holdfast_schema::cluster::{ControlCommand, DirectorId, Member, MemberState};
 use holdfast_schema::session::SessionRecord;
 
 use super::happening::Happening;
+use super::homes;
 use super::marks::Mark;
 use super::{DISK_US, Event, World};
 use crate::plan::{Fault, Without, cluster};
@@ -109,12 +110,18 @@ impl World {
         let now_us = self.queue.now_us();
         let now_ms = self.director(id).clock.local_us(now_us) / 1_000;
         process.table.for_each(now_ms, |record, acked| known.push((record.clone(), acked)));
+        let mut kept = process.young.records(now_ms);
+        kept.retain(|(young, _)| {
+            !known.iter().any(|(record, _)| homes::same_opening(record, young))
+        });
+        self.director(id).ended_us.insert(process.incarnation, now_us);
         known.retain(|(record, _)| !self.is_over(id, record));
         let open = |record: &SessionRecord| record.flags.established() && !record.flags.closing();
         let reused = known.iter().filter(|(record, _)| open(record) && self.is_reused(record));
         let reused = reused.count() as u64;
         self.marks.reach(Mark::DeathAfterReuse, reused);
         self.judge_death(id, machine, known);
+        self.judge_home(id, kept);
         self.working.remove(&id);
         let disks = self.director(id).disks.clone();
         match machine {

@@ -48,6 +48,8 @@ pub enum Mark {
     DeathAfterReuse,
     /// A director died that alone had a record of a connection that was over.
     RecordOutlived,
+    /// A home died that alone knew a session, because its director was gone.
+    LastHomeDied,
     /// Nobody knew a session, in calm times, but one who may have was down: that denies nothing.
     DownNotDenied,
     /// A director started while a planned change of its own was under way.
@@ -62,7 +64,7 @@ pub enum Mark {
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Mark; 25] = [
+    pub const ALL: [Mark; 26] = [
         Mark::MissFound,
         Mark::MissDenied,
         Mark::AuthorityWithheld,
@@ -83,12 +85,16 @@ impl Mark {
         Mark::Expired,
         Mark::DeathAfterReuse,
         Mark::RecordOutlived,
+        Mark::LastHomeDied,
         Mark::DownNotDenied,
         Mark::StartInPlannedChange,
         Mark::DiskFull,
         Mark::WriteFailed,
         Mark::FormedAnew,
     ];
+
+    /// Those that a few hundred seeds may well miss: regression tests reach them.
+    pub const RARE: &[Mark] = &[Mark::LastHomeDied];
 }
 
 /// How often each mark was reached.
@@ -135,8 +141,9 @@ impl Marks {
         Mark::ALL.iter().map(line).collect::<Vec<_>>().join("\n")
     }
 
-    /// The marks that nobody reached.
+    /// The marks that nobody reached, and somebody should have.
     pub fn missed(&self) -> Vec<Mark> {
-        Mark::ALL.into_iter().filter(|mark| self.count(*mark) == 0).collect()
+        let due = Mark::ALL.into_iter().filter(|mark| !Mark::RARE.contains(mark));
+        due.filter(|mark| self.count(*mark) == 0).collect()
     }
 }

@@ -3,6 +3,7 @@
 pub mod excuses;
 mod faults;
 pub mod happening;
+mod homes;
 mod hosts;
 pub mod marks;
 mod oracle;
@@ -146,6 +147,7 @@ impl World {
             dead: false,
             released: false,
             life: 0,
+            ended_us: BTreeMap::new(),
             started_us: 0,
             turn_us: u64::MAX,
         });

@@ -20,7 +20,7 @@ use crate::director::{Director, frame};
 
 /// What a long session may take from its age to the store (ms): the sweep's pass, the repetition of a
 /// create that was lost, an election.
-const PROMOTION_MS: u32 = 4_000;
+pub(super) const PROMOTION_MS: u32 = 4_000;
 
 /// What a session may take to be with its homes (ms), and how long nothing must have happened to those
 /// who are to hear of it (us): a walk over all sessions makes up for what they have missed.
@@ -146,7 +146,7 @@ impl World {
     }
 
     /// For how long (ms) there has been a quorum without interruption.
-    fn quorum_for_ms(&self) -> u32 {
+    pub(super) fn quorum_for_ms(&self) -> u32 {
         let since = self.quorum_since_us.unwrap_or(u64::MAX);
         (self.queue.now_us().saturating_sub(since) / 1_000) as u32
     }

@@ -115,7 +115,8 @@ struct Due {
 /// The process.
 pub struct Process {
     me: DirectorId,
-    incarnation: u64,
+    /// Which life of its director this is.
+    pub incarnation: u64,
     without: Option<Without>,
     /// All sessions it knows.
     pub table: Arc<SessionTable>,
