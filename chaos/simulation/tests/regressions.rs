@@ -50,6 +50,16 @@ fn what_a_home_cannot_hand_over_dies_with_it() {
     }
 }
 
+/// A client gave up a connection that nobody knew any more, opened its socket again, and its SYN came to the old
+/// connection's backend over the same local port: that challenged it, and was reset. The loss had its excuse, but
+/// was taken for one of the new connection.
+#[test]
+fn the_end_of_an_excused_connection_may_come_to_its_backend_late() {
+    for seed in [3220, 6241, 6780] {
+        holds(seed).reaching(Mark::EndFollowed);
+    }
+}
+
 /// A director that was declared down, but only cut off, had sessions that nobody else knew; the others
 /// denied them with authority.
 #[test]

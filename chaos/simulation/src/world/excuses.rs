@@ -10,9 +10,11 @@ use std::net::SocketAddr;
 use holdfast_schema::session::{SessionRecord, SessionSink};
 
 use super::World;
+use super::happening::Place;
+use super::marks::Mark;
 use super::trace::FlowId;
 use crate::director::{Director, frame};
-use crate::endpoint::EventKind;
+use crate::endpoint::{ConnectionId, EventKind};
 
 /// From when on others may have declared a director down that they do not hear (us).
 const LONG_US: u64 = 900_000;
@@ -93,6 +95,12 @@ pub(super) struct Excuses {
     unserved: BTreeMap<FlowId, u64>,
     /// Connections of which an end was lost and excused, and why: the other end follows.
     lost: BTreeMap<FlowId, Cause>,
+    /// Of which client socket each connection is, and which one each socket has now.
+    flows: BTreeMap<ConnectionId, FlowId>,
+    current: BTreeMap<FlowId, ConnectionId>,
+    /// Connections of which a client has noticed an excused loss: whenever the backend's half follows,
+    /// and whatever its client does by then.
+    gone: BTreeSet<ConnectionId>,
     /// Since when one director could tell another without interruption (us).
     tells_us: BTreeMap<(u32, u32), u64>,
     /// When it was last looked at what only this director knows (us).
@@ -113,10 +121,27 @@ impl Excuses {
     }
 
     /// A new connection begins.
-    pub(super) fn begin(&mut self, flow: FlowId) {
+    pub(super) fn begin(&mut self, flow: FlowId, connection: Option<ConnectionId>) {
+        if let Some(id) = connection {
+            self.flows.insert(id, flow);
+            self.current.insert(flow, id);
+        }
         self.causes.remove(&flow);
         self.unserved.remove(&flow);
         self.lost.remove(&flow);
+    }
+
+    /// The client socket that opened a connection.
+    pub(super) fn flow_of(&self, connection: ConnectionId) -> Option<FlowId> {
+        self.flows.get(&connection).copied()
+    }
+
+    /// Whether a backend may lose this connection, if it is an earlier one of its client's socket: if the
+    /// client has lost it.
+    fn judge_earlier(&self, flow: FlowId, connection: Option<ConnectionId>) -> Option<bool> {
+        let id = connection?;
+        let current = self.current.get(&flow)?;
+        (*current != id).then(|| self.gone.contains(&id))
     }
 
     /// Whether a connection has an excuse, used or not.
@@ -263,11 +288,24 @@ impl World {
 
     /// Whether the loss of a connection has a stated excuse. That somebody did not know is none for a
     /// reset while another one knows.
-    pub(super) fn excused(&mut self, flow: FlowId, loss: Loss) -> bool {
+    pub(super) fn excused(
+        &mut self,
+        place: Place,
+        flow: FlowId,
+        connection: Option<ConnectionId>,
+        loss: Loss,
+    ) -> bool {
+        let of_client = matches!(place, Place::Client(_));
+        if !of_client && let Some(gone) = self.excuses.judge_earlier(flow, connection) {
+            self.marks.reach(Mark::EndFollowed, u64::from(gone));
+            return gone;
+        }
         let (now_us, known) = (self.queue.now_us(), self.is_known(flow));
         let idle_us =
             u64::from(self.plan.idle_timeout_ms.max(self.plan.udp_idle_timeout_ms)) * 1_000;
-        self.excuses.judge(now_us, flow, loss, known, idle_us)
+        let excused = self.excuses.judge(now_us, flow, loss, known, idle_us);
+        self.excuses.gone.extend(connection.filter(|_| of_client && excused));
+        excused
     }
 
     /// Whether any process has an open session of this client socket that has not expired.
@@ -312,8 +350,27 @@ mod tests {
         // The other end follows; it is one loss.
         assert!(judge(&mut excuses, Loss::Reset, true));
         assert_eq!(excuses.counts.0, [((Cause::Stranded, Loss::Reset), 1)].into());
-        excuses.begin(7);
+        excuses.begin(7, None);
         assert!(!judge(&mut excuses, Loss::Reset, false), "a new connection has none");
+    }
+
+    #[test]
+    fn the_backends_half_of_an_earlier_connection_follows_only_its_own_client() {
+        let mut excuses = Excuses::default();
+        let (first, second) = (ConnectionId(1), ConnectionId(2));
+        excuses.begin(7, Some(first));
+        assert_eq!(excuses.judge_earlier(7, Some(first)), None, "it is judged as what it is");
+        excuses.begin(7, Some(second));
+        assert_eq!(
+            excuses.judge_earlier(7, Some(first)),
+            Some(false),
+            "its client had lost nothing"
+        );
+        excuses.gone.insert(first);
+        assert_eq!(excuses.judge_earlier(7, Some(first)), Some(true));
+        assert_eq!(excuses.judge_earlier(7, Some(second)), None);
+        assert_eq!(excuses.judge_earlier(7, None), None);
+        assert_eq!((excuses.flow_of(first), excuses.flow_of(ConnectionId(3))), (Some(7), None));
     }
 
     #[test]

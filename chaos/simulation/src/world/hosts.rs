@@ -213,9 +213,11 @@ impl World {
     fn noticed(&mut self, place: Place, event: endpoint::Event) {
         let flow = match client_socket(place, &event) {
             Some(client) => number(client),
-            None => number(event.remote)
-                .zip(number(event.local))
-                .and_then(|key| self.replies.get(&key).copied()),
+            // The director's socket names its last user only; what the backend has read names its client.
+            None => event.connection.and_then(|id| self.excuses.flow_of(id)).or_else(|| {
+                let key = number(event.remote).zip(number(event.local));
+                key.and_then(|key| self.replies.get(&key).copied())
+            }),
         };
         if !matches!(event.kind, EventKind::Delivered { .. }) {
             self.note(flow, Happening::Noticed(place, format!("{:?}", event.kind)));
@@ -228,7 +230,7 @@ impl World {
         if event.kind == EventKind::Opened
             && let (Place::Client(_), Some(flow)) = (place, flow)
         {
-            self.excuses.begin(flow);
+            self.excuses.begin(flow, event.connection);
             if !self.sockets_used.insert(flow) {
                 self.sockets_reused.insert(flow);
                 self.marks.reach(Mark::KeyReused, 1);
@@ -253,7 +255,7 @@ impl World {
             return;
         }
         if let (Some(flow), Some(loss)) = (flow, Loss::of(&event.kind))
-            && self.excused(flow, loss)
+            && self.excused(place, flow, event.connection, loss)
         {
             return;
         }

@@ -50,6 +50,8 @@ pub enum Mark {
     RecordOutlived,
     /// A home died that alone knew a session, because its director was gone.
     LastHomeDied,
+    /// A backend noticed the end of a connection that its client had given up and followed by another one.
+    EndFollowed,
     /// Nobody knew a session, in calm times, but one who may have was down: that denies nothing.
     DownNotDenied,
     /// A director started while a planned change of its own was under way.
@@ -64,7 +66,7 @@ pub enum Mark {
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Mark; 26] = [
+    pub const ALL: [Mark; 27] = [
         Mark::MissFound,
         Mark::MissDenied,
         Mark::AuthorityWithheld,
@@ -86,6 +88,7 @@ impl Mark {
         Mark::DeathAfterReuse,
         Mark::RecordOutlived,
         Mark::LastHomeDied,
+        Mark::EndFollowed,
         Mark::DownNotDenied,
         Mark::StartInPlannedChange,
         Mark::DiskFull,
@@ -94,7 +97,7 @@ impl Mark {
     ];
 
     /// Those that a few hundred seeds may well miss: regression tests reach them.
-    pub const RARE: &[Mark] = &[Mark::LastHomeDied];
+    pub const RARE: &[Mark] = &[Mark::LastHomeDied, Mark::EndFollowed];
 }
 
 /// How often each mark was reached.
