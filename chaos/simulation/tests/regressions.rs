@@ -3,6 +3,7 @@
 //! nothing. Then another one has to be found that does.
 
 use holdfast_simulation::run::{self, Outcome};
+use holdfast_simulation::world::excuses::Cause;
 use holdfast_simulation::world::marks::Mark;
 
 /// The seed breaks no rule.
@@ -19,9 +20,17 @@ struct Held(Outcome);
 impl Held {
     /// And it gets where it once failed.
     #[track_caller]
-    fn reaching(self, mark: Mark) {
+    fn reaching(self, mark: Mark) -> Held {
         let reached = self.0.marks.count(mark);
         assert!(reached > 0, "seed {} does not reach {mark:?} any more", self.0.seed);
+        self
+    }
+
+    /// And what was lost there for this cause is excused.
+    #[track_caller]
+    fn excusing(self, cause: Cause) {
+        let excused = self.0.excused.times(cause);
+        assert!(excused > 0, "seed {} excuses nothing for {cause:?} any more", self.0.seed);
     }
 }
 
@@ -58,6 +67,14 @@ fn the_end_of_an_excused_connection_may_come_to_its_backend_late() {
     for seed in [3220, 6241, 6780] {
         holds(seed).reaching(Mark::EndFollowed);
     }
+}
+
+/// The only voter of a shard opened sessions while it was cut off from its learners, and then its disk failed: it
+/// began anew without them. They counted as kept on disks.
+#[test]
+fn what_a_failed_disk_alone_had_is_lost() {
+    holds(931).reaching(Mark::WriteFailed).excusing(Cause::Orphaned);
+    holds(6399).reaching(Mark::WriteFailed).excusing(Cause::Orphaned);
 }
 
 /// A director that was declared down, but only cut off, had sessions that nobody else knew; the others

@@ -73,6 +73,11 @@ impl Excused {
         *self.0.entry((cause, loss)).or_default() += 1;
     }
 
+    /// How often a loss had this cause.
+    pub fn times(&self, cause: Cause) -> u64 {
+        self.0.iter().filter(|((of, _), _)| *of == cause).map(|(_, times)| times).sum()
+    }
+
     /// Adds those of another run.
     pub fn add(&mut self, other: &Excused) {
         other.0.iter().for_each(|(what, times)| *self.0.entry(*what).or_default() += times);

@@ -8,6 +8,7 @@ use holdfast_schema::session::SessionRecord;
 use super::happening::Happening;
 use super::homes;
 use super::marks::Mark;
+use super::orphans::Death;
 use super::{DISK_US, Event, World};
 use crate::plan::{Fault, Without, cluster};
 
@@ -27,8 +28,8 @@ impl World {
         self.note(None, Happening::Begins(planned.fault.clone()));
         self.note_change(&planned.fault);
         match planned.fault {
-            Fault::Kill(id) => self.kill(id, false),
-            Fault::Crash(id) => self.kill(id, true),
+            Fault::Kill(id) => self.kill(id, Death::Process),
+            Fault::Crash(id) => self.kill(id, Death::Machine),
             Fault::Freeze(id) => self.freeze(id),
             Fault::Partition(group) => {
                 let all = 1..=self.plan.directors;
@@ -100,7 +101,8 @@ impl World {
         self.note(None, Happening::Ends(planned.fault));
     }
 
-    pub(super) fn kill(&mut self, id: u32, machine: bool) {
+    pub(super) fn kill(&mut self, id: u32, death: Death) {
+        let machine = death == Death::Machine;
         let life = self.director(id).life;
         let Some(process) = self.director(id).process.take() else { return };
         self.marks.collect(&process);
@@ -120,7 +122,7 @@ impl World {
         let reused = known.iter().filter(|(record, _)| open(record) && self.is_reused(record));
         let reused = reused.count() as u64;
         self.marks.reach(Mark::DeathAfterReuse, reused);
-        self.judge_death(id, machine, known);
+        self.judge_death(id, death, known);
         self.judge_home(id, kept);
         self.working.remove(&id);
         let disks = self.director(id).disks.clone();

@@ -3,7 +3,7 @@
 //! Losing one is what rule 3 and the tiers are about, so it is judged at the death, by what the
 //! others hold, and not by when its client notices. Which losses are nobody's fault is stated here:
 //! the session was too young to be replicated, or its director was cut off from the quorum until its
-//! end, or the only memory of it in a cluster without a majority went with its machine. The client that
+//! end, or the only memory of it in a cluster without a majority went with its machine or its disk. The client that
 //! has lost it is excused. A connection counts, and not a record: whose client is gone has lost nothing.
 
 use std::net::SocketAddr;
@@ -27,6 +27,17 @@ pub(super) const PROMOTION_MS: u32 = 4_000;
 const REGISTRATION_MS: u64 = 500;
 const CALM_US: u64 = 3_000_000;
 
+/// How a process ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Death {
+    /// Its disks keep what they have.
+    Process,
+    /// With its machine, which loses what was in memory.
+    Machine,
+    /// Because what it has of sessions on its disk lacks something: it begins anew there.
+    Sessions,
+}
+
 impl World {
     /// Whether all other directors have been up and in hearing of this one for a while.
     fn homes_listen(&self, id: u32) -> bool {
@@ -41,12 +52,7 @@ impl World {
     }
 
     /// A director's process has ended; this is what it knew.
-    pub(super) fn judge_death(
-        &mut self,
-        id: u32,
-        machine: bool,
-        known: Vec<(SessionRecord, bool)>,
-    ) {
+    pub(super) fn judge_death(&mut self, id: u32, death: Death, known: Vec<(SessionRecord, bool)>) {
         self.note_quorum();
         let quorum_ms = self.quorum_for_ms();
         let (cut_ms, heard_ms) = self.cut_for_ms(id);
@@ -68,7 +74,7 @@ impl World {
                 self.marks.reach(Mark::RecordOutlived, 1);
                 continue;
             }
-            if acknowledged && quorum_ms == 0 && !machine {
+            if acknowledged && quorum_ms == 0 && death == Death::Process {
                 // With a majority gone it is on disks, and comes back with them.
                 continue;
             }
@@ -81,7 +87,7 @@ impl World {
                 && quorum_ms.min(heard_ms) > PROMOTION_MS;
             let young = u64::from(record.created_age_ms) > REGISTRATION_MS && calm;
             let rule = match (acknowledged, long, young) {
-                // More than a minority: the others are gone, and this machine lost its memory.
+                // More than a minority: the others are gone, and this replica lost what it had.
                 (true, ..) if quorum_ms == 0 => continue,
                 (true, ..) => Rule::Acknowledged,
                 (false, true, _) => Rule::Long,

@@ -3,6 +3,7 @@
 
 use super::happening::Happening;
 use super::marks::Mark;
+use super::orphans::Death;
 use super::{Event, World};
 use crate::director::share::Which;
 use crate::plan::Without;
@@ -44,9 +45,10 @@ impl World {
         };
         let full = director.disk_full;
         self.note(None, Happening::GaveUp(id, why));
-        self.kill(id, false);
+        let loses_sessions = which == Which::Sessions && !full;
+        self.kill(id, if loses_sessions { Death::Sessions } else { Death::Process });
         self.marks.reach(Mark::DiskFull, u64::from(full));
-        if which == Which::Sessions && !full {
+        if loses_sessions {
             self.marks.reach(Mark::WriteFailed, 1);
             self.fail_writes(id, false);
             // It has noted that what it keeps of sessions lacks something, and begins anew.
