@@ -77,6 +77,13 @@ fn what_a_failed_disk_alone_had_is_lost() {
     holds(6399).reaching(Mark::WriteFailed).excusing(Cause::Orphaned);
 }
 
+/// A director was to come back while its disk was full, and was not tried again when there was room: two directors
+/// had no majority until the end, and new UDP flows waited for an answer in vain.
+#[test]
+fn a_start_that_a_full_disk_hinders_is_tried_again() {
+    holds(5223).reaching(Mark::StartHindered);
+}
+
 /// A director that was declared down, but only cut off, had sessions that nobody else knew; the others
 /// denied them with authority.
 #[test]

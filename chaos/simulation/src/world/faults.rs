@@ -78,8 +78,8 @@ impl World {
         self.note_change(&planned.fault);
         match planned.fault {
             Fault::Kill(id) | Fault::Crash(id) => {
-                if self.director(id).process.is_none() && !self.director(id).disk_full {
-                    self.start(id);
+                if self.director(id).process.is_none() {
+                    self.come_back(id);
                 }
             }
             Fault::Freeze(id) => self.thaw(id),

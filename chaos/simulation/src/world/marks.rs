@@ -58,6 +58,8 @@ pub enum Mark {
     StartInPlannedChange,
     /// A director ended because its disk was full.
     DiskFull,
+    /// A director was to start again, and its disk was full.
+    StartHindered,
     /// A director ended because its disk had failed, and forgot its sessions.
     WriteFailed,
     /// A shard that had lost the majority of its voters for good was formed anew.
@@ -66,7 +68,7 @@ pub enum Mark {
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Mark; 27] = [
+    pub const ALL: [Mark; 28] = [
         Mark::MissFound,
         Mark::MissDenied,
         Mark::AuthorityWithheld,
@@ -92,12 +94,13 @@ impl Mark {
         Mark::DownNotDenied,
         Mark::StartInPlannedChange,
         Mark::DiskFull,
+        Mark::StartHindered,
         Mark::WriteFailed,
         Mark::FormedAnew,
     ];
 
     /// Those that a few hundred seeds may well miss: regression tests reach them.
-    pub const RARE: &[Mark] = &[Mark::LastHomeDied, Mark::EndFollowed];
+    pub const RARE: &[Mark] = &[Mark::LastHomeDied, Mark::EndFollowed, Mark::StartHindered];
 }
 
 /// How often each mark was reached.

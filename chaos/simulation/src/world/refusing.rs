@@ -58,6 +58,21 @@ impl World {
         self.queue.after(AGAIN_US, Event::StartAgain(id, life));
     }
 
+    /// A daemon is to run again whose process or machine had ended. On a full disk it cannot: it is tried
+    /// again.
+    pub(super) fn come_back(&mut self, id: u32) {
+        let director = self.director(id);
+        director.dead = false;
+        let (life, full) = (director.life, director.disk_full);
+        match full {
+            true => {
+                self.marks.reach(Mark::StartHindered, 1);
+                self.queue.after(AGAIN_US, Event::StartAgain(id, life));
+            }
+            false => self.start(id),
+        }
+    }
+
     /// A daemon that ended by itself is started again. With a full disk it cannot even note that.
     pub(super) fn start_again(&mut self, id: u32, life: u32) {
         let director = self.director(id);
