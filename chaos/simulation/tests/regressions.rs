@@ -84,6 +84,13 @@ fn a_start_that_a_full_disk_hinders_is_tried_again() {
     holds(5223).reaching(Mark::StartHindered);
 }
 
+/// One director could not be asked by the others, and was heard by enough of them to count as living: a new UDP
+/// flow could not be told from an old one for as long as its client tried.
+#[test]
+fn a_new_flow_waits_for_who_cannot_be_asked() {
+    holds(6374).excusing(Cause::Unanswered);
+}
+
 /// A director that was declared down, but only cut off, had sessions that nobody else knew; the others
 /// denied them with authority.
 #[test]

@@ -14,6 +14,7 @@ use super::happening::Place;
 use super::marks::Mark;
 use super::trace::FlowId;
 use crate::director::{Director, frame};
+use crate::endpoint::packet::{Packet, UDP};
 use crate::endpoint::{ConnectionId, EventKind};
 
 /// From when on others may have declared a director down that they do not hear (us).
@@ -39,6 +40,8 @@ pub enum Cause {
     Stranded,
     /// No director announced the address: nobody heard the client.
     Unserved,
+    /// The first datagrams of a flow were asked about, and not everybody who may know it could answer.
+    Unanswered,
 }
 
 /// How an end loses its connection.
@@ -98,6 +101,8 @@ pub(super) struct Excuses {
     causes: BTreeMap<FlowId, Cause>,
     /// When nobody was there for a client last (us).
     unserved: BTreeMap<FlowId, u64>,
+    /// When a first datagram was last dropped because somebody could not be asked (us).
+    unanswered: BTreeMap<FlowId, u64>,
     /// Connections of which an end was lost and excused, and why: the other end follows.
     lost: BTreeMap<FlowId, Cause>,
     /// Of which client socket each connection is, and which one each socket has now.
@@ -125,6 +130,15 @@ impl Excuses {
         self.unserved.insert(flow, now_us);
     }
 
+    /// A first datagram of this flow was dropped as one that nobody knows for sure to be new. If all could
+    /// be asked, no earlier silence is to blame.
+    fn unknown(&mut self, flow: FlowId, now_us: u64, all_could_answer: bool) {
+        match all_could_answer {
+            true => self.unanswered.remove(&flow),
+            false => self.unanswered.insert(flow, now_us),
+        };
+    }
+
     /// A new connection begins.
     pub(super) fn begin(&mut self, flow: FlowId, connection: Option<ConnectionId>) {
         if let Some(id) = connection {
@@ -133,6 +147,7 @@ impl Excuses {
         }
         self.causes.remove(&flow);
         self.unserved.remove(&flow);
+        self.unanswered.remove(&flow);
         self.lost.remove(&flow);
     }
 
@@ -164,7 +179,11 @@ impl Excuses {
         // Unheard, a session expires; once heard again, it goes on.
         let least_us = if loss == Loss::Reset { idle_us } else { 0 };
         let unserved = since_us.filter(|since| *since < least_us + 2 * TRY_AGAIN_US);
-        let cause = self.causes.get(&flow).copied().or(unserved.map(|_| Cause::Unserved));
+        let recent = |at: &&u64| now_us - **at < 2 * TRY_AGAIN_US && loss != Loss::Reset;
+        let unanswered = self.unanswered.get(&flow).filter(recent);
+        let cause = self.causes.get(&flow).copied();
+        let cause = cause.or(unserved.map(|_| Cause::Unserved));
+        let cause = cause.or(unanswered.map(|_| Cause::Unanswered));
         let Some(cause) = cause.filter(|_| loss != Loss::Reset || !known) else { return false };
         self.counts.count(cause, loss);
         self.lost.insert(flow, cause);
@@ -197,6 +216,24 @@ impl World {
                 }
             }
         }
+    }
+
+    /// A director drops a client's datagram as of a flow that may be known or not. If no backend has had
+    /// anything of it yet, that is right as long as one cannot answer who counts as living.
+    pub(super) fn note_unknown(&mut self, id: u32, flow: FlowId, packet: &[u8]) {
+        let datagram = Packet::parse(packet).is_ok_and(|ip| ip.protocol == UDP);
+        if !datagram || self.oracle.has_gone(flow) {
+            return;
+        }
+        let Some(process) = self.directors[id as usize - 1].process.as_deref() else { return };
+        let silent = |member: u32| {
+            let runs = self.directors.iter().any(|d| d.id == member && d.runs());
+            !runs || !self.peers.open(id, member)
+        };
+        let members = process.cluster().members.values();
+        let mut others = members.filter(|m| !m.down && m.id.0 != id);
+        let all_could_answer = !others.any(|member| silent(member.id.0));
+        self.excuses.unknown(flow, self.queue.now_us(), all_could_answer);
     }
 
     /// Since when (us) a director could not do its part for its peers, if it cannot.
@@ -384,6 +421,20 @@ mod tests {
         assert_eq!(Loss::of(&fault), None);
         assert_eq!(Loss::of(&EventKind::BackendChanged { from: 1, to: 2 }), None);
         assert_eq!(Loss::of(&EventKind::Stalled), Some(Loss::Stalled));
+    }
+
+    #[test]
+    fn a_new_flow_that_somebody_had_to_be_asked_about_in_vain_is_excused_for_a_while() {
+        let mut excuses = Excuses::default();
+        excuses.unknown(7, 13_000_000, false);
+        assert!(!judge(&mut excuses, Loss::TimedOut, false), "it could have tried again");
+        excuses.unknown(7, 19_000_000, false);
+        assert!(!judge(&mut excuses, Loss::Reset, false), "nobody may reset it");
+        excuses.unknown(7, 19_500_000, true);
+        assert!(!judge(&mut excuses, Loss::TimedOut, false), "all could answer since");
+        excuses.unknown(7, 19_600_000, false);
+        assert!(judge(&mut excuses, Loss::TimedOut, false));
+        assert_eq!(excuses.counts.times(Cause::Unanswered), 1);
     }
 
     #[test]

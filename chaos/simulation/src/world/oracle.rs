@@ -143,6 +143,11 @@ impl Oracle {
         Some(format!("a UDP flow goes to backend {backend} instead of {before}"))
     }
 
+    /// Whether anything of this UDP flow went to a backend.
+    pub(super) fn has_gone(&self, flow: FlowId) -> bool {
+        self.flows.contains_key(&flow)
+    }
+
     /// Whether this UDP flow went elsewhere with good reason: its ends notice that.
     pub(super) fn has_moved(&self, flow: FlowId) -> bool {
         self.moved.contains(&flow)

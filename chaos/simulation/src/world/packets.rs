@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddrV4};
 
-use holdfast_director::core::Count;
+use holdfast_director::core::{Count, DropReason};
 
 use super::happening::{Glance, Happening, Place};
 use super::marks::Mark;
@@ -130,6 +130,11 @@ impl World {
             let glance = before.and_then(Glance::at);
             match (sent.dropped, glance) {
                 (Some(reason), glance) => {
+                    if let (DropReason::MissUnknown, Some(flow), Some(before)) =
+                        (reason, flow, before)
+                    {
+                        self.note_unknown(id, flow, before);
+                    }
                     self.note(flow, Happening::Dropped(id, reason, glance));
                 }
                 (None, Some(glance)) => self.note(flow, Happening::Parked(id, glance)),
