@@ -119,6 +119,8 @@ pub(super) mod state {
     /// It came from another director, or the others were asked whether they have another one of the same
     /// opening.
     pub const ASKED: u64 = 1 << 41;
+    /// Its backend was sent a SYN of another opening.
+    pub const FOREIGN_SYN: u64 = 1 << 42;
 }
 
 /// What a record is, in the low bits of its version.
@@ -312,10 +314,10 @@ impl Record<'_> {
         self.seen() + u64::from(limit)
     }
 
-    /// Takes over what another director saw of a direction, if it is later than the last report.
+    /// Takes over what another director saw of a direction, if it is not older than the last report.
     pub(super) fn report(&self, first: usize, seen: &HalfSeen, now: u64) {
         let then = now.saturating_sub(u64::from(seen.age_ms)).max(1);
-        if then > self.get(first + half::REMOTE) {
+        if then >= self.get(first + half::REMOTE) {
             self.put(first + half::REMOTE_NUMBERS, pack(seen.seq, seen.ack));
             self.put(first + half::REMOTE, then);
         }
@@ -489,6 +491,11 @@ impl Session<'_> {
         }
     }
 
+    /// How long ago (ms) it began, wherever that was.
+    pub fn age_ms(&self, now_ms: u64) -> u64 {
+        (now_ms + TIME_BASE_MS).saturating_sub(self.record.get(word::CREATED))
+    }
+
     /// Whether the store is known to have it.
     pub fn replicated(&self) -> bool {
         self.record.get(word::STATE) & state::ACKED != 0
@@ -508,6 +515,23 @@ impl Session<'_> {
     /// Notes that they had one.
     pub fn note_asked(&self) {
         self.table.change(self.record, |bits| bits | state::ASKED);
+    }
+
+    /// Whether its backend was sent a SYN of another opening of its client.
+    pub fn had_foreign_syn(&self) -> bool {
+        self.record.get(word::STATE) & state::FOREIGN_SYN != 0
+    }
+
+    /// Notes that it was.
+    pub fn note_foreign_syn(&self) {
+        if !self.had_foreign_syn() {
+            self.table.change(self.record, |bits| bits | state::FOREIGN_SYN);
+        }
+    }
+
+    /// Whether its client has a newer session, and this one only keeps its local port.
+    pub fn is_detached(&self) -> bool {
+        self.record.get(word::STATE) & state::DETACHED != 0
     }
 
     /// The session as it is told to others.

@@ -421,13 +421,12 @@ impl SessionSink for SessionTable {
                 return;
             }
             self.stored(record, update.flags);
-            if update.from != self.me {
-                let halves =
-                    [(word::CLIENT, &update.client), (word::BACKEND, &update.backend_seen)];
-                for (first, seen) in halves {
-                    if let Some(seen) = seen {
-                        record.report(first, seen, now);
-                    }
+            let halves = [(word::CLIENT, &update.client), (word::BACKEND, &update.backend_seen)];
+            for (first, seen) in halves {
+                // What this director has said itself is no news, but for one that has started again since.
+                let own = update.from == self.me && record.get(first + half::LOCAL) != 0;
+                if let Some(seen) = seen.as_ref().filter(|_| !own) {
+                    record.report(first, seen, now);
                 }
             }
             if record.owner() != update.owner {

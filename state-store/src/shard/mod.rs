@@ -264,10 +264,11 @@ fn merge_flags(kept: &mut StoredSession, new: SessionFlags, clock_ms: u64) {
     }
 }
 
-/// (last seen, sequence, ack) merge by the later, as one unit: sequence numbers wrap.
+/// (last seen, sequence, ack) merge by the later, as one unit: sequence numbers wrap. The clock moves in
+/// steps; of two that were seen within one, the one that was told later.
 fn merge_half(kept: &mut HalfSeen, kept_ms: &mut i64, new: HalfSeen, clock_ms: u64) -> bool {
     let new_ms = clock_ms as i64 - i64::from(new.age_ms);
-    let later = new_ms > *kept_ms;
+    let later = new_ms >= *kept_ms;
     if later {
         *kept = new;
         *kept_ms = new_ms;

@@ -216,6 +216,11 @@ fn halves_merge_by_the_later_as_one_unit() {
     let kept = shard.find(&key(1)).unwrap();
     assert_eq!((kept.client.seq, kept.client.age_ms), (150, 50));
     assert_eq!(kept.owner, DirectorId(2), "who forwards the client owns");
+    // The clock moves in steps, and the end of a handshake comes within one.
+    let mut at_once = update(1, 5, 2, 50, SessionFlags::default());
+    at_once.client.as_mut().unwrap().ack = 77;
+    shard.apply(&entry(0, vec![SessionChange::Update(at_once)]), None).unwrap();
+    assert_eq!(shard.find(&key(1)).unwrap().client.ack, 77, "the later told of two as old");
 }
 
 #[test]

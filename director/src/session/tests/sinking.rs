@@ -56,6 +56,33 @@ fn the_stores_create_acknowledges_and_merges() {
     assert_eq!(session.numbers(Side::Backend), Some((5, 6)));
 }
 
+/// It was said before this director started again, and comes back to it with the store's log.
+#[test]
+fn what_a_director_has_said_in_its_life_before_is_news() {
+    let (table, _handle) = table(8);
+    table.tick(5_000);
+    let mut said = record(1, 1, 1_000, established());
+    let unseen = HalfSeen { age_ms: 1_000, seq: 0, ack: 0 };
+    (said.client, said.backend_seen) = (unseen, unseen);
+    table.created(&said);
+    let told = |seq, age_ms| SessionUpdate {
+        client: Some(HalfSeen { age_ms, seq, ack: 7 }),
+        ..update(&said, table.me)
+    };
+    table.updated(&told(100, 0));
+    let (slot, _) = found(&table, &key(1)).unwrap();
+    let session = table.session(slot);
+    assert_eq!(session.numbers(Side::Client), Some((100, 7)));
+    // Of two that were seen within a step of the store's clock, the one that was said later.
+    table.updated(&told(200, 0));
+    assert_eq!(session.numbers(Side::Client), Some((200, 7)));
+    // What it has seen since is its own.
+    session.touch(Side::Client, 4_000, 300, 8);
+    table.updated(&told(250, 0));
+    assert_eq!(session.describe(5_000).client, HalfSeen { age_ms: 0, seq: 200, ack: 7 });
+    assert_eq!(session.unseen_ms(Side::Client, 5_000), 1_000);
+}
+
 #[test]
 fn the_newer_incarnation_wins() {
     let (table, _handle) = table(8);
