@@ -8,36 +8,12 @@ use crate::plan::Without;
 use crate::run::{self, Outcome};
 use crate::world::excuses::Excused;
 use crate::world::marks::Marks;
-use crate::world::rules::Rule;
 
 /// Failures that are told in full.
 const TOLD: usize = 3;
 
 /// One seed in this many runs twice, and has to do the same again.
 const TWICE: u64 = 50;
-
-/// A seed that shows what is found and not mended yet.
-pub struct Open {
-    /// The seed.
-    pub seed: u64,
-    /// The rule that it breaks. Another one is news.
-    pub rule: Rule,
-    /// Why.
-    pub why: &'static str,
-}
-
-/// They are told, and do not count as failed, unless something is switched off. Whoever mends one moves
-/// it to the regression tests: one that breaks no rule any more is told as well, and counts as failed.
-pub const OPEN: &[Open] = &[Open {
-    seed: 423,
-    rule: Rule::NoReset,
-    why: "a director that nobody answers forwards by an old record what does not fit it",
-}];
-
-/// Those that may fail. With something switched off all failures count.
-fn excused(without: Option<Without>) -> &'static [Open] {
-    if without.is_none() { OPEN } else { &[] }
-}
 
 /// Which seeds, and how.
 #[derive(Clone, Copy, Debug)]
@@ -61,10 +37,6 @@ pub struct Tally {
     pub ran: u64,
     /// Those in which a rule was broken.
     pub failed: Vec<Outcome>,
-    /// Those that failed as they are known to.
-    pub open: Vec<&'static Open>,
-    /// Those that are said to fail, and did not.
-    pub mended: Vec<&'static Open>,
     /// Seeds that did something else the second time.
     pub unlike: Vec<u64>,
     /// The rare paths that were reached.
@@ -80,20 +52,16 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Takes what came of a seed; `open` are excused.
-    fn take(&mut self, outcome: Outcome, open: &'static [Open]) {
+    /// Takes what came of a seed.
+    fn take(&mut self, outcome: Outcome) {
         self.ran += 1;
         self.marks.add(&outcome.marks);
         self.excused.add(&outcome.excused);
         self.connections += outcome.connections.0;
         self.world_us += outcome.world_us;
         self.took += outcome.took;
-        let known = open.iter().find(|open| open.seed == outcome.seed);
-        match (&outcome.violation, known) {
-            (None, None) => {}
-            (None, Some(open)) => self.mended.push(open),
-            (Some(violation), Some(open)) if violation.rule == open.rule => self.open.push(open),
-            (Some(_), _) => self.failed.push(outcome),
+        if outcome.violation.is_some() {
+            self.failed.push(outcome);
         }
     }
 }
@@ -105,7 +73,6 @@ impl Soak {
         let over = AtomicBool::new(false);
         let tally = Mutex::new(Tally::default());
         let begun = Instant::now();
-        let open = excused(self.without);
         let work = || {
             while !over.load(Ordering::Relaxed) {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -121,7 +88,7 @@ impl Soak {
                 if self.stop && outcome.violation.is_some() {
                     over.store(true, Ordering::Relaxed);
                 }
-                tally.take(outcome, open);
+                tally.take(outcome);
                 progress(&tally, begun.elapsed());
             }
         };
@@ -139,7 +106,7 @@ impl Soak {
 impl Tally {
     /// Whether every rule held, the same way each time.
     pub fn good(&self) -> bool {
-        self.failed.is_empty() && self.unlike.is_empty() && self.mended.is_empty()
+        self.failed.is_empty() && self.unlike.is_empty()
     }
 
     /// What is told at the end.
@@ -152,12 +119,6 @@ impl Tally {
             if let Some(violation) = &outcome.violation {
                 lines.push(format!("seed {}, commit {commit}: {violation}", outcome.seed));
             }
-        }
-        for Open { seed, rule, why } in &self.open {
-            lines.push(format!("seed {seed} is known to break {rule}: {why}"));
-        }
-        for Open { seed, .. } in &self.mended {
-            lines.push(format!("seed {seed} is listed as one that fails, and does not any more"));
         }
         for seed in &self.unlike {
             lines.push(format!("seed {seed} did something else the second time"));
@@ -179,7 +140,7 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::world::rules::Violation;
+    use crate::world::rules::{Rule, Violation};
 
     fn outcome(seed: u64, rule: Option<Rule>) -> Outcome {
         let broken = |rule| Violation { at_us: 1, rule, what: String::new(), flow: None };
@@ -197,24 +158,14 @@ mod tests {
     }
 
     #[test]
-    fn who_is_known_to_fail_is_excused_for_that_rule_only() {
-        static KNOWN: [Open; 1] = [Open { seed: 7, rule: Rule::NoReset, why: "a test" }];
-        let tally = |seed, rule, open| {
-            let mut tally = Tally::default();
-            tally.take(outcome(seed, rule), open);
-            (tally.open.len(), tally.mended.len(), tally.failed.len(), tally.good())
+    fn good_is_what_breaks_no_rule_and_repeats() {
+        let tally = |rule, unlike: &[u64]| {
+            let mut tally = Tally { unlike: unlike.to_vec(), ..Tally::default() };
+            tally.take(outcome(7, rule));
+            (tally.ran, tally.failed.len(), tally.good())
         };
-        assert_eq!(tally(7, Some(Rule::NoReset), &KNOWN), (1, 0, 0, true));
-        assert_eq!(tally(7, Some(Rule::Long), &KNOWN), (0, 0, 1, false));
-        assert_eq!(tally(7, None, &KNOWN), (0, 1, 0, false));
-        assert_eq!(tally(8, Some(Rule::NoReset), &KNOWN), (0, 0, 1, false));
-        assert_eq!(tally(7, Some(Rule::NoReset), &[]), (0, 0, 1, false));
-        assert_eq!(tally(8, None, &KNOWN), (0, 0, 0, true));
-    }
-
-    #[test]
-    fn something_switched_off_excuses_nobody() {
-        assert_eq!(excused(None).len(), OPEN.len());
-        assert!(excused(Some(Without::Veto)).is_empty());
+        assert_eq!(tally(None, &[]), (1, 0, true));
+        assert_eq!(tally(Some(Rule::NoReset), &[]), (1, 1, false));
+        assert_eq!(tally(None, &[7]), (1, 0, false));
     }
 }

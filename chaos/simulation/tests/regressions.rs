@@ -215,3 +215,46 @@ fn who_asks_for_an_expiring_session_is_told_of_it() {
     holds(1133).reaching(Mark::Expired);
     holds(6113).reaching(Mark::Expired);
 }
+
+/// A director that was cut off had an older use of a port in mind, nobody told it of a later one, and it sent
+/// the packets of that to a backend which reset the client: everything misfits that record, or what it knows
+/// of the connection is a SYN.
+#[test]
+fn what_a_record_refutes_does_not_go_by_it() {
+    for seed in [423, 1808, 2259, 2355, 2774, 3128, 4554, 4806, 5599, 6305, 7080] {
+        holds(seed).reaching(Mark::KeyReused);
+    }
+}
+
+/// What a director had said of a session in its life before was no news to it when it came back with the
+/// log; and of two reports within one step of the store's clock, the first was kept.
+#[test]
+fn who_starts_again_learns_the_last_numbers_it_told() {
+    holds(5644).reaching(Mark::KeyReused);
+    holds(9059).reaching(Mark::KeyReused);
+}
+
+/// Both ends closed, each by another director; the next connection's SYN went by the half-closed record of the
+/// one to the same backend, and its SYN-ACK met the closed record of the other. Nobody gave it a record of its
+/// own, and it was forgotten with the old one's.
+#[test]
+fn a_connection_that_begins_over_one_that_closes_has_a_record() {
+    for seed in [55, 758, 1613, 2224, 2362, 5677, 6250, 8519, 9327] {
+        holds(seed).reaching(Mark::KeyReused);
+    }
+}
+
+/// A director that had seen no SYN-ACK of a session's backend took the client's ACK for its own; it was of the
+/// twin that nobody could tell of.
+#[test]
+fn nobody_guesses_whose_backend_a_client_has_answered() {
+    for seed in [2941, 3456, 9817] {
+        holds(seed);
+    }
+}
+
+/// A session became known while as many packets as may waited for it, and the next one was dropped.
+#[test]
+fn who_finds_a_full_queue_may_go_by_the_session_that_has_come() {
+    holds(7260);
+}

@@ -12,9 +12,14 @@
 //!   its client says is, but also if no numbers are known.
 //! - Of an open session, a SYN or its answer is that is not of this connection's opening.
 //!
-//! Whatever keeps an open session's packet from being asked about, and any answer but a later use, lets
-//! it go by the record that is here: a director that is cut off from its peers goes on serving. What fits
-//! goes on in any case, and so do the last segments of a connection that ends.
+//! What others have seen of the connection since may show that the packet fits after all. Otherwise, if
+//! nobody knows of a later use or can be asked, a packet of an open session goes by the record that is here:
+//! a director that is cut off from its peers goes on serving. Not so a client's segment that the record
+//! refutes ([`refuted`]): its backend would reset the later connection. A fast session is not refuted by
+//! data in one direction; one with data in both waits for a segment of its backend, which is always
+//! forwarded, and shows the numbers.
+//!
+//! What fits goes on in any case, and so do the last segments of a connection that ends.
 
 use holdfast_schema::session::Incarnation;
 
@@ -43,10 +48,35 @@ pub(super) struct Doubt {
     pub(super) incarnation: Incarnation,
 }
 
-/// Whether a number is far from all that are known.
-fn far(number: u32, known: [Option<u32>; 2]) -> bool {
-    let near = |one: u32| number.wrapping_sub(one).wrapping_add(NEAR) <= 2 * NEAR;
-    known != [None, None] && !known.into_iter().flatten().any(near)
+/// How far the second number of a segment may be whose first one is not near: what goes the one way in a
+/// connection that sends much the other way.
+const BESIDE: u32 = 1 << 20;
+
+/// Whether a number is farther than this from all that are known.
+fn beyond(distance: u32, number: u32, known: [Option<u32>; 2]) -> bool {
+    let within = |one: u32| number.wrapping_sub(one).wrapping_add(distance) <= 2 * distance;
+    known != [None, None] && !known.into_iter().flatten().any(within)
+}
+
+/// Whether a segment in doubt is most likely not of the session's connection: one of its numbers is far from
+/// all that was told of it, and the other one beside; or it acknowledges less than the same end has before.
+fn refuted(session: &Session<'_>, side: Side, segment: &Segment) -> bool {
+    let known = at_rest(session, side);
+    let apart = |distance| {
+        (beyond(distance, segment.seq, known.next), beyond(distance, segment.ack, known.expected))
+    };
+    let ((far_seq, far_ack), (seq, ack)) = (apart(NEAR), apart(BESIDE));
+    let [_, acked] = known.expected;
+    let went_back = acked.is_some_and(|acked| segment.ack.wrapping_sub(acked) > 1 << 31);
+    far_seq && (ack || went_back) || far_ack && seq
+}
+
+/// Whether a backend's SYN-ACK with this acknowledgement is of the opening that began a session: of its
+/// SYN, and perhaps of data in it (RFC 7413).
+pub(super) fn acknowledges_opening(session: &Session<'_>, ack: u32) -> bool {
+    let isn = session.incarnation().isn;
+    let sent = session.numbers(Side::Client).map_or(1, |(end, _)| end.wrapping_sub(isn).max(1));
+    (1..=sent).contains(&ack.wrapping_sub(isn))
 }
 
 /// Whether a segment shows that it is not of the connection of an open session.
@@ -55,15 +85,14 @@ fn misfits(session: &Session<'_>, side: Side, segment: &Segment) -> bool {
         return false;
     }
     if segment.flags.has(TcpFlags::SYN) {
-        let isn = session.incarnation().isn;
         return match side {
-            Side::Client => segment.seq != isn,
-            Side::Backend => segment.ack != isn.wrapping_add(1),
+            Side::Client => segment.seq != session.incarnation().isn,
+            Side::Backend => !acknowledges_opening(session, segment.ack),
         };
     }
     let known = at_rest(session, side);
     segment.flags.has(TcpFlags::ACK)
-        && (far(segment.seq, known.next) || far(segment.ack, known.expected))
+        && (beyond(NEAR, segment.seq, known.next) || beyond(NEAR, segment.ack, known.expected))
 }
 
 impl Core {
@@ -94,6 +123,15 @@ impl Core {
         key.protocol == Tcp && !(expiring && meta.opens()) && misfits(&session, side, segment)
     }
 
+    /// Whether a packet in doubt, about which the others were asked in vain, is not of the connection of the
+    /// session that is here.
+    pub(super) fn is_refuted(&self, meta: &Meta, (slot, side): (Slot, Side)) -> bool {
+        let Content::Transport(segment) = &meta.content else { return false };
+        let session = self.table.session(slot);
+        let speaks = side == Side::Client && meta.continues();
+        speaks && (session.flags().closing() || refuted(&session, side, segment))
+    }
+
     /// Asks whether anybody knows a later use of this key.
     #[cold]
     pub(super) fn ask_in_doubt(
@@ -114,7 +152,7 @@ impl Core {
         // Those whose session is not known at all need the questions more.
         let may = self.room.holds(key) || self.budget.has_plenty(at.now_ns);
         if !may || self.charge(at, key).is_err() {
-            return self.known(at, frame, key, meta, found);
+            return self.unasked(at, frame, key, meta, found, DropReason::AskBudget);
         }
         match self.try_park(at, frame, key, meta, WaitFor::Answer) {
             Ok(()) => {
@@ -123,7 +161,23 @@ impl Core {
             }
             // Nor may it overtake those that wait.
             Err(reason) if self.room.holds(key) => self.drop(reason),
-            Err(_) => self.known(at, frame, key, meta, found),
+            Err(reason) => self.unasked(at, frame, key, meta, found, reason),
+        }
+    }
+
+    /// Judges a packet in doubt that nobody can be asked about.
+    fn unasked(
+        &mut self,
+        at: &Moment<'_>,
+        frame: &mut Frame<'_>,
+        key: &FlowKey,
+        meta: &Meta,
+        found: (Slot, Side),
+        reason: DropReason,
+    ) -> Verdict {
+        match self.is_refuted(meta, found) {
+            true => self.drop(reason),
+            false => self.known(at, frame, key, meta, found),
         }
     }
 
@@ -166,7 +220,7 @@ mod tests {
             (u32::MAX, [Some(3), None], false),
             (1 << 31, [Some(0), Some(NEAR)], true),
         ] {
-            assert_eq!(far(number, known), expected, "{number} {known:?}");
+            assert_eq!(beyond(NEAR, number, known), expected, "{number} {known:?}");
         }
     }
 }

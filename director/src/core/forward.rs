@@ -1,10 +1,11 @@
 //! Packets of known sessions.
 
 use holdfast_schema::flow::{FlowKey, Protocol};
-use holdfast_schema::session::ForwardingMode;
+use holdfast_schema::session::{ForwardingMode, SessionFlags};
 
 use super::answer::{self, IcmpError};
 use super::counters::Count;
+use super::doubt::acknowledges_opening;
 use super::frame::{Frame, Verdict};
 use super::meta::{Content, Meta, Segment};
 use super::nat;
@@ -35,10 +36,23 @@ enum Obstacle {
 fn accepts_another(session: &Session<'_>, side: Side, segment: &Segment) -> bool {
     side == Side::Backend
         && segment.flags.has(TcpFlags::ACK)
-        && segment.ack != session.incarnation().isn.wrapping_add(1)
+        && !acknowledges_opening(session, segment.ack)
 }
 
 impl Core {
+    /// Whether a backend's SYN-ACK of another opening can be an answer, and no stray one (a late copy, or made
+    /// up): the session is over, or begins to be; or the backend has got such a SYN, from here, or perhaps by
+    /// another director.
+    #[cold]
+    fn may_be_reborn(&self, now_ms: u64, found: (Slot, Side)) -> bool {
+        let session = self.table.session(found.0);
+        let (flags, expiring) = session.standing();
+        let ends = [SessionFlags::CLIENT_FIN, SessionFlags::BACKEND_FIN];
+        let over = flags.closing() || expiring || ends.into_iter().any(|fin| flags.has(fin));
+        !session.is_detached()
+            && (over || session.had_foreign_syn() || self.is_hearsay(now_ms, found))
+    }
+
     /// Judges a packet whose session is known.
     #[inline]
     pub(super) fn known(
@@ -129,21 +143,22 @@ impl Core {
         // The client's number matters for what opens or may establish a connection only.
         let isn = if opens || tcp && !flags.established() { session.incarnation().isn } else { 0 };
         let over = flags.closing() || expiring;
-        if opens && side == Side::Client && over && segment.seq != isn {
+        // Whether the segment is of another opening than the session's.
+        let mut foreign = opens && side == Side::Client && segment.seq != isn;
+        if foreign && over {
             return Err(Obstacle::Reopen);
         }
-        if tcp
-            && segment.flags.has(TcpFlags::SYN)
-            && !over
-            && accepts_another(&session, side, segment)
-        {
-            return Err(Obstacle::Reborn);
+        if tcp && segment.flags.has(TcpFlags::SYN) && accepts_another(&session, side, segment) {
+            if self.may_be_reborn(at.now_ms, (slot, side)) {
+                return Err(Obstacle::Reborn);
+            }
+            foreign = true;
         }
         let half_open = tcp && !flags.established();
         if half_open
             && side == Side::Client
             && self.table.expects_twins()
-            && twin::is_in_question(&session, segment)
+            && twin::is_in_question(&session, segment, at.now_ms)
         {
             return Err(Obstacle::Twin);
         }
@@ -178,16 +193,24 @@ impl Core {
             self.counters.add(Count::ResetsUnbelieved, 1);
             return Ok(());
         }
-        let backend_end = || session.numbers(Side::Backend).map(|(end, _)| end);
-        if opens && side == Side::Client && segment.seq != isn {
-            // What comes of it, its backend says. Nothing is noted of a number that anybody can make up.
+        let completes = || twin::completes(&session, segment.ack);
+        if foreign {
+            // What comes of it, its backend says. Nothing else is noted of numbers that anybody can make up.
+            if side == Side::Client {
+                session.note_foreign_syn();
+            }
             return Ok(());
         }
-        let after = track::after(flags, key.protocol, side, segment, isn, backend_end);
+        let after = track::after(flags, key.protocol, side, segment, isn, completes);
         session.touch(side, at.now_ms, segment.seq.wrapping_add(segment.len), segment.ack);
         if after != flags {
             session.set_flags(after);
-            if after.established() && !flags.established() {
+            let newly = |flag| after.has(flag) && !flags.has(flag);
+            if tcp && newly(SessionFlags::BACKEND_ANSWERED) && !after.established() {
+                // Whoever carries it on can tell its packets from a twin's by the backend's number.
+                self.note_young(slot);
+            }
+            if newly(SessionFlags::ESTABLISHED) {
                 // Its homes should know that it is no half-open one: whoever carries it on sees no
                 // handshake.
                 self.note_young(slot);

@@ -10,7 +10,7 @@
 //! 2. All keys are looked up in L1 together, what is not there in L2.
 //! 3. Packets of known sessions are rewritten (`nat`), and what they tell is noted (`track`).
 //!    Of the others, first ones open a session (`open`); the rest wait until the question who
-//!    knows their session is answered (`unknown`, `waiting`, `miss`).
+//!    knows their session is answered (`unknown`, `waiting`, `miss`, `released`).
 //!
 //! Every packet is counted once ([`counters`]): as forwarded, answered, dropped for one
 //! [`DropReason`], or waiting.
@@ -30,6 +30,7 @@ mod nat;
 mod open;
 mod probe;
 mod reason;
+mod released;
 mod track;
 mod twin;
 mod unknown;
@@ -52,19 +53,13 @@ use budget::{AskBudget, Rate, TokenBucket};
 use hops::HopCache;
 use meta::{Class, Meta};
 use miss::Denials;
-use waiting::{Chain, RoomSize, WaitFor, WaitingRoom};
+use waiting::{RoomSize, WaitFor, WaitingRoom};
 
 /// Frames that are looked up together.
 pub const BATCH: usize = 64;
 
 /// Young sessions that are kept until [`Core::take_young`].
 const YOUNG: usize = 4_096;
-
-/// How long after a second vain try a lock is tried again. (The first is at the next turn.)
-const LOCK_RETRY_NS: u64 = 250_000;
-
-/// How often it is looked whether what waits for an answer has become known in another way.
-const LOOK_NS: u64 = 1_000_000;
 
 /// Where packets that leave the waiting room go: the frame, and what has become of it
 /// ([`Verdict::Transmit`] or [`Verdict::Drop`]). The frame is only lent.
@@ -257,7 +252,12 @@ impl Core {
             && !meta.opens()
             && self.room.holds(key)
         {
-            return self.park(at, frame, key, meta, WaitFor::Lock);
+            match self.try_park(at, frame, key, meta, WaitFor::Lock) {
+                Ok(()) => return Verdict::Parked,
+                // Those that wait go the same way in a moment: before them is better than not at all.
+                Err(_) if self.has_come(key) => {}
+                Err(reason) => return self.drop(reason),
+            }
         }
         let found = match cached {
             Some(found) => found,
@@ -276,11 +276,13 @@ impl Core {
                 }
             }
         };
-        if standing == Standing::Fresh
-            && self.is_hearsay(at.now_ms, found)
-            && self.is_in_doubt(key, meta, found)
-        {
-            return self.ask_in_doubt(at, frame, key, meta, found);
+        if self.is_hearsay(at.now_ms, found) && self.is_in_doubt(key, meta, found) {
+            if standing == Standing::Fresh {
+                return self.ask_in_doubt(at, frame, key, meta, found);
+            }
+            if self.is_refuted(meta, found) {
+                return self.drop(DropReason::MissUnknown);
+            }
         }
         self.known(at, frame, key, meta, found)
     }
@@ -331,220 +333,6 @@ impl Core {
     /// Counts a question that found no room on its way to the others.
     pub fn count_refused_question(&mut self) {
         self.counters.add(Count::QuestionsRefused, 1);
-    }
-
-    /// Appends the questions that are due now, for the first time or again. There are never more
-    /// than [`CoreConfig::waiting_flows`]: with that capacity, nothing is allocated.
-    pub fn take_questions(&mut self, now_ns: u64, out: &mut Vec<MissQuestion>) {
-        let counters = &mut self.counters;
-        self.room.due(now_ns, self.config.repeat_ns, |asked, again| {
-            let count = if again { Count::QuestionsRepeated } else { Count::Questions };
-            counters.add(count, 1);
-            out.push(asked);
-        });
-    }
-
-    /// Takes an answer: makes the session known, and releases the packets that waited for it, in
-    /// order.
-    pub fn answer(
-        &mut self,
-        tables: &ForwardingTables,
-        now_ns: u64,
-        answer: &MissAnswer,
-        release: &mut Release<'_>,
-    ) {
-        let at = self.begin(tables, now_ns);
-        let asked = self.room.asked(answer.id());
-        // After a stall the answer is as old as the packets: meanwhile others may know better.
-        let in_time = |key: &FlowKey| {
-            let since_ns = self.room.since_ns(key).unwrap_or(0);
-            !self.is_over(now_ns, since_ns)
-        };
-        let key = asked.filter(in_time);
-        if key.is_none() {
-            self.counters.add(Count::AnswersLate, 1);
-            if let Some(chain) = asked.and_then(|key| self.room.detach(&key)) {
-                self.discard_chain(chain, DropReason::MissTimeout, release);
-            }
-        }
-        match answer {
-            MissAnswer::Found { record, .. } => {
-                self.counters.add(Count::AnswersFound, 1);
-                // Also when nobody waits any more: the sender will try again. A refusal means that a
-                // session with a better claim is here, or that there is no room; a packet that still
-                // finds nothing is asked about again, until its time is over.
-                let taken = self.table.learn(record, at.now_ms);
-                // Packets of the other direction may wait for it, too.
-                self.next_look_ns = 0;
-                let earlier = key.and_then(|key| self.room.doubt_of(&key));
-                if let Some(key) = key
-                    && !taken
-                    && earlier.is_some_and(|doubt| record.incarnation > doubt.incarnation)
-                {
-                    // By the record that is here they would go to the wrong backend.
-                    if let Some(chain) = self.room.detach(&key) {
-                        self.discard_chain(chain, DropReason::MissUnknown, release);
-                    }
-                } else if let Some(key) = key {
-                    self.release_asked(&at, &key, release);
-                }
-            }
-            MissAnswer::NoWithAuthority { .. } | MissAnswer::DontKnow { .. }
-                if key.is_some_and(|key| self.knows_half_open(&key)) =>
-            {
-                self.counters.add(
-                    match answer {
-                        MissAnswer::NoWithAuthority { .. } => Count::AnswersDenied,
-                        _ => Count::AnswersUnknown,
-                    },
-                    1,
-                );
-                if let Some(key) = key {
-                    self.release_asked(&at, &key, release);
-                }
-            }
-            MissAnswer::NoWithAuthority { .. } => {
-                self.counters.add(Count::AnswersDenied, 1);
-                let asked_ms = |key| self.room.since_ns(key).unwrap_or(0) / 1_000_000;
-                match key {
-                    // Somebody has said meanwhile that there is one.
-                    Some(key) if self.table.heard_since(&key, asked_ms(&key)) => {
-                        if let Some(chain) = self.room.detach(&key) {
-                            self.discard_chain(chain, DropReason::MissUnknown, release);
-                        }
-                    }
-                    Some(key) => {
-                        self.denials.remember(&key, now_ns + self.config.remember_denial_ns);
-                        self.release(&at, &key, true, release);
-                    }
-                    None => {}
-                }
-            }
-            MissAnswer::DontKnow { .. } => {
-                self.counters.add(Count::AnswersUnknown, 1);
-                if let Some(key) = key {
-                    self.stop_asking(&at, &key, DropReason::MissUnknown, release);
-                }
-            }
-        }
-        self.end_batch();
-    }
-
-    /// Releases packets whose session has become known or whose lock is free again, and drops those
-    /// that waited too long. Call it after [`Core::process`], and every millisecond, while
-    /// [`Core::parked`] is not 0. Calling it more often costs next to nothing.
-    pub fn poll(&mut self, tables: &ForwardingTables, now_ns: u64, release: &mut Release<'_>) {
-        let look = now_ns >= self.next_look_ns;
-        if self.room.len() > 0 && (look || self.room.waits_for_lock()) {
-            if look {
-                self.next_look_ns = now_ns + LOOK_NS;
-            }
-            let at = self.begin(tables, now_ns);
-            let mut waiting = std::mem::take(&mut self.waiting_keys);
-            waiting.clear();
-            self.room.list(&mut waiting);
-            for flow in &waiting {
-                if flow.wait_for == WaitFor::Answer && !look {
-                    continue;
-                }
-                let over = self.is_over(now_ns, flow.since_ns);
-                let again = match flow.wait_for {
-                    WaitFor::Lock => flow.next_ns <= now_ns,
-                    WaitFor::Answer => match self.table.lookup(&flow.key) {
-                        Lookup::Found(slot, side) => {
-                            flow.doubted != Some(slot)
-                                && (over || !self.is_half_open(&flow.key, (slot, side)))
-                        }
-                        Lookup::Absent | Lookup::Contended => false,
-                    },
-                };
-                if again {
-                    self.release(&at, &flow.key, false, release);
-                    // Its holder may have been preempted: then trying on and on costs others.
-                    self.room.put_off(&flow.key, now_ns + LOCK_RETRY_NS);
-                }
-                // What has been parked again keeps the time since when it waits.
-                if over {
-                    let reason = match flow.wait_for {
-                        WaitFor::Answer => DropReason::MissTimeout,
-                        WaitFor::Lock => DropReason::Contended,
-                    };
-                    self.stop_asking(&at, &flow.key, reason, release);
-                }
-            }
-            self.waiting_keys = waiting;
-        }
-        self.end_batch();
-    }
-
-    /// Whether what waits since then has waited long enough.
-    fn is_over(&self, now_ns: u64, since_ns: u64) -> bool {
-        now_ns.saturating_sub(since_ns) >= self.config.wait_ns
-    }
-
-    /// Whether packets with this key were in question although a session of theirs is here.
-    fn knows_half_open(&self, key: &FlowKey) -> bool {
-        match self.table.lookup(key) {
-            Lookup::Found(slot, side) => self.is_half_open(key, (slot, side)),
-            Lookup::Absent | Lookup::Contended => false,
-        }
-    }
-
-    /// Releases packets about which the others were asked.
-    fn release_asked(&mut self, at: &Moment<'_>, key: &FlowKey, release: &mut Release<'_>) {
-        self.release(at, key, false, release);
-        // Asked at once, an answer that was of no use would come back as fast as answers do.
-        self.room.ask_from(key, at.now_ns + self.config.repeat_ns);
-    }
-
-    fn release(&mut self, at: &Moment<'_>, key: &FlowKey, denied: bool, release: &mut Release<'_>) {
-        let Some(mut chain) = self.room.detach(key) else { return };
-        let standing = if denied { Standing::Denied } else { Standing::Waited };
-        self.waited_since_ns = Some(chain.since_ns);
-        let mut waits_again = false;
-        while let Some(mut parcel) = self.room.take(&mut chain) {
-            self.counters.add(Count::Released, 1);
-            let mut frame = Frame::new(&mut parcel.data, 0, parcel.len);
-            let verdict = match meta::classify(frame.packet()) {
-                // Behind the one before it, which it must not overtake.
-                Ok(Class::Flow(key, meta)) if waits_again => {
-                    self.park(at, &frame, &key, &meta, WaitFor::Lock)
-                }
-                Ok(Class::Flow(key, meta)) => {
-                    self.flow(at, &mut frame, &key, &meta, None, standing)
-                }
-                // It was a packet of a flow when it was parked.
-                Ok(Class::Echo(..)) | Err(_) => self.drop(DropReason::Internal),
-            };
-            match verdict {
-                Verdict::Parked => waits_again = true,
-                verdict => release(&mut frame, verdict),
-            }
-            self.room.give_back(parcel);
-        }
-        self.waited_since_ns = None;
-    }
-
-    fn discard_chain(&mut self, mut chain: Chain, reason: DropReason, release: &mut Release<'_>) {
-        while let Some(mut parcel) = self.room.take(&mut chain) {
-            let verdict = self.drop(reason);
-            release(&mut Frame::new(&mut parcel.data, 0, parcel.len), verdict);
-            self.room.give_back(parcel);
-        }
-    }
-
-    /// Drops all packets that wait.
-    pub fn discard_waiting(&mut self, reason: DropReason) {
-        let mut waiting = std::mem::take(&mut self.waiting_keys);
-        waiting.clear();
-        self.room.list(&mut waiting);
-        for flow in &waiting {
-            if let Some(chain) = self.room.detach(&flow.key) {
-                self.discard_chain(chain, reason, &mut |_, _| {});
-            }
-        }
-        self.waiting_keys = waiting;
-        self.end_batch();
     }
 
     /// Packets that wait now.

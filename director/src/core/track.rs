@@ -46,8 +46,8 @@ pub(super) fn reset_is_believed(
         || own.is_none() && peers.is_none()
 }
 
-/// The flags a session has after a packet of one side. A reset was believed before. `isn` is the client's initial sequence
-/// number, `backend_end` the sequence number behind the backend's last packet, if one was seen.
+/// The flags a session has after a packet of one side. A reset was believed before. `isn` is the client's
+/// initial sequence number; `completes` tells whether an ACK of the client is of the backend's SYN-ACK.
 #[inline]
 pub(super) fn after(
     flags: SessionFlags,
@@ -55,10 +55,10 @@ pub(super) fn after(
     side: Side,
     segment: &Segment,
     isn: u32,
-    backend_end: impl FnOnce() -> Option<u32>,
+    completes: impl FnOnce() -> bool,
 ) -> SessionFlags {
     match (protocol, side) {
-        (Protocol::Tcp, Side::Client) => after_client(flags, segment, backend_end),
+        (Protocol::Tcp, Side::Client) => after_client(flags, segment, completes),
         (Protocol::Tcp, Side::Backend) => after_backend(flags, segment, isn),
         (Protocol::Udp, Side::Client) => flags.with(SessionFlags::CLIENT_OPENED),
         (Protocol::Udp, Side::Backend) => {
@@ -71,7 +71,7 @@ pub(super) fn after(
 fn after_client(
     flags: SessionFlags,
     segment: &Segment,
-    backend_end: impl FnOnce() -> Option<u32>,
+    completes: impl FnOnce() -> bool,
 ) -> SessionFlags {
     let is = |bits| segment.flags.has(bits);
     if is(TcpFlags::RST) {
@@ -85,7 +85,7 @@ fn after_client(
     if !flags.established()
         && is(TcpFlags::ACK)
         && flags.has(SessionFlags::BACKEND_ANSWERED)
-        && backend_end().is_none_or(|end| end == segment.ack)
+        && completes()
     {
         after = after.with(SessionFlags::ESTABLISHED);
     }
@@ -151,7 +151,7 @@ mod tests {
                 len: 0,
                 data,
             };
-            after(state, Protocol::Tcp, side, &segment, ISN, || Some(ISN))
+            after(state, Protocol::Tcp, side, &segment, ISN, || segment.ack == ISN)
         })
     }
 
@@ -271,10 +271,10 @@ mod tests {
     #[test]
     fn udp_is_established_by_an_answer() {
         let none = Segment::default();
-        let opened = after(F::default(), Protocol::Udp, Side::Client, &none, 0, || None);
+        let opened = after(F::default(), Protocol::Udp, Side::Client, &none, 0, || false);
         assert_eq!(opened.0, F::CLIENT_OPENED.0);
-        let again = after(opened, Protocol::Udp, Side::Client, &none, 0, || None);
+        let again = after(opened, Protocol::Udp, Side::Client, &none, 0, || false);
         assert!(!again.established());
-        assert!(after(opened, Protocol::Udp, Side::Backend, &none, 0, || None).established());
+        assert!(after(opened, Protocol::Udp, Side::Backend, &none, 0, || false).established());
     }
 }

@@ -3,7 +3,10 @@
 //!
 //! That segment may come before anybody has told of a twin. Forwarded to a backend whose number it does
 //! not acknowledge, it would make that one reset the client's connection with the other. So it waits until
-//! the others have been asked, and goes to nobody if none knows its session.
+//! the others have been asked. If none knows of another session, it goes on where it may still belong to the
+//! one that is here: it acknowledges a little more than the backend's first number (the handshake was
+//! completed at a director that died before it could tell), or that number is not known although the
+//! backend has had time to repeat it. Otherwise it goes to nobody.
 
 use holdfast_schema::flow::{FlowKey, Protocol};
 use holdfast_schema::session::SessionFlags;
@@ -22,6 +25,14 @@ use crate::wire::emit::{BARE_FRAME, BareSegment, bare_frame};
 /// Backends' connections that are reset in one turn.
 const RESETS: usize = 16;
 
+/// From which age of a session (ms) on its backend would have repeated its SYN-ACK thrice, had it not been
+/// answered: after one, three and seven seconds (RFC 6298 section 2), and some for the way.
+const REPEATED_MS: u64 = 7_500;
+
+/// How much a client may have been sent before anybody has told that its handshake is complete. Another
+/// backend's number is within this once in 4,096 times.
+const AHEAD: u32 = 1 << 20;
+
 /// The number that the client acknowledges if it has agreed with this session's backend, if its SYN-ACK
 /// was seen.
 #[inline]
@@ -31,15 +42,29 @@ fn number_of(session: &Session<'_>) -> Option<u32> {
 }
 
 /// Whether a segment of the client may belong to another session of the opening that made this one: it
-/// acknowledges another backend's number; or this one's is not known, and nobody was asked.
+/// acknowledges another number than this one's backend began with, or that number is not known.
 #[inline]
-pub(super) fn is_in_question(session: &Session<'_>, segment: &Segment) -> bool {
+pub(super) fn is_in_question(session: &Session<'_>, segment: &Segment, now_ms: u64) -> bool {
     let speaks = segment.flags.has(TcpFlags::ACK) && !segment.flags.has(TcpFlags::SYN);
     speaks
-        && match number_of(session) {
-            Some(number) => number != segment.ack,
-            None => !session.was_asked(),
-        }
+        && number_of(session) != Some(segment.ack)
+        && !(session.was_asked() && may_be_its(session, segment, now_ms))
+}
+
+/// Whether a segment in question may be of this session, if nobody knows another one.
+fn may_be_its(session: &Session<'_>, segment: &Segment, now_ms: u64) -> bool {
+    match number_of(session) {
+        Some(number) => segment.ack.wrapping_sub(number) < AHEAD,
+        None => session.age_ms(now_ms) >= REPEATED_MS,
+    }
+}
+
+/// Whether a segment of the client with this acknowledgement completes the handshake with the session's
+/// backend. Only who got the SYN-ACK knows its number; further on is who completed it elsewhere.
+pub(super) fn completes(session: &Session<'_>, ack: u32) -> bool {
+    session
+        .numbers(Side::Backend)
+        .is_none_or(|(end, _)| end == ack || session.was_asked() && ack.wrapping_sub(end) < AHEAD)
 }
 
 impl Core {
@@ -53,9 +78,12 @@ impl Core {
         meta: &Meta,
         slot: Slot,
     ) -> Verdict {
+        let Content::Transport(segment) = &meta.content else {
+            return self.drop(DropReason::Internal); // only a segment can be in question
+        };
         let session = self.table.session(slot);
-        let known = number_of(&session).is_some();
-        if let (true, Content::Transport(segment)) = (session.has_twin(), &meta.content) {
+        if session.has_twin() {
+            let known = number_of(&session).is_some();
             match self.table.resolve_twin(slot, at.now_ms, known, segment.ack) {
                 TwinVerdict::Other(other) => {
                     self.replaced = self.replaced.wrapping_add(1);
@@ -65,19 +93,28 @@ impl Core {
                 TwinVerdict::Own => {}
             }
         }
-        let waited = self.waited_since_ns;
-        match waited {
-            Some(since_ns) if known && self.is_over(at.now_ns, since_ns) => {
-                self.drop(DropReason::OtherBackend)
+        let may_be_its = may_be_its(&session, segment, at.now_ms);
+        match self.waited_since_ns {
+            Some(since_ns) if may_be_its || self.is_over(at.now_ns, since_ns) => {}
+            // The question goes on.
+            Some(_) => return self.park(at, frame, key, meta, WaitFor::Answer),
+            // Those whose session is not known at all need the questions more.
+            None if !self.room.holds(key) && !self.budget.has_plenty(at.now_ns) => {
+                if !may_be_its {
+                    return self.drop(DropReason::AskBudget);
+                }
             }
-            _ if known => self.ask(at, frame, key, meta),
-            None if self.try_ask(at, frame, key, meta).is_ok() => Verdict::Parked,
-            // Nobody knew better, or there is no room to ask: most likely it is this session's.
-            _ => {
-                self.table.session(slot).note_asked();
-                self.known(at, frame, key, meta, (slot, Side::Client))
+            None => {
+                if self.try_ask(at, frame, key, meta).is_ok() {
+                    return Verdict::Parked;
+                }
             }
         }
+        if !may_be_its {
+            return self.drop(DropReason::OtherBackend);
+        }
+        self.table.session(slot).note_asked();
+        self.known(at, frame, key, meta, (slot, Side::Client))
     }
 
     /// Whether a session is here, but packets of its client may wait to be told of another one.

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ahash::RandomState;
 use crossbeam_queue::ArrayQueue;
 use holdfast_schema::flow::{FlowKey, Protocol};
-use holdfast_schema::session::{Incarnation, SessionFlags, SessionRecord, prevails};
+use holdfast_schema::session::{HalfSeen, Incarnation, SessionFlags, SessionRecord, prevails};
 use parking_lot::Mutex;
 
 use super::index::Wait;
@@ -117,8 +117,7 @@ impl SessionTable {
         let _guest = self.slab.epochs.guest();
         match self.twin_here(said, Wait::No) {
             Ok(Some(own)) if said.incarnation.is_twin_of(&own.incarnation) => {
-                self.settle(&own, said, now_ms + TIME_BASE_MS, Wait::No);
-                true
+                self.settle(&own, said, now_ms + TIME_BASE_MS, Wait::No)
             }
             Ok(_) => matches!(self.install(said, now_ms), Ok(_) | Err(OpenError::Exists(_))),
             Err(_) => false,
@@ -137,7 +136,9 @@ impl SessionTable {
         Ok(own.flatten())
     }
 
-    fn settle(&self, own: &Own, other: &SessionRecord, now: u64, wait: Wait) {
+    /// Decides between twins, or prepares the decision of the client's next segment. False: there is no room
+    /// for that, or another thread was writing.
+    fn settle(&self, own: &Own, other: &SessionRecord, now: u64, wait: Wait) -> bool {
         let (flags, decided) = (own.flags, other.flags.established());
         if flags.established() {
             // If both say that the client has agreed with them, the store decides.
@@ -145,20 +146,24 @@ impl SessionTable {
                 count(&self.twins.kept);
                 self.say_again(own.slot);
             }
-            return;
+            return true;
         }
         // It would be gone at the next look, and there would be none.
         if other.idle_ms() >= other.idle_limit_ms() {
-            return;
+            return true;
         }
         let two = other.incarnation.is_twin_of(&own.incarnation);
         let loses = !two || prevails((&other.incarnation, other.flags), (&own.incarnation, flags));
         if decided || loses && !flags.has(SessionFlags::BACKEND_ANSWERED) {
             self.give_up(own.slot, own.version, other, wait);
             let _ = self.accept(other, now, Source::Peer);
-        } else if !other.flags.closing() && self.put_aside(other, now, wait) {
+        } else if !other.flags.closing() {
+            if !self.put_aside(other, now, wait) {
+                return false;
+            }
             self.change(self.record(own.slot), |bits| bits | state::TWIN);
         }
+        true
     }
 
     fn put_aside(&self, other: &SessionRecord, now: u64, wait: Wait) -> bool {
@@ -177,17 +182,18 @@ impl SessionTable {
         room
     }
 
-    /// The client's segment with this acknowledgement does not belong to the session in this slot, which
-    /// has a twin: that takes its place. If the number of the session's own backend is not `known`, it
-    /// has to be the other's.
+    /// The client's segment with this acknowledgement does not fit the session in this slot, which has a
+    /// twin: if it is the twin's, that takes its place. One of the two backends' numbers has to tell; `known`
+    /// is that of this session's.
     pub fn resolve_twin(&self, slot: Slot, now_ms: u64, known: bool, ack: u32) -> TwinVerdict {
         let record = self.record(slot);
         let key = record.key(Side::Client);
         let Some(mut aside) = self.twins.aside.try_lock() else { return TwinVerdict::Contended };
-        let answered = |other: &SessionRecord| {
-            other.flags.has(SessionFlags::BACKEND_ANSWERED) && other.backend_seen.seq == ack
+        let is_its = |other: &SessionRecord| match other.flags.has(SessionFlags::BACKEND_ANSWERED) {
+            true => other.backend_seen.seq == ack,
+            false => known,
         };
-        if !known && !aside.get(&key).is_some_and(|(_, other)| answered(other)) {
+        if aside.get(&key).is_some_and(|(_, other)| !is_its(other)) {
             return TwinVerdict::Own;
         }
         let other = aside.remove(&key);
@@ -201,6 +207,12 @@ impl SessionTable {
         other.created_age_ms = other.created_age_ms.saturating_add(aged);
         other.client.age_ms = other.client.age_ms.saturating_add(aged);
         other.backend_seen.age_ms = other.backend_seen.age_ms.saturating_add(aged);
+        if !other.flags.has(SessionFlags::BACKEND_ANSWERED) {
+            // The client has agreed with one of the two backends, and not with this director's.
+            other.flags = other.flags.with(SessionFlags::BACKEND_ANSWERED);
+            let acknowledged = other.incarnation.isn.wrapping_add(1);
+            other.backend_seen = HalfSeen { age_ms: 0, seq: ack, ack: acknowledged };
+        }
         match self.install(&other, now_ms) {
             Ok(slot) => TwinVerdict::Other(slot),
             // The homes know it: its next packet asks them.

@@ -112,16 +112,79 @@ fn what_does_not_fit_an_open_session_is_asked_about() {
                 stale.lab.poll()
             }
         };
-        // Who is cut off from those who know goes on serving.
-        let local = if n == 0 { stale.new_local } else { stale.f.local };
-        let to = data.forwarded(local, stale.f.backend).bytes();
-        assert_eq!(released, [(Verdict::Transmit, to)], "{n}");
+        if n == 0 {
+            let to = data.forwarded(stale.new_local, stale.f.backend).bytes();
+            assert_eq!(released, [(Verdict::Transmit, to)]);
+            // Those behind it need not ask.
+            let more = stale.data((NEW.0 + 4, NEW.1));
+            let to = more.forwarded(stale.new_local, stale.f.backend).bytes();
+            assert_eq!(stale.lab.sent(&more.bytes()), to);
+        } else {
+            // The old backend would reset the connection. Its client tries again, and is asked about again.
+            let [(Verdict::Drop(DropReason::MissUnknown | DropReason::MissTimeout), _)] =
+                released[..]
+            else {
+                panic!("{n}: {released:?}")
+            };
+            assert_eq!(stale.lab.one(&data.bytes()).0, Verdict::Parked);
+            // Whoever has seen more of the connection shows that the segment fits.
+            let id = stale.lab.questions()[0].id;
+            let mut fresh = stale.f.record.clone();
+            (fresh.client, fresh.backend_seen) = (seen(NEW.0, NEW.1), seen(NEW.1, NEW.0));
+            (fresh.client.age_ms, fresh.backend_seen.age_ms) = (0, 0);
+            let to = data.forwarded(stale.f.local, stale.f.backend).bytes();
+            let released = stale.lab.answer(MissAnswer::Found { id, record: fresh });
+            assert_eq!(released, [(Verdict::Transmit, to)], "{n}");
+        }
         assert_eq!(stale.lab.core.parked(), 0);
-        // Those behind it need not ask.
-        let more = stale.data((NEW.0 + 4, NEW.1));
-        let to = more.forwarded(local, stale.f.backend).bytes();
-        assert_eq!(stale.lab.sent(&more.bytes()), to);
         stale.lab.check_counters();
+    }
+}
+
+/// Much was sent since anybody told of the connection, which nobody needs to know.
+#[test]
+fn a_fast_session_goes_on_whoever_answers() {
+    const FAR: u32 = 1 << 25;
+    for (upload, other_way, goes_on) in [
+        (true, 0, true),
+        (true, 1 << 19, true),
+        (true, 1 << 21, false),
+        (true, u32::MAX, false),
+        (false, 0, true),
+        (false, 1 << 19, true),
+        (false, 1 << 21, false),
+        // It repeats what got lost.
+        (false, u32::MAX - 1_000, true),
+    ] {
+        let mut stale = Stale::new(44_208);
+        let (up, down) = if upload { (FAR, other_way) } else { (other_way, FAR) };
+        let data = stale.data((OLD.0.wrapping_add(up), OLD.1.wrapping_add(down)));
+        assert_eq!(stale.lab.one(&data.bytes()).0, Verdict::Parked);
+        let id = stale.lab.questions()[0].id;
+        let released = stale.lab.answer(MissAnswer::DontKnow { id });
+        let to = data.forwarded(stale.f.local, stale.f.backend).bytes();
+        let expected = match goes_on {
+            true => (Verdict::Transmit, to),
+            false => (Verdict::Drop(DropReason::MissTimeout), data.bytes()),
+        };
+        let reason = |(verdict, bytes): (Verdict, Vec<u8>)| match verdict {
+            Verdict::Drop(_) => (Verdict::Drop(DropReason::MissTimeout), bytes),
+            verdict => (verdict, bytes),
+        };
+        let released: Vec<_> = released.into_iter().map(reason).collect();
+        assert_eq!(released, [expected], "{upload} {other_way}");
+        if !goes_on {
+            // A segment of the backend is never held to be refuted, and shows the numbers.
+            let reply = (OLD.1.wrapping_add(down), OLD.0.wrapping_add(up));
+            let reply = Packet::tcp(stale.f.backend, stale.f.local, ACK, reply.0, reply.1);
+            if stale.lab.one(&reply.bytes()).0 == Verdict::Parked {
+                let id = stale.lab.questions()[0].id;
+                let released = stale.lab.answer(MissAnswer::DontKnow { id });
+                let to = reply.forwarded(stale.f.vip, stale.f.client).bytes();
+                assert_eq!(released, [(Verdict::Transmit, to)]);
+            }
+            stale.goes_on(&data);
+        }
     }
 }
 
@@ -205,7 +268,7 @@ fn a_connection_that_the_old_backend_accepts_gets_a_record_of_its_own() {
         young.push(slot);
         true
     });
-    assert_eq!(young.len(), 2, "its homes are told that it is there, and that it is established");
+    assert_eq!(young.len(), 3, "its homes are told that it is there, answered, and established");
     // The same SYN has opened a session at the other director, before it was stopped.
     let mut twin = stale.new.clone();
     (twin.incarnation.stamp, twin.flags) = (reborn.incarnation.stamp + 1, F::CLIENT_OPENED);
@@ -215,6 +278,71 @@ fn a_connection_that_the_old_backend_accepts_gets_a_record_of_its_own() {
     stale.lab.table.expired(&stale.f.record.key, &stale.f.record.incarnation);
     stale.goes_on(&stale.data(NEW));
     assert_eq!(stale.lab.table.class_used(&stale.f.record.reply), 1);
+}
+
+/// What a backend's SYN-ACK of another opening makes of the session it comes over.
+#[test]
+fn a_backends_answer_to_another_opening_is_no_stray_one() {
+    let closed = [F::CLIENT_FIN, F::BACKEND_FIN];
+    for (flags, seen_here, foreign_syn, reborn) in [
+        (&[][..], true, false, false),
+        (&[][..], true, true, true),
+        (&[][..], false, false, true),
+        (&[F::BACKEND_FIN][..], true, false, true),
+        (&closed[..], true, false, true),
+        (&[F::RESET][..], true, false, true),
+    ] {
+        let mut stale = Stale::new(44_209);
+        let f = &stale.f;
+        let reply = Packet::tcp(f.backend, f.local, ACK, OLD.1, OLD.0);
+        let syn = Packet::tcp(f.client, f.vip, SYN, NEW.0 - 1, 0);
+        let syn_ack = Packet::tcp(f.backend, f.local, SYN | ACK, NEW.1 - 1, NEW.0);
+        let (to, there) = (syn_ack.forwarded(f.vip, f.client), syn.forwarded(f.local, f.backend));
+        if seen_here {
+            let to = reply.forwarded(f.vip, f.client).bytes();
+            assert_eq!(stale.lab.sent(&reply.bytes()), to);
+        }
+        if foreign_syn {
+            assert_eq!(stale.lab.one(&syn.bytes()).0, Verdict::Parked);
+            let id = stale.lab.questions()[0].id;
+            let released = stale.lab.answer(MissAnswer::DontKnow { id });
+            assert_eq!(released, [(Verdict::Transmit, there.bytes())]);
+        }
+        let mut now = stale.f.record.clone();
+        now.flags = flags.iter().fold(now.flags, |all, flag| all.with(*flag));
+        stale.lab.table.created(&now);
+        let case = format!("{flags:?} {seen_here} {foreign_syn}");
+        match stale.lab.one(&syn_ack.bytes()) {
+            (Verdict::Parked, _) => {
+                let id = stale.lab.questions()[0].id;
+                let released = stale.lab.answer(MissAnswer::DontKnow { id });
+                assert_eq!(released, [(Verdict::Transmit, to.bytes())], "{case}");
+            }
+            sent => assert_eq!(sent, (Verdict::Transmit, to.bytes()), "{case}"),
+        }
+        let record = stale.lab.table.session_of(stale.f.client, stale.f.vip);
+        assert_eq!(record.incarnation != now.incarnation, reborn, "{case}");
+        if !reborn {
+            assert_eq!(record.backend_seen.seq, OLD.1, "nothing is noted of it");
+        }
+    }
+}
+
+/// The SYN-ACK to a SYN with data (RFC 7413) acknowledges these as well.
+#[test]
+fn the_answer_to_an_opening_with_data_is_of_that_opening() {
+    let mut lab = Lab::new();
+    let syn = Packet::tcp(at(CLIENT, 44_210), at(VIP, WEB), SYN, 100, 0).payload(b"early");
+    let (local, backend) = super::full_nat::open(&mut lab, &syn);
+    let before = lab.table.session_of(at(CLIENT, 44_210), at(VIP, WEB)).incarnation;
+    for acknowledged in [101, 106] {
+        let syn_ack = Packet::tcp(backend, local, SYN | ACK, 500, acknowledged);
+        let to = syn_ack.forwarded(at(VIP, WEB), at(CLIENT, 44_210));
+        assert_eq!(lab.sent(&syn_ack.bytes()), to.bytes());
+        let now = lab.table.session_of(at(CLIENT, 44_210), at(VIP, WEB)).incarnation;
+        assert_eq!(now, before);
+    }
+    lab.check_counters();
 }
 
 #[test]
@@ -235,18 +363,20 @@ fn a_later_use_that_finds_no_place_does_not_go_by_the_earlier() {
 
 /// Those whose session is not known at all need the questions more.
 #[test]
-fn without_means_to_ask_an_open_session_goes_on() {
+fn without_means_to_ask_an_open_session_goes_on_by_what_does_not_refute_it() {
     let config = CoreConfig { ask_burst: 4, ..CoreConfig::for_workers(1_000, 1) };
     let mut stale = Stale::with(44_206, config);
     for port in 1..4 {
         let miss = Packet::tcp(at(CLIENT, port), stale.f.vip, ACK, 1, 1).bytes();
         assert_eq!(stale.lab.one(&miss).0, Verdict::Parked);
     }
-    stale.goes_on(&stale.data(NEW));
+    let refuted = stale.data(NEW).bytes();
+    assert_eq!(stale.lab.one(&refuted).0, Verdict::Drop(DropReason::AskBudget));
+    stale.goes_on(&stale.data((NEW.0, OLD.1)));
     // Nor does one that cannot wait.
     let config = CoreConfig { waiting_bytes: 200, ..CoreConfig::for_workers(1_000, 1) };
     let mut stale = Stale::with(44_206, config);
-    stale.goes_on(&Packet { payload: vec![1; 1_000], ..stale.data(NEW) });
+    stale.goes_on(&Packet { payload: vec![1; 1_000], ..stale.data((NEW.0, OLD.1)) });
     assert_eq!(stale.lab.counters().count(Count::Parked), 0);
 }
 
@@ -264,8 +394,9 @@ fn packets_of_a_later_connection_do_not_go_by_the_record_of_an_earlier_one() {
     new.reply.dst_port ^= 64;
     new.flags = f.record.flags.with(F::BACKEND_ANSWERED).with(F::ESTABLISHED);
     (old.client, old.backend_seen) = (seen(OLD.0, OLD.1), seen(OLD.1, OLD.0));
+    (new.client, new.backend_seen) = (seen(NEW.0, NEW.1), seen(NEW.1, NEW.0));
     let new_local = at(*f.local.ip(), new.reply.dst_port);
-    for (told, local) in [(&new, new_local), (&old, f.local)] {
+    for told in [&new, &old] {
         let mut lab = Lab::new();
         lab.table.tick(lab.now_ns / MS);
         lab.table.created(&old);
@@ -276,10 +407,15 @@ fn packets_of_a_later_connection_do_not_go_by_the_record_of_an_earlier_one() {
         lab.pass(2);
         assert_eq!(lab.poll(), [], "the old record answers nothing");
         let released = lab.answer(found(&question, told));
-        assert_eq!(released, [(Verdict::Transmit, data.forwarded(local, f.backend).bytes())]);
+        if told == &old {
+            // That others have the same record proves nothing.
+            assert_eq!(released, [(Verdict::Drop(DropReason::MissUnknown), data.bytes())]);
+            continue;
+        }
+        assert_eq!(released, [(Verdict::Transmit, data.forwarded(new_local, f.backend).bytes())]);
         // Those behind it need not ask.
         let more = Packet::tcp(f.client, f.vip, ACK, NEW.0 + 3, NEW.1).payload(b"more");
-        assert_eq!(lab.sent(&more.bytes()), more.forwarded(local, f.backend).bytes());
+        assert_eq!(lab.sent(&more.bytes()), more.forwarded(new_local, f.backend).bytes());
     }
 }
 

@@ -1,5 +1,7 @@
 //! Packets of sessions that this director does not know.
 
+use std::net::SocketAddrV4;
+
 use holdfast_director::core::{
     CoreConfig, Count, DropReason, MissAnswer, MissKind, MissQuestion, Verdict,
 };
@@ -19,6 +21,15 @@ pub(super) struct Foreign {
 }
 
 pub(super) fn foreign(port: u16, udp: bool) -> Foreign {
+    begun(port, udp, true)
+}
+
+/// A connection that another director has only seen the SYN of.
+pub(super) fn half_open(port: u16) -> Foreign {
+    begun(port, false, false)
+}
+
+fn begun(port: u16, udp: bool, answered: bool) -> Foreign {
     let mut other = Lab::new();
     let mut cluster = cluster();
     for (ip, lip) in &mut cluster.lips {
@@ -35,17 +46,45 @@ pub(super) fn foreign(port: u16, udp: bool) -> Foreign {
     } else {
         other.sent(&first.bytes());
     }
+    let (local, backend) = ends(&other.table.session_of(client, vip));
+    if answered && !udp {
+        other.sent(&Packet::tcp(backend, local, SYN | ACK, 500, 101).bytes());
+        other.sent(&Packet::tcp(client, vip, ACK, 101, 501).bytes());
+    }
     let record = other.table.session_of(client, vip);
+    Foreign { record, client, vip, local, backend }
+}
+
+/// Where the packets of a session go, and come back from.
+fn ends(record: &SessionRecord) -> (SocketAddrV4, SocketAddrV4) {
     let v4 = |a: std::net::SocketAddr| match a {
         std::net::SocketAddr::V4(a) => a,
         other => panic!("{other} is not IPv4"),
     };
-    let (local, backend) = (v4(record.reply.destination()), v4(record.reply.source()));
-    Foreign { record, client, vip, local, backend }
+    (v4(record.reply.destination()), v4(record.reply.source()))
 }
 
 pub(super) fn found(question: &MissQuestion, record: &SessionRecord) -> MissAnswer {
     MissAnswer::Found { id: question.id, record: record.clone() }
+}
+
+/// Packets may come faster than anybody looks whether their session has become known.
+#[test]
+fn a_full_queue_of_a_session_that_has_come_loses_nothing() {
+    let f = foreign(44_030, false);
+    let config = CoreConfig { waiting_packets_a_flow: 2, ..CoreConfig::for_workers(1_000, 1) };
+    let mut lab = Lab::with(1_000, config);
+    let data = |n: u32| Packet::tcp(f.client, f.vip, ACK, 101 + n, 501).payload(&[n as u8]);
+    let to = |n: u32| data(n).forwarded(f.local, f.backend).bytes();
+    for n in 0..2 {
+        assert_eq!(lab.one(&data(n).bytes()).0, Verdict::Parked);
+    }
+    assert_eq!(lab.one(&data(2).bytes()).0, Verdict::Drop(DropReason::WaitingFlowFull));
+    lab.table.created(&f.record);
+    assert_eq!(lab.one(&data(2).bytes()), (Verdict::Transmit, to(2)));
+    lab.pass(1);
+    assert_eq!(lab.poll(), [(Verdict::Transmit, to(0)), (Verdict::Transmit, to(1))]);
+    lab.check_counters();
 }
 
 #[test]

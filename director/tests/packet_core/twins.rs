@@ -3,16 +3,16 @@
 use std::net::SocketAddrV4;
 
 use holdfast_director::core::{Count, DropReason, MissAnswer, MissQuestion, Verdict};
-use holdfast_schema::session::{SessionFlags, SessionRecord, SessionSink};
+use holdfast_schema::session::{HalfSeen, SessionFlags, SessionRecord, SessionSink};
 
 use super::full_nat::open;
-use super::misses::{Foreign, foreign};
+use super::misses::{Foreign, half_open};
 use super::support::packet::*;
 use super::support::*;
 
 /// The initial sequence number of this director's backend, and of the first director's.
 const OWN_ISN: u32 = 5_000;
-const FIRST_ISN: u32 = 9_000;
+const FIRST_ISN: u32 = 0x9000_0000;
 
 /// A director that got the repeated SYN.
 struct Second {
@@ -24,7 +24,7 @@ struct Second {
 
 impl Second {
     fn new(port: u16) -> Second {
-        let (mut first, mut lab) = (foreign(port, false), Lab::new());
+        let (mut first, mut lab) = (half_open(port), Lab::new());
         (first.record.incarnation.creator, first.record.owner) = (OTHER, OTHER);
         first.record.incarnation.stamp -= 1_000;
         let syn = Packet::tcp(first.client, first.vip, SYN, 100, 0);
@@ -47,6 +47,14 @@ impl Second {
 
     fn record(&self) -> SessionRecord {
         self.lab.table.session_of(self.first.client, self.first.vip)
+    }
+
+    /// The first director's record since its backend has answered.
+    fn first_answered(&self) -> SessionRecord {
+        let mut first = self.first.record.clone();
+        first.flags = first.flags.with(SessionFlags::BACKEND_ANSWERED);
+        first.backend_seen = HalfSeen { age_ms: 0, seq: FIRST_ISN + 1, ack: 101 };
+        first
     }
 
     fn resets(&mut self) -> Vec<Vec<u8>> {
@@ -109,8 +117,12 @@ fn one_whose_backend_is_silent_gives_way_at_once() {
     second.lab.table.twin(&second.first.record);
     assert_eq!(second.record().incarnation, second.first.record.incarnation);
     second.own_backend_is_reset();
-    // The client's packets go where the first director sends them.
+    // The client's packets go where the first director sends them, if they are its backend's.
     let ack = second.ack(FIRST_ISN);
+    let id = second.is_asked_about(&ack).id;
+    let answered = second.first_answered();
+    let sent = second.lab.answer(MissAnswer::Found { id, record: answered });
+    assert_eq!(sent, second.to_first(&ack));
     let to = ack.forwarded(second.first.local, second.first.backend);
     assert_eq!(second.lab.sent(&ack.bytes()), to.bytes());
     assert_eq!((second.lab.table.stats().twins_adopted, second.says_again()), (1, false));
@@ -283,28 +295,85 @@ fn an_answer_to_another_backend_never_goes_to_the_own() {
 }
 
 #[test]
-fn an_answer_to_a_backend_whose_number_is_not_known_waits_once() {
+fn an_answer_to_a_backend_whose_number_is_not_known_waits_for_that() {
     for answer in ["own", "no", "unknown", "nothing"] {
         let mut second = Second::new(46_008);
         let ack = second.ack(FIRST_ISN);
         let (own, id) = (second.record(), second.is_asked_about(&ack).id);
-        let left = match answer {
-            "own" => second.lab.answer(MissAnswer::Found { id, record: own }),
+        let mut left = match answer {
+            "own" => second.lab.answer(MissAnswer::Found { id, record: own.clone() }),
             "no" => second.lab.answer(MissAnswer::NoWithAuthority { id }),
             "unknown" => second.lab.answer(MissAnswer::DontKnow { id }),
-            _ => {
-                second.lab.pass(20);
-                second.lab.poll()
+            _ => vec![],
+        };
+        second.lab.pass(20);
+        left.extend(second.lab.poll());
+        assert_eq!(left, [(Verdict::Drop(DropReason::OtherBackend), ack.bytes())], "{answer}");
+        // By now its backend would have repeated the SYN-ACK, had the client not answered it.
+        second.lab.pass(7_500);
+        let left = match second.lab.one(&ack.bytes()) {
+            (Verdict::Parked, _) => {
+                let id = second.lab.questions()[0].id;
+                second.lab.answer(MissAnswer::DontKnow { id })
             }
+            // Somebody has answered before.
+            sent => vec![sent],
         };
         // Replies may come through another director: most likely it is this session's.
         assert_eq!(left, second.to_own(&ack), "{answer}");
         assert_eq!(second.lab.sent(&ack.bytes()), second.to_own(&ack)[0].1);
     }
+}
+
+/// The handshake was completed at a director that died before it could tell.
+#[test]
+fn an_answer_a_little_further_on_is_of_the_own_backend_if_nobody_knows_another_session() {
+    const SENT: u32 = 100_000;
+    for (isn, own) in [(OWN_ISN + SENT, true), (OWN_ISN - 1, false), (OWN_ISN + (1 << 21), false)] {
+        let mut second = Second::answered(46_014);
+        let ack = second.ack(isn);
+        let id = second.is_asked_about(&ack).id;
+        let record = second.record();
+        let mut left = second.lab.answer(MissAnswer::Found { id, record });
+        second.lab.pass(20);
+        left.extend(second.lab.poll());
+        if own {
+            assert_eq!(left, second.to_own(&ack));
+            assert!(
+                second.record().flags.has(SessionFlags::ESTABLISHED),
+                "the client knows its number"
+            );
+            let more = second.ack(isn + 1_000);
+            assert_eq!(second.lab.sent(&more.bytes()), second.to_own(&more)[0].1);
+        } else {
+            assert_eq!(left, [(Verdict::Drop(DropReason::OtherBackend), ack.bytes())]);
+            assert!(!second.record().flags.has(SessionFlags::ESTABLISHED));
+        }
+    }
+}
+
+/// One blind segment must not decide which of two connections goes on.
+#[test]
+fn a_segment_that_fits_neither_twin_decides_nothing() {
+    let mut second = Second::answered(46_015);
+    let mine = second.record().incarnation;
+    second.lab.table.twin(&second.first_answered());
+    let stray = second.ack(0x7000_0000);
+    second.is_asked_about(&stray);
+    assert_eq!(second.record().incarnation, mine);
+    assert!(second.resets().is_empty());
+    second.lab.pass(20);
+    assert_eq!(second.lab.poll(), [(Verdict::Drop(DropReason::OtherBackend), stray.bytes())]);
+    let ack = second.ack(FIRST_ISN);
+    assert_eq!(second.lab.sent(&ack.bytes()), second.to_first(&ack)[0].1);
+}
+
+#[test]
+fn the_number_of_the_others_backend_may_be_told_before_the_own_one_is_known() {
     let mut second = Second::new(46_009);
     let ack = second.ack(FIRST_ISN);
     let question = second.is_asked_about(&ack);
-    let first = second.first.record.clone();
+    let first = second.first_answered();
     assert_eq!(second.found(&question, &first), second.to_first(&ack));
     second.own_backend_is_reset();
 }
@@ -344,10 +413,7 @@ fn the_older_one_does_not_give_way_before_the_client_has_spoken() {
 fn the_number_of_the_other_backend_decides_if_the_own_one_is_silent() {
     let mut older = Second::new(46_012);
     older.first.record.incarnation.stamp += 5_000;
-    let mut other = older.first.record.clone();
-    other.flags = other.flags.with(SessionFlags::BACKEND_ANSWERED);
-    (other.backend_seen.seq, other.backend_seen.age_ms) = (FIRST_ISN + 1, 0);
-    older.lab.table.twin(&other);
+    older.lab.table.twin(&older.first_answered());
     let ack = older.ack(FIRST_ISN);
     assert_eq!(older.lab.sent(&ack.bytes()), older.to_first(&ack)[0].1);
     older.own_backend_is_reset();

@@ -169,7 +169,7 @@ impl Backend {
         // the window.
         let isn = match self.bygone.sequence_end(&sockets) {
             Some(end) => end.wrapping_add(self.rng.between(100_000, 400_000) as u32),
-            None => draw_isn(&mut self.rng),
+            None => self.draw_isn(syn),
         };
         let served = Served {
             tcp: Tcp::accept(&self.config.tcp, syn, isn, now_us, out),
@@ -181,6 +181,25 @@ impl Backend {
         self.connections.insert(sockets, served);
         self.summary.opened += 1;
         self.log.note(now_us, None, sockets, EventKind::Opened);
+    }
+
+    /// An initial sequence number: anything, or so near to 2^32 that it wraps. Of the connections that one opening
+    /// of a client may have at several backends, by several directors, only one wraps: a director tells
+    /// connections by numbers which in reality are hashes (RFC 6528), and seldom near each other.
+    fn draw_isn(&mut self, syn: &Segment<'_>) -> u32 {
+        let place = |address: SocketAddr| match address.ip() {
+            IpAddr::V4(ip) => u32::from(ip.octets()[3]),
+            IpAddr::V6(ip) => u32::from(ip.octets()[15]),
+        };
+        const PLACES: u32 = 32;
+        let (place, drawn) = (place(syn.dst) % 8 + 8 * place(syn.src), draw_isn(&mut self.rng));
+        match place % PLACES == syn.seq.wrapping_mul(0x9e37_79b1) >> 27 {
+            true => drawn,
+            false => {
+                let of_opening = syn.seq.wrapping_add(place.wrapping_mul(0x51ed_270b));
+                drawn.wrapping_mul(0x9e37_79b1) ^ of_opening.wrapping_mul(0x85eb_ca6b)
+            }
+        }
     }
 
     /// The client's address has to be in what completes the handshake, and in the first data. (Others
