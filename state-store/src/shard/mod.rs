@@ -179,6 +179,7 @@ impl Shard {
             return;
         }
         let Some(kept) = self.table.get_mut(&update.key) else { return };
+        let was_established = kept.record.flags.established();
         merge_flags(kept, update.flags, clock);
         kept.record.generation = kept.record.generation.wrapping_add(1);
         // Only the word of the one who forwards the client's side moves the ownership.
@@ -192,8 +193,13 @@ impl Shard {
             merge_half(&mut kept.record.backend_seen, &mut kept.backend_ms, seen, clock);
         }
         self.dirty.insert(update.key);
-        if let Some(sink) = sink {
-            sink.updated(update);
+        let Some(sink) = sink else { return };
+        sink.updated(update);
+        // A director that was without a quorum, and short of room, may have freed its half-open record:
+        // from now on it has to have one.
+        let flags = kept.record.flags;
+        if !was_established && flags.established() && !flags.closing() {
+            sink.created(&told(kept, clock));
         }
     }
 

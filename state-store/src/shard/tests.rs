@@ -99,6 +99,29 @@ fn the_newer_incarnation_wins_and_late_news_of_the_older_touch_nothing() {
     assert_eq!(*seen.0.lock().unwrap(), ["created 5", "created 9", "created 9"]);
 }
 
+/// A director without a quorum that is short of room frees half-open records, also those that the store has.
+#[test]
+fn what_becomes_established_is_told_as_a_whole_to_who_may_have_dropped_it() {
+    let (mut shard, seen) = (shard(), Seen::default());
+    let half_open = |n| {
+        let mut record = record(n, 5, 0);
+        record.flags = SessionFlags::CLIENT_OPENED;
+        SessionChange::Create(record)
+    };
+    let told = |shard: &mut Shard, n, flags| {
+        let established = SessionChange::Update(update(n, 5, 2, 0, flags));
+        shard.apply(&entry(0, vec![established]), Some(&seen)).unwrap();
+        std::mem::take(&mut *seen.0.lock().unwrap())
+    };
+    shard.apply(&entry(0, vec![half_open(1), half_open(2)]), None).unwrap();
+    let established = SessionFlags::ESTABLISHED;
+    assert_eq!(told(&mut shard, 1, SessionFlags::BACKEND_ANSWERED), ["updated 5"]);
+    assert_eq!(told(&mut shard, 1, established), ["updated 5", "created 5"]);
+    assert_eq!(told(&mut shard, 1, established), ["updated 5"], "everybody has it");
+    let over = established.with(SessionFlags::RESET);
+    assert_eq!(told(&mut shard, 2, over), ["updated 5"], "nobody needs what is over");
+}
+
 #[test]
 fn a_simulation_can_make_it_take_late_news_for_news_of_the_newer_session() {
     let mut shard = shard();
