@@ -25,7 +25,7 @@ fn without_the_flush_directors_attract_clients_that_they_do_not_know() {
 
 #[test]
 fn without_the_veto_living_connections_are_forgotten_and_reset() {
-    let rules = broken(Without::Veto, &[4, 22]);
+    let rules = broken(Without::Veto, &[42, 83]);
     assert!(rules.contains(&Rule::NoReset) && rules.len() == 2, "{rules:?}");
 }
 

@@ -3,6 +3,9 @@
 //! An owner tells of a packet within a quarter of the idle timeout. One that ends takes its last news
 //! with it: until its very end it may have forwarded. So what it owned is idle from then on, not from
 //! the last word it said; also when it is back at once, and remembers nothing.
+//!
+//! That it has ended is known a moment later. Therefore nothing that is open expires before the last news
+//! of its owner would be here, or the owner's end be noticed.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +23,9 @@ const CLOCK_PERIOD_MS: u64 = 1_000;
 
 /// Most sessions looked at in one step.
 const SCAN_BUDGET: usize = 4_096;
+
+/// How long (ms) it takes until the end of an owner is known here: it is declared down, or has started again.
+const NOTICED_MS: u64 = 2_000;
 
 /// How the owner of sessions stands, as far as the control group knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,10 +102,9 @@ impl Expiry {
                 if now.down || !now.carried_on(record) {
                     idle_since = seen.max(owner.1);
                 }
-                // Whoever took over adopts with its next refresh.
-                if now.down {
-                    limit += u64::from(record.idle_timeout_ms / 4);
-                }
+                // News of a packet may be under way, from the owner or from whoever took over. (That a
+                // half-open session became established is said at once.)
+                limit += limit / 4 + NOTICED_MS;
             }
             if shard.clock_ms.saturating_sub(idle_since) > limit {
                 due.push(SessionChange::Expire {

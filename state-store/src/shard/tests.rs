@@ -3,7 +3,9 @@ use std::sync::Mutex;
 use holdfast_schema::bucket::ShardId;
 use holdfast_schema::cluster::{BackendId, DirectorId, ListenerId};
 use holdfast_schema::flow::Protocol;
-use holdfast_schema::session::{CLOSE_LINGER_MS, ForwardingMode, Known, SessionFlags};
+use holdfast_schema::session::{
+    CLOSE_LINGER_MS, ForwardingMode, HALF_OPEN_LINGER_MS, Known, SessionFlags,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -268,6 +270,10 @@ fn an_expiry_does_nothing_if_something_newer_got_in_between() {
     assert_eq!(seen.0.lock().unwrap().last().unwrap(), "expired 5");
 }
 
+/// How long an open session of [`record`]'s may be unheard of: its idle timeout, the quarter of it within which
+/// an owner tells of a packet, and the time in which the end of an owner is noticed.
+const UNTOLD_MS: u32 = 60_000 + 15_000 + 2_000;
+
 const LIVES: Standing = Standing { incarnation: 0, down: false };
 
 /// What a leader finds that has led for long, or that has just begun.
@@ -286,8 +292,40 @@ fn idle_sessions_are_found() {
     assert_eq!(due(&shard), 0);
     shard.apply(&entry(CLOSE_LINGER_MS + 1, vec![]), None).unwrap();
     assert_eq!(due(&shard), 1, "the closed one");
-    shard.apply(&entry(60_000 - CLOSE_LINGER_MS, vec![]), None).unwrap();
+    shard.apply(&entry(UNTOLD_MS - CLOSE_LINGER_MS - 1, vec![]), None).unwrap();
+    assert_eq!(due(&shard), 1, "its owner may not have told of its last packet yet");
+    shard.apply(&entry(1, vec![]), None).unwrap();
     assert_eq!(due(&shard), 2);
+}
+
+#[test]
+fn a_half_open_session_has_a_quarter_of_its_own_limit_more() {
+    let mut shard = shard();
+    let mut half_open = record(1, 5, 0);
+    half_open.flags = SessionFlags::CLIENT_OPENED;
+    half_open.idle_timeout_ms = 900_000;
+    let limit = HALF_OPEN_LINGER_MS + HALF_OPEN_LINGER_MS / 4 + 2_000;
+    shard.apply(&entry(0, vec![SessionChange::Create(half_open)]), None).unwrap();
+    shard.apply(&entry(limit, vec![]), None).unwrap();
+    assert_eq!(due(&mut Expiry::default(), &shard, 10_000, LIVES), 0);
+    shard.apply(&entry(1, vec![]), None).unwrap();
+    assert_eq!(due(&mut Expiry::default(), &shard, 10_000, LIVES), 1);
+}
+
+/// Its owner saw a packet just before the idle timeout was over, and died before it told of it, which was
+/// seen two seconds later.
+#[test]
+fn what_an_owner_took_along_does_not_expire_before_its_end_is_noticed() {
+    for end in [Standing { down: true, ..LIVES }, Standing { incarnation: 1, ..LIVES }] {
+        let (mut shard, mut expiry) = (shard(), Expiry::default());
+        shard.apply(&entry(0, vec![SessionChange::Create(record(1, 5, 0))]), None).unwrap();
+        shard.apply(&entry(60_000 + 15_000 - 1, vec![]), None).unwrap();
+        assert_eq!(due(&mut expiry, &shard, 10_000, LIVES), 0);
+        shard.apply(&entry(2_000, vec![]), None).unwrap();
+        assert_eq!(due(&mut expiry, &shard, 20_000, end), 0);
+        shard.apply(&entry(60_000, vec![]), None).unwrap();
+        assert_eq!(due(&mut expiry, &shard, 30_000, end), 0, "idle from then on");
+    }
 }
 
 /// Until its end it may have seen packets that it had not told of yet.
@@ -301,7 +339,7 @@ fn what_a_dead_owner_had_is_idle_from_its_death_on() {
     let dead = Standing { down: true, ..LIVES };
     assert_eq!(due(&mut expiry, &shard, 20_000, dead), 0);
     // A refresh period more: somebody may have taken over, and tells of it with the next refresh.
-    shard.apply(&entry(75_000, vec![]), None).unwrap();
+    shard.apply(&entry(UNTOLD_MS, vec![]), None).unwrap();
     assert_eq!(due(&mut expiry, &shard, 30_000, dead), 0);
     shard.apply(&entry(1, vec![]), None).unwrap();
     assert_eq!(due(&mut expiry, &shard, 40_000, dead), 1);
@@ -318,9 +356,9 @@ fn what_an_owner_had_that_has_started_again_is_idle_from_then_on() {
     assert_eq!(due(&mut expiry, &shard, 10_000, LIVES), 0);
     let again = Standing { incarnation: 1, ..LIVES };
     assert_eq!(due(&mut expiry, &shard, 20_000, again), 0);
-    shard.apply(&entry(60_000, vec![]), None).unwrap();
+    shard.apply(&entry(UNTOLD_MS, vec![]), None).unwrap();
     assert_eq!(due(&mut expiry, &shard, 30_000, again), 0);
-    let mut later = record(2, 5, 60_001);
+    let mut later = record(2, 5, UNTOLD_MS + 1);
     later.incarnation.counter |= 1 << 32;
     shard.apply(&entry(1, vec![SessionChange::Create(later)]), None).unwrap();
     assert_eq!(due(&mut expiry, &shard, 40_000, again), 2, "also one of its new life");
