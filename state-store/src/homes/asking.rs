@@ -130,7 +130,8 @@ pub struct Asking {
     repeat_us: Option<u64>,
     until_us: u64,
     sent: bool,
-    known: Option<Incarnation>,
+    /// Who has which use of the key already, and doubts that it is the last.
+    doubted: Option<(DirectorId, Incarnation)>,
 }
 
 impl Asking {
@@ -149,20 +150,26 @@ impl Asking {
             repeat_us: Some(now_us + REPEAT_US),
             until_us: now_us + patience_us,
             sent: false,
-            known: None,
+            doubted: None,
         }
     }
 
     /// The asker has this use of the key already, and fears that there is a later one: that others have
-    /// the same decides nothing before all have answered.
+    /// the same decides nothing before all have answered, and that it has it itself nothing at all.
     #[must_use]
-    pub fn beyond(self, known: Option<Incarnation>) -> Asking {
-        Asking { known, ..self }
+    pub fn beyond(self, asker: DirectorId, known: Option<Incarnation>) -> Asking {
+        Asking { doubted: known.map(|known| (asker, known)), ..self }
     }
 
     /// Whether a use of the key is news to the asker.
     fn is_later(&self, incarnation: &Incarnation) -> bool {
-        self.known.as_ref().is_none_or(|known| incarnation > known)
+        self.doubted.as_ref().is_none_or(|(_, known)| incarnation > known)
+    }
+
+    /// Whether an answer is what its asker doubts, from itself.
+    fn is_own_doubt(&self, from: DirectorId, answer: &Answer) -> bool {
+        let Answer::Found(record) = answer else { return false };
+        self.doubted == Some((from, record.incarnation))
     }
 
     /// Whom to send the question to now: everybody first, then once more whoever is silent.
@@ -181,6 +188,10 @@ impl Asking {
 
     /// An answer has come.
     pub fn answer(&mut self, now_us: u64, from: DirectorId, answer: Answer) {
+        let answer = match self.is_own_doubt(from, &answer) {
+            true => Answer::DontKnow,
+            false => answer,
+        };
         let first = match &answer {
             Answer::Found(record) => {
                 let told = |a: &Asked| matches!(&a.heard, Heard::Found(i) if self.is_later(i));
@@ -199,7 +210,7 @@ impl Asking {
                 let incarnation = record.incarnation;
                 if first {
                     self.until_us = self.until_us.min(now_us + GRACE_US);
-                } else if self.known == Some(incarnation) {
+                } else if self.doubted.is_some_and(|(_, known)| known == incarnation) {
                     self.until_us = self.until_us.min(now_us + LATER_US);
                 }
                 // Not the first to arrive counts, but the newest identity; of twins, the one that
@@ -265,6 +276,8 @@ mod tests {
     const B: DirectorId = DirectorId(2);
     const C: DirectorId = DirectorId(3);
     const L: DirectorId = DirectorId(4);
+    /// Is asked nothing.
+    const D: DirectorId = DirectorId(5);
     const PATIENCE: u64 = 18_000;
 
     fn whom() -> Whom {
@@ -366,7 +379,7 @@ mod tests {
         let earlier = record(1, 5, 0);
         let mut later = record(1, 7, 0);
         later.incarnation.isn += 1;
-        let mut asking = Asking::start(0, PATIENCE, whom()).beyond(Some(earlier.incarnation));
+        let mut asking = Asking::start(0, PATIENCE, whom()).beyond(D, Some(earlier.incarnation));
         asking.sends(0);
         asking.answer(10, A, found(&earlier));
         asking.answer(10, L, found(&earlier));
@@ -379,7 +392,8 @@ mod tests {
         );
         // It stays with the earlier one when all have answered, or some are silent.
         for (silent, at_us) in [(false, 20), (true, 10 + LATER_US)] {
-            let mut asking = Asking::start(0, PATIENCE, whom()).beyond(Some(earlier.incarnation));
+            let mut asking =
+                Asking::start(0, PATIENCE, whom()).beyond(D, Some(earlier.incarnation));
             asking.sends(0);
             for who in [A, B, L] {
                 asking.answer(10, who, found(&earlier));
@@ -393,6 +407,42 @@ mod tests {
                 matches!(told, Some(MissVerdict::Found(r)) if r.incarnation == earlier.incarnation)
             );
         }
+    }
+
+    /// The asker is a home of its key, or leads its shard.
+    #[test]
+    fn who_doubts_its_own_record_does_not_agree_with_itself() {
+        let earlier = record(1, 5, 0);
+        let asked_by_itself = || {
+            let mut asking =
+                Asking::start(0, PATIENCE, whom()).beyond(A, Some(earlier.incarnation));
+            asking.sends(0);
+            asking.answer(10, A, found(&earlier));
+            asking
+        };
+        let mut denied = asked_by_itself();
+        for who in [B, C, L] {
+            denied.answer(10, who, no(true, true));
+        }
+        assert_eq!(denied.verdict(10), Some(MissVerdict::DontKnow), "and it has no authority");
+        let silent = asked_by_itself();
+        assert_eq!(
+            silent.verdict(10 + LATER_US),
+            None,
+            "time for the others, as if it had nothing"
+        );
+        assert_eq!(silent.verdict(PATIENCE), Some(MissVerdict::DontKnow));
+        let told = |incarnation: Incarnation, from| {
+            let mut asking = asked_by_itself();
+            asking.answer(20, from, found(&SessionRecord { incarnation, ..earlier.clone() }));
+            match asking.verdict(20 + LATER_US) {
+                Some(MissVerdict::Found(best)) => best.incarnation,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(told(earlier.incarnation, B), earlier.incarnation, "somebody else has it too");
+        let later = Incarnation { stamp: 7, isn: 8, ..earlier.incarnation };
+        assert_eq!(told(later, A), later, "it has heard of a later one itself");
     }
 
     #[test]

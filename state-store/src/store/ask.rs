@@ -81,7 +81,8 @@ impl Store {
         };
         let begun = Instant::now();
         let now_us = || begun.elapsed().as_micros() as u64;
-        let mut asking = Asking::start(0, deadline.as_micros() as u64, whom).beyond(known);
+        let mut asking =
+            Asking::start(0, deadline.as_micros() as u64, whom).beyond(member.me, known);
         let mut answers: FuturesUnordered<BoxFuture<'_, (DirectorId, Answer)>> =
             FuturesUnordered::new();
         loop {

@@ -24,14 +24,21 @@ pub struct Questions {
 }
 
 impl Questions {
-    /// A worker asks, unless it has asked that already.
-    pub fn ask(&mut self, now_us: u64, worker: usize, question: MissQuestion, whom: Whom) {
+    /// A worker of `me` asks, unless it has asked that already.
+    pub fn ask(
+        &mut self,
+        now_us: u64,
+        me: DirectorId,
+        worker: usize,
+        question: MissQuestion,
+        whom: Whom,
+    ) {
         let same = |p: &Pending| p.worker == worker && p.question.id == question.id;
         if self.pending.values().any(same) {
             return;
         }
         self.next += 1;
-        let asking = Asking::start(now_us, DEADLINE_US, whom).beyond(question.known);
+        let asking = Asking::start(now_us, DEADLINE_US, whom).beyond(me, question.known);
         self.pending.insert(self.next, Pending { worker, question, asking });
     }
 

@@ -248,7 +248,7 @@ impl Process {
         );
         for (worker, question) in asked {
             let whom = self.whom(now_us / 1_000, &question);
-            self.questions.ask(now_us, worker, question, whom);
+            self.questions.ask(now_us, self.me, worker, question, whom);
         }
         self.go_on_asking(now_us, out);
     }
