@@ -241,6 +241,8 @@ async fn start_forwarder(
         sessions.set_cluster(&cluster.bucket_key, &cluster.shards);
         let hops = node.network.borrow().hops.clone();
         let first = tables::build(&cluster, me, &node.health.view(true), &hops, None);
+        // The cluster may know of an earlier start only.
+        first.ports().set_incarnation(incarnation);
         let beats = match &node.guard {
             Some(guard) => (1..=usize::from(spec.workers)).map(|n| guard.page().beat(n)).collect(),
             None => Vec::new(),

@@ -25,8 +25,7 @@ fn without_the_flush_directors_attract_clients_that_they_do_not_know() {
 
 #[test]
 fn without_the_veto_living_connections_are_forgotten_and_reset() {
-    let rules = broken(Without::Veto, &[42, 83]);
-    assert!(rules.contains(&Rule::NoReset) && rules.len() == 2, "{rules:?}");
+    assert_eq!(broken(Without::Veto, &[75, 83]), [Rule::NoReset; 2]);
 }
 
 #[test]
@@ -41,10 +40,8 @@ fn without_twins_a_repeated_syn_ends_its_connection() {
         let faults = reshuffles.chain([loss]).collect();
         run::plan(Plan { faults, without, ..Plan::fair(seed) })
     };
-    // One way is left to a wrong backend with everything on: the older of two twins, whose own SYN was lost,
-    // takes the client's answer for one to its backend.
     let with = rules((1..=6).map(|seed| repeated(seed, None)));
-    assert!(!with.contains(&Rule::NoReset) && with.len() <= 1, "{with:?}");
+    assert!(with.is_empty(), "{with:?}");
     let without = rules((1..=6).map(|seed| repeated(seed, Some(Without::Twins))));
     assert!(without.len() > 1, "{without:?}");
     assert!(without.contains(&Rule::OneBackend), "{without:?}");

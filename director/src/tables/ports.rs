@@ -9,7 +9,7 @@
 //! is confined to it until the old sessions are known or gone (PROTOCOLS, dying).
 
 use std::hash::Hasher;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use holdfast_schema::bucket::{BUCKETS, Bucket};
 use holdfast_schema::cluster::BackendId;
@@ -32,7 +32,7 @@ const HALF_PORTS: u32 = (65_536 / BUCKETS as u32 - FIRST) / 2;
 /// The rotating cursors of one director, shared by its workers and kept across table changes.
 pub struct PortCursors {
     cursors: Vec<AtomicU32>,
-    odd: AtomicBool,
+    incarnation: AtomicU64,
     confined: AtomicBool,
 }
 
@@ -41,14 +41,15 @@ impl PortCursors {
     pub fn new(incarnation: u64) -> PortCursors {
         PortCursors {
             cursors: std::iter::repeat_with(|| AtomicU32::new(0)).take(CURSORS).collect(),
-            odd: AtomicBool::new(incarnation % 2 == 1),
+            incarnation: AtomicU64::new(incarnation),
             confined: AtomicBool::new(false),
         }
     }
 
-    /// Takes over the incarnation when it is known better (it is, once the start is committed).
+    /// Takes over the incarnation when it is known better. What the cluster knows may be of an earlier
+    /// start, until this one is committed: its half is the one to keep away from.
     pub fn set_incarnation(&self, incarnation: u64) {
-        self.odd.store(incarnation % 2 == 1, Ordering::Relaxed);
+        self.incarnation.fetch_max(incarnation, Ordering::Relaxed);
     }
 
     /// Whether only the preferred half may be used.
@@ -98,7 +99,7 @@ impl Iterator for Candidates<'_> {
         if self.tried >= if confined { HALF } else { 2 * HALF } {
             return None;
         }
-        let odd = self.ports.odd.load(Ordering::Relaxed);
+        let odd = self.ports.incarnation.load(Ordering::Relaxed) % 2 == 1;
         let preferred = match self.tried {
             _ if confined => true,
             0..FIRST => true,
@@ -170,6 +171,16 @@ mod tests {
             let confined = ports(&cursors, bucket, 8);
             assert!(confined.iter().all(|p| u64::from(half(*p)) == incarnation % 2));
         }
+    }
+
+    #[test]
+    fn what_is_known_of_an_earlier_start_does_not_bring_its_half_back() {
+        let cursors = PortCursors::new(2);
+        cursors.set_incarnation(3);
+        cursors.set_incarnation(2);
+        cursors.set_confined(true);
+        let confined = ports(&cursors, Bucket::of_local_port(5), 8);
+        assert!(confined.iter().all(|port| (u32::from(*port) / BUCKETS as u32) % 2 == 1));
     }
 
     #[test]

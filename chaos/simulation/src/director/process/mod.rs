@@ -9,7 +9,7 @@ use holdfast_director::core::{Counters, MissAnswer, MissQuestion};
 use holdfast_director::session::SessionTable;
 use holdfast_director::tables::{ForwardingTables, NextHop, NextHops};
 use holdfast_node::announce::wish::Wish;
-use holdfast_node::caution::confinement_ms;
+use holdfast_node::caution::confines;
 use holdfast_node::node::NO_DENIAL_MS;
 use holdfast_node::peers::Summary;
 use holdfast_node::planned::Watch;
@@ -426,8 +426,8 @@ impl Process {
             self.seen = Some(seen);
         }
         self.packets.set_udp_ask(self.calm_for_ms(now_ms) < UDP_ASK_MS);
-        let unclean = cluster.members.get(&self.me).is_some_and(|m| m.unclean);
-        let confined = unclean && now_ms < self.born_ms + confinement_ms(&cluster);
+        let up_ms = now_ms - self.born_ms;
+        let confined = confines(&cluster, self.me, self.incarnation, up_ms);
         self.tables.ports().set_confined(confined);
         if Arc::ptr_eq(&cluster, &self.cluster) {
             return;
