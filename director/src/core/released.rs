@@ -21,7 +21,7 @@ const LOOK_NS: u64 = 1_000_000;
 
 impl Core {
     /// Appends the questions that are due now, for the first time or again. There are never more
-    /// than [`CoreConfig::waiting_flows`]: with that capacity, nothing is allocated.
+    /// than [`CoreConfig::waiting_flows`](super::CoreConfig::waiting_flows): with that capacity, nothing is allocated.
     pub fn take_questions(&mut self, now_ns: u64, out: &mut Vec<MissQuestion>) {
         let counters = &mut self.counters;
         self.room.due(now_ns, self.config.repeat_ns, |asked, again| {

@@ -24,7 +24,8 @@ use holdfast_schema::bucket::ShardId;
 use holdfast_schema::flow::Protocol;
 use holdfast_schema::session::{SessionFlags, SessionRecord};
 
-use super::record::{Record, Session, TIME_BASE_MS, state, word};
+use super::handle::Session;
+use super::record::{Record, TIME_BASE_MS, state, word};
 use super::stats::{count, count_many};
 use super::sweep::Step;
 use super::sync::Ordering;

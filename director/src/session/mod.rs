@@ -43,10 +43,12 @@
 // Only `memory` needs more; every other file forbids it.
 #![deny(unsafe_code)]
 
+mod accept;
 mod cache;
 mod classes;
 mod expiring;
 mod flush;
+mod handle;
 mod heard;
 mod index;
 mod key;
@@ -70,9 +72,9 @@ mod young;
 
 pub use cache::{CacheStats, FlowCache};
 pub use expiring::{PROBES_PER_SECOND, Probe};
+pub use handle::Session;
 pub use open::{NewSession, OpenError};
 pub use quiescence::WorkerHandle;
-pub use record::Session;
 pub use stats::{PassCounts, TableStats};
 pub use sweep::{SweepPolicy, SweepProgress, Sweeper};
 pub use table::{CLASS_PORTS, Lookup, SessionTable};

@@ -10,9 +10,10 @@
 use holdfast_schema::config::ReplicateAfter;
 use holdfast_schema::session::SessionFlags;
 
+use super::handle::Session;
 use super::index::{Busy, Target, Wait};
 use super::open::{NewSession, OpenError};
-use super::record::{Session, TIME_BASE_MS, high, low, state, word};
+use super::record::{TIME_BASE_MS, high, low, state, word};
 use super::stats::count;
 use super::table::SessionTable;
 use super::{Side, Slot};

@@ -13,10 +13,10 @@ use std::sync::atomic::{Ordering, fence};
 use holdfast_schema::cluster::{BackendId, ListenerId};
 use holdfast_schema::flow::FlowKey;
 
+use super::handle::Session;
 use super::index::Wait;
 use super::key::PackedKey;
 use super::open::OpenError;
-use super::record::Session;
 use super::table::SessionTable;
 use super::{Side, Slot};
 use crate::tables::Configured;

@@ -12,12 +12,13 @@ use holdfast_schema::session::{ForwardingMode, SessionFlags, SessionRecord, TIME
 use parking_lot::{Mutex, RwLock};
 
 use super::classes::ClassCounts;
+use super::handle::Session;
 use super::heard::Heard;
 use super::index::{Busy, Index, Target, Wait};
 use super::key::PackedKey;
 use super::open::CLASS_HALF_OPEN;
 use super::quiescence::WorkerHandle;
-use super::record::{Record, Session, TIME_BASE_MS, high, pack, state, word};
+use super::record::{Record, TIME_BASE_MS, high, pack, state, word};
 use super::refused::Refused;
 use super::slab::Slab;
 use super::stats::{Counts, PassCounts, TableStats, count};

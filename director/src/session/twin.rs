@@ -29,11 +29,11 @@ use holdfast_schema::flow::{FlowKey, Protocol};
 use holdfast_schema::session::{HalfSeen, Incarnation, SessionFlags, SessionRecord, prevails};
 use parking_lot::Mutex;
 
+use super::accept::Source;
 use super::index::Wait;
 use super::key::PackedKey;
 use super::open::OpenError;
 use super::record::{TIME_BASE_MS, state};
-use super::sink::Source;
 use super::stats::count;
 use super::table::SessionTable;
 use super::{Side, Slot};
