@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::run::{AGES, Toll};
+use super::run::AGES;
 use super::text::{date, escape, number, span};
 use super::{Head, run, section, tables, word};
 use crate::scenario::report::{MatrixReport, Report, Verdict};
+use crate::scenario::toll::Toll;
 
 /// What stands at the top.
 pub fn head(report: &MatrixReport) -> Head {
@@ -21,7 +22,7 @@ pub fn head(report: &MatrixReport) -> Head {
     report.faults.iter().for_each(|f| toll.add(f.name, &f.ages));
     let headline = match report.faults.is_empty() {
         true => "Nothing could be judged.".to_owned(),
-        false => toll.text(report.verdict, report.faults.iter().map(|f| f.runs).sum()),
+        false => run::sentence(&toll, report.verdict, report.faults.iter().map(|f| f.runs).sum()),
     };
     Head {
         kicker: format!(
@@ -30,7 +31,7 @@ pub fn head(report: &MatrixReport) -> Head {
             span(report.took_ms)
         ),
         headline,
-        reason: report.reason.clone(),
+        reason: run::reason(&report.reason, report.verdict, &toll),
     }
 }
 

@@ -4,9 +4,8 @@ use std::fmt::Write as _;
 
 use super::text::{date, escape, number, span};
 use super::{Head, quantiles, section, tables, timeline};
-use crate::scenario::faults::{Rule, rule};
-use crate::scenario::report::{AgeReport, Report, Verdict};
-use crate::scenario::steps::StepName;
+use crate::scenario::report::{Report, Verdict};
+use crate::scenario::toll::Toll;
 
 /// What is said of the ages and of what a fault may cost.
 pub const AGES: &str = "By age when the fault came: <b>long</b> (older than <code>replicate-after</code> \
@@ -19,6 +18,8 @@ pub const AGES: &str = "By age when the fault came: <b>long</b> (older than <cod
 /// What stands at the top.
 pub fn head(report: &Report) -> Head {
     let e = &report.environment;
+    let mut toll = Toll::default();
+    report.steps.iter().for_each(|step| toll.add(step.name, &step.ages));
     Head {
         kicker: format!(
             "Holdfast chaos run · seed {} · commit {} · {} · {}",
@@ -27,76 +28,57 @@ pub fn head(report: &Report) -> Head {
             date(e.began_unix_ms),
             span(report.took_ms)
         ),
-        headline: headline(report),
-        reason: report.reason.clone(),
+        headline: headline(report, &toll),
+        reason: reason(&report.reason, report.verdict, &toll),
     }
 }
 
 /// What happened, in one sentence.
-fn headline(report: &Report) -> String {
+fn headline(report: &Report, toll: &Toll) -> String {
     if report.steps.is_empty() {
         return "The run broke off before anything could be judged.".to_owned();
     }
-    let mut toll = Toll::default();
-    for step in &report.steps {
-        toll.add(step.name, &step.ages);
-    }
-    toll.text(report.verdict, report.steps.len() as u64)
+    sentence(toll, report.verdict, report.steps.len() as u64)
 }
 
-/// What faults cost connections that they had no right to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Toll {
-    /// How many there were.
-    all: u64,
-    /// How many of them changed director.
-    moved: u64,
-    /// How many were lost that must not be.
-    lost: u64,
-    /// How many were lost within the share that may be.
-    spared: u64,
+/// What faults cost, in sentences, which the reason of the verdict follows.
+pub fn sentence(toll: &Toll, verdict: Verdict, faults: u64) -> String {
+    let each = if faults == 1 { "" } else { " (each counts once a fault)" };
+    let faults = match faults {
+        1 => "One fault".to_owned(),
+        n => format!("{} faults", number(n)),
+    };
+    let [all, moved, lost] = [toll.all, toll.moved, toll.lost].map(number);
+    let allowed = match toll.allowed(false, number) {
+        none if none.is_empty() => none,
+        some => format!(" {some}."),
+    };
+    if toll.lost > 0 {
+        return format!(
+            "{faults}: {lost} of {all} connections that had to survive were lost{each}.{allowed}"
+        );
+    }
+    let survived = match toll.within {
+        0 => format!("{faults}: all {all} connections that had to survive did{each}"),
+        n => format!(
+            "{faults}: {} of {all} connections that had to survive did{each}, and no more than may be were \
+             lost",
+            number(toll.all.saturating_sub(n))
+        ),
+    };
+    match verdict {
+        Verdict::Pass => format!("{survived}; {moved} of them changed director.{allowed}"),
+        Verdict::Fail => format!("{survived}.{allowed} But not everything went as it had to:"),
+        Verdict::Unknown => format!("{survived}.{allowed} But that proves too little:"),
+    }
 }
 
-impl Toll {
-    /// Adds those of a fault.
-    pub fn add(&mut self, fault: StepName, ages: &[AgeReport]) {
-        for of in ages {
-            let rule = rule(fault, of.age);
-            let excess = rule.excess(of);
-            self.lost += excess;
-            if let Rule::Excused(_) = rule {
-                self.all += excess;
-                continue;
-            }
-            self.all += of.eligible;
-            self.moved += of.moved;
-            self.spared += of.lost.saturating_sub(excess);
-        }
-    }
-
-    /// In a sentence, which the reason of the verdict follows.
-    pub fn text(&self, verdict: Verdict, faults: u64) -> String {
-        let faults = match faults {
-            1 => "One fault".to_owned(),
-            n => format!("{} faults", number(n)),
-        };
-        let [all, moved, lost] = [self.all, self.moved, self.lost].map(number);
-        if self.lost > 0 {
-            return format!("{faults}: {lost} of {all} connections that had to survive were lost.");
-        }
-        let survived = match self.spared {
-            0 => format!("{faults}: all {all} connections that had to survive did"),
-            n => format!(
-                "{faults}: {} of {all} connections that had to survive did, and no more than may be were \
-                 lost",
-                number(self.all.saturating_sub(n))
-            ),
-        };
-        match verdict {
-            Verdict::Pass => format!("{survived}; {moved} of them changed director."),
-            Verdict::Fail => format!("{survived}, but not everything went as it had to:"),
-            Verdict::Unknown => format!("{survived}, but that proves too little:"),
-        }
+/// The reason of a verdict; that of an older report does not tell what may be lost and was.
+pub fn reason(reason: &str, verdict: Verdict, toll: &Toll) -> String {
+    let ending = toll.ending();
+    match verdict == Verdict::Pass && !reason.contains("more were lost that may be") {
+        true => reason.to_owned() + &ending,
+        false => reason.to_owned(),
     }
 }
 
@@ -182,37 +164,43 @@ fn stalls(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::report::Age;
+    use crate::scenario::report::{Age, AgeReport, StepReport};
+    use crate::scenario::steps::StepName;
 
     #[test]
     fn the_headline_does_not_contradict_the_verdict() {
-        let of =
-            |verdict, lost, spared| Toll { all: 3_178, moved: 890, lost, spared }.text(verdict, 6);
-        let all = "6 faults: all 3,178 connections that had to survive did";
+        let of = |verdict, lost, within| {
+            let toll = Toll::of_a_test(3_178, 890, lost, within);
+            sentence(&toll, verdict, 6)
+        };
+        let all =
+            "6 faults: all 3,178 connections that had to survive did (each counts once a fault)";
         assert_eq!(of(Verdict::Pass, 0, 0), format!("{all}; 890 of them changed director."));
-        let lost = "6 faults: 7 of 3,178 connections that had to survive were lost.";
+        let lost = "6 faults: 7 of 3,178 connections that had to survive were lost (each counts once a fault).";
         assert_eq!(of(Verdict::Fail, 7, 1), lost);
-        assert!(of(Verdict::Fail, 0, 0).contains(", but not everything"));
-        assert!(of(Verdict::Unknown, 0, 0).contains(", but that proves too little"));
-        let spared = of(Verdict::Pass, 0, 1);
+        assert!(of(Verdict::Fail, 0, 0).contains(". But not everything"));
+        assert!(of(Verdict::Unknown, 0, 0).contains(". But that proves too little"));
+        let within = of(Verdict::Pass, 0, 1);
         assert!(
-            spared.contains("3,177 of 3,178") && spared.contains("no more than may be"),
-            "{spared}"
+            within.contains("3,177 of 3,178") && within.contains("no more than may be"),
+            "{within}"
         );
     }
 
     #[test]
-    fn a_toll_is_of_what_is_judged() {
-        let of =
-            |age| AgeReport { eligible: 1_000, moved: 1_000, ..AgeReport::new(age, "".into()) };
-        let young = AgeReport { lost: 2, moved_lost: 2, ..of(Age::Young) };
-        let newborn = AgeReport { lost: 9, moved_lost: 9, not_spared: 3, ..of(Age::Newborn) };
-        let mut toll = Toll::default();
-        toll.add(StepName::KillDaemon, &[of(Age::Long), young, newborn]);
-        assert_eq!(toll, Toll { all: 2_003, moved: 2_000, lost: 4, spared: 1 });
-        let mut reshuffled = Toll::default();
-        let one = AgeReport { lost: 1, ..of(Age::Later) };
-        reshuffled.add(StepName::Reshuffle, &[one]);
-        assert_eq!(reshuffled, Toll { all: 1_000, moved: 1_000, lost: 1, spared: 0 });
+    fn a_pass_tells_at_the_top_what_it_excused_and_why() {
+        let young =
+            AgeReport { eligible: 1_700, lost: 1_664, ..AgeReport::new(Age::Young, String::new()) };
+        let step =
+            StepReport { name: StepName::KillAll, ages: vec![young], ..StepReport::of_a_crash() };
+        let reason = "nothing was lost that had to survive".to_owned();
+        let mut report =
+            Report { verdict: Verdict::Pass, reason, steps: vec![step], ..Report::default() };
+        let older = head(&report);
+        let words = "1,664 more were lost that may be: 1,664 in kill-all.";
+        assert!(older.headline.ends_with(words), "{}", older.headline);
+        assert!(older.reason.contains("1664 in kill-all (until the store"), "{}", older.reason);
+        report.reason = older.reason.clone();
+        assert_eq!(head(&report).reason, older.reason, "it is told once");
     }
 }

@@ -154,6 +154,17 @@ impl Rule {
         }
     }
 
+    /// Why it has room for losses; empty: it has none.
+    pub fn why(self) -> String {
+        match self {
+            Rule::Nothing => String::new(),
+            Rule::AtMost(per_mille) => {
+                format!("at most {per_mille} in 1000 of those that changed director")
+            }
+            Rule::Excused(excuse) => excuse.why.into(),
+        }
+    }
+
     /// Whether it has room for such a loss.
     pub fn spares(self, loss: Loss) -> bool {
         match self {

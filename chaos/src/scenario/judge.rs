@@ -8,6 +8,7 @@ use super::ages;
 use super::faults::{Rule, rule};
 use super::report::{Age, CohortReport, Report, Seconds, Stalls, StepReport, Verdict, Young};
 use super::steps::StepName;
+use super::toll::Toll;
 use crate::router::paths::Paths;
 use crate::workload::record::{Cohort, Patience, Record};
 
@@ -416,6 +417,8 @@ fn verdict(before: &Before, steps: &[StepReport], terms: &Terms) -> (Verdict, St
     } else if !doubts.is_empty() {
         (Verdict::Unknown, doubts.join("; "))
     } else {
+        let mut toll = Toll::default();
+        steps.iter().for_each(|s| toll.add(s.name, &s.ages));
         let taken: u64 = steps.iter().map(|s| s.eligible_taken_over).sum();
         let fewest = steps.iter().filter_map(|s| Some((young_moved(s)?, s.name.name()))).min();
         let few = fewest.filter(|(moved, _)| *moved < ENOUGH_YOUNG).map(|(moved, name)| {
@@ -425,7 +428,8 @@ fn verdict(before: &Before, steps: &[StepReport], terms: &Terms) -> (Verdict, St
             )
         });
         let reason = format!(
-            "nothing was lost that had to survive, {taken} takeovers of eligible connections{}",
+            "nothing was lost that had to survive, {taken} takeovers of eligible connections{}{}",
+            toll.ending(),
             few.unwrap_or_default()
         );
         (Verdict::Pass, reason)

@@ -16,6 +16,7 @@ use super::report::{Age, AgeReport, Environment, FaultReport, MatrixReport, Repo
 use super::run::Settings;
 use super::steps::{self, StepName};
 use super::table::{AGE_HEAD, AGE_INTRO, age_rows, aligned, unconnected, word};
+use super::toll::Toll;
 use super::{replicate_after_ms, whole_run};
 use crate::args::{Chaos, Ground};
 use crate::clock::now_ms;
@@ -269,7 +270,9 @@ fn combine(chaos: &Chaos, runs: &[Report], took_ms: u64) -> MatrixReport {
         .collect();
     let reason = if told.is_empty() {
         let happened: u64 = faults.iter().map(|f| f.happened).sum();
-        format!("{happened} faults, and nothing was lost that could live")
+        let mut toll = Toll::default();
+        faults.iter().for_each(|f| toll.add(f.name, &f.ages));
+        format!("{happened} faults, and nothing was lost that had to survive{}", toll.ending())
     } else {
         told.join("; ")
     };
@@ -382,6 +385,12 @@ mod tests {
         let failed = combine(&given, &[run(1, Verdict::Fail, 3), run(2, Verdict::Unknown, 0)], 5);
         assert_eq!((failed.verdict, failed.faults[0].ages[1].lost), (Verdict::Fail, 3));
         let passed = combine(&given, &[run(1, Verdict::Pass, 0)], 5);
-        assert_eq!(passed.reason, "1 faults, and nothing was lost that could live");
+        assert_eq!(passed.reason, "1 faults, and nothing was lost that had to survive");
+        let mut all = run(1, Verdict::Pass, 400);
+        all.steps[0].name = StepName::KillAll;
+        let excused = combine(&given, &[all], 5).reason;
+        let words =
+            "had to survive; 400 more were lost that may be: 400 in kill-all (until the store has";
+        assert!(excused.contains(words), "{excused}");
     }
 }

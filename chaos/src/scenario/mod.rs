@@ -17,6 +17,7 @@ pub mod series;
 pub mod steps;
 pub mod summary;
 pub mod table;
+pub mod toll;
 pub mod wait;
 
 #[cfg(test)]
