@@ -12,7 +12,8 @@ pub const AGES: &str = "By age when the fault came: <b>long</b> (older than <cod
     and a second), <b>young</b> (from 50 ms), <b>newborn</b>, and those opened <b>later</b>, while it went \
     on. <b>Moved</b> are those that changed director, at the router. Bold: all are judged. Grey: some could \
     not live; where one was lost a line says which may be. <b class=\"bad\">Red</b> is what the verdict holds \
-    against it; <b class=\"some\">amber</b> is within what may be lost. A share with &lt; is a bound: none of \
+    against it; <b class=\"some\">amber</b> is within what may be lost. <b>Not opened</b> is held against it \
+    wherever some director served, but for those that the router still sent to one that was gone. A share with &lt; is a bound: none of \
     <i>n</i> was lost, so the true share is below 3/<i>n</i> with 95 % confidence.";
 
 /// What stands at the top.
@@ -49,10 +50,9 @@ pub fn sentence(toll: &Toll, verdict: Verdict, faults: u64) -> String {
         n => format!("{} faults", number(n)),
     };
     let [all, moved, lost] = [toll.all, toll.moved, toll.lost].map(number);
-    let allowed = match toll.allowed(false, number) {
-        none if none.is_empty() => none,
-        some => format!(" {some}."),
-    };
+    let allowed = [toll.allowed(false, number), toll.unopened(false, number)];
+    let allowed: String =
+        allowed.iter().filter(|a| !a.is_empty()).map(|a| format!(" {a}.")).collect();
     if toll.lost > 0 {
         return format!(
             "{faults}: {lost} of {all} connections that had to survive were lost{each}.{allowed}"
@@ -76,7 +76,7 @@ pub fn sentence(toll: &Toll, verdict: Verdict, faults: u64) -> String {
 /// The reason of a verdict; that of an older report does not tell what may be lost and was.
 pub fn reason(reason: &str, verdict: Verdict, toll: &Toll) -> String {
     let ending = toll.ending();
-    match verdict == Verdict::Pass && !reason.contains("more were lost that may be") {
+    match verdict == Verdict::Pass && !reason.contains(&ending) {
         true => reason.to_owned() + &ending,
         false => reason.to_owned(),
     }

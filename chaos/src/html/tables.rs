@@ -111,7 +111,7 @@ fn age_rows(html: &mut String, of: StepName, ages: &[AgeReport], first: &dyn Fn(
             number(age.wrong_backend),
             bound(age.eligible, age.lost),
             bound(age.moved, age.moved_lost),
-            if age.unconnected > 0 && of.is_planned() { "n bad" } else { "n" },
+            if age.refused > 0 { "n bad" } else { "n" },
             number(age.unconnected),
         )
         .ok();

@@ -1,6 +1,6 @@
 //! Connections by their age when the fault came, and what is known of those that were lost. Pure.
 
-use super::faults::{Loss, Rule, rule};
+use super::faults::{Loss, Refusal, Rule, refusal, rule};
 use super::judge::{Facts, MARGIN_MS, Terms, is_over};
 use super::report::{Age, AgeReport, How, LOST_LISTED, LostConnection};
 use crate::workload::record::{Patience, Record};
@@ -41,6 +41,7 @@ pub fn tell(
         let lost = record.lost_with(patience, terms.taken_ms).filter(&within);
         if record.connected_ms.is_none() {
             cohort.unconnected += u64::from(lost.is_some());
+            cohort.refused += u64::from(lost.is_some() && !may_be_refused(record, facts));
             continue;
         }
         let moved = facts.moved(record.id);
@@ -69,6 +70,18 @@ pub fn tell(
     losses.sort_by_key(|l| (l.excused, l.age, l.at_ms));
     losses.truncate(LOST_LISTED);
     (ages.into(), losses)
+}
+
+/// Whether the fault made it unavoidable that a connection could not be opened.
+fn may_be_refused(record: &Record, facts: &Facts) -> bool {
+    let hit = || facts.before.get(&record.id).is_none_or(|d| facts.failed.contains(d));
+    match refusal(facts.name) {
+        Refusal::Never => false,
+        Refusal::UntilLeft => {
+            !facts.failed.is_empty() && record.opened_ms <= facts.done_ms + MARGIN_MS && hit()
+        }
+        Refusal::UntilRepaired => record.opened_ms <= facts.repaired_ms,
+    }
 }
 
 fn describe(record: &Record, facts: &Facts, age: Age, at_ms: u64) -> LostConnection {

@@ -133,6 +133,38 @@ pub fn rule(step: StepName, age: Age) -> Rule {
     }
 }
 
+/// For whom a fault makes it unavoidable that a connection cannot be opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// Nobody: some director serves all the time, and whoever is asked lives.
+    Never,
+    /// Those that a director may have had that was hit, and that were begun before the router had left it.
+    UntilLeft,
+    /// Those that were begun before all was repaired: no director serves.
+    UntilRepaired,
+}
+
+/// Who may be refused in a step.
+pub fn refusal(step: StepName) -> Refusal {
+    match step {
+        StepName::KillAll => Refusal::UntilRepaired,
+        StepName::DiskFull => Refusal::UntilLeft,
+        _ if step.is_crash() => Refusal::UntilLeft,
+        _ => Refusal::Never,
+    }
+}
+
+impl Refusal {
+    /// For people.
+    pub fn why(self) -> &'static str {
+        match self {
+            Refusal::Never => "some director serves all the time",
+            Refusal::UntilLeft => "the router still sent them to a director that was gone",
+            Refusal::UntilRepaired => "no director served",
+        }
+    }
+}
+
 impl Rule {
     /// For people.
     pub fn text(self) -> String {

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ages;
-use super::faults::{Rule, rule};
+use super::faults::{Rule, refusal, rule};
 use super::report::{Age, CohortReport, Report, Seconds, Stalls, StepReport, Verdict, Young};
 use super::steps::StepName;
 use super::toll::Toll;
@@ -342,10 +342,16 @@ fn judge_ages(
                 .push(format!("{name} lost {lost} of {all} {age} connections{of_them} ({text})"));
         }
     }
-    // Whoever is at work in a planned change takes new connections all the time.
-    let unconnected: u64 = step.ages.iter().map(|a| a.unconnected).sum();
-    if step.name.is_planned() && unconnected > 0 {
-        failures.push(format!("in {name} {unconnected} connections could not be opened"));
+    // Where some director serves, it takes new connections all the time.
+    let refused: u64 = step.ages.iter().map(|a| a.refused).sum();
+    if refused > 0 {
+        let why = refusal(step.name).why();
+        let all: u64 = step.ages.iter().map(|a| a.unconnected).sum();
+        let of = match all - refused {
+            0 => String::new(),
+            n => format!(", and {n} more that may be ({why})"),
+        };
+        failures.push(format!("in {name} {refused} connections could not be opened{of}"));
     }
     if let Some(moved) = young_moved(step).filter(|moved| step.happened && *moved < needed) {
         doubts.push(format!(

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use clap::ValueEnum;
+
 use super::burst::Young;
 use super::judge::{self, Facts, Terms, judge};
-use super::report::{Stalls, Verdict};
+use super::report::{Report, Stalls, Verdict};
 use super::steps::StepName;
 use crate::router::paths::Paths;
 use crate::workload::record::{Cohort, Patience, Record, Transport};
@@ -256,23 +258,53 @@ fn few_young_ones_are_never_passed_over_in_silence() {
     assert!(reason.ends_with(words), "{reason}");
 }
 
-#[test]
-fn connections_that_cannot_be_opened_fail_a_planned_change() {
+/// Fifty old ones; one that is refused, and one that never gets an answer, both begun then.
+fn refused(name: StepName, opened: u64, director: Option<&str>) -> Report {
     let mut records = fifty(1_000);
-    let mut refused = Record::new(60, Cohort::Young, Transport::Tcp, records[0].remote, 10_050);
-    refused.failed(10_060, "connecting: connection refused", Some(libc::ECONNREFUSED));
-    let silent = Record::new(61, Cohort::Young, Transport::Tcp, records[0].remote, 10_050);
+    let mut refused = Record::new(60, Cohort::Young, Transport::Tcp, records[0].remote, opened);
+    refused.failed(opened + 10, "connecting: connection refused", Some(libc::ECONNREFUSED));
+    let mut silent = Record::new(61, Cohort::Young, Transport::Tcp, records[0].remote, opened);
+    silent.due_ms = opened;
     // Another step's business.
     let mut late = silent.clone();
     late.opened_ms = 22_001;
     late.due_ms = 22_001;
     records.extend([refused, silent, late]);
-    let report = judge(&records, &[facts(StepName::DrainNode, 10_000)], &TERMS);
-    let reason = "in drain-node 2 connections could not be opened";
-    assert_eq!((report.verdict, report.reason.as_str()), (Verdict::Fail, reason));
-    let report = judge(&records, &[facts(StepName::KillDaemon, 10_000)], &TERMS);
-    assert_eq!(report.verdict, Verdict::Pass, "in a crash it is shown: {}", report.reason);
-    assert_eq!(report.steps[0].ages[3].unconnected, 2);
+    let mut facts = facts(name, 10_000);
+    if let Some(director) = director {
+        facts.before.extend(paths(60..62, director));
+    }
+    judge(&records, &[facts], &TERMS)
+}
+
+#[test]
+fn connections_that_cannot_be_opened_fail_whatever_leaves_a_director_at_work() {
+    for name in StepName::value_variants().iter().filter(|n| **n != StepName::KillAll) {
+        // Long after the router had left whoever was hit.
+        let report = refused(*name, 15_000, None);
+        let reason = format!("in {} 2 connections could not be opened", name.name());
+        assert_eq!((report.verdict, report.reason), (Verdict::Fail, reason));
+    }
+    for name in [StepName::DrainNode, StepName::OneWay, StepName::CutOff, StepName::BlockedLinks] {
+        let reason = refused(name, 10_050, None).reason;
+        assert!(reason.contains("2 connections could not be opened"), "{}: {reason}", name.name());
+    }
+}
+
+#[test]
+fn connections_that_cannot_be_opened_are_excused_where_nobody_could_take_them() {
+    let crash = refused(StepName::KillDaemon, 11_100, None);
+    assert_eq!(crash.verdict, Verdict::Pass, "{}", crash.reason);
+    let told = "; 2 could not be opened in kill-daemon (the router still sent them to a director that was gone)";
+    assert!(crash.reason.contains(told), "{}", crash.reason);
+    let later = &crash.steps[0].ages[3];
+    assert_eq!((later.unconnected, later.refused), (2, 0));
+    assert_eq!(refused(StepName::KillDaemon, 11_101, None).verdict, Verdict::Fail);
+    let elsewhere = refused(StepName::KillDaemon, 10_050, Some("d2"));
+    assert_eq!(elsewhere.verdict, Verdict::Fail, "its director lives");
+    let all = refused(StepName::KillAll, 20_000, None);
+    assert_eq!(all.verdict, Verdict::Pass, "nobody serves before the repair: {}", all.reason);
+    assert_eq!(refused(StepName::KillAll, 20_001, None).verdict, Verdict::Fail, "all serve again");
 }
 
 /// Fifty old ones, and one of another age that is lost: opened then, at that director, so.

@@ -259,6 +259,9 @@ pub struct AgeReport {
     pub corrupt: u64,
     /// Those whose connect() failed, or never returned: they are in none of the numbers above.
     pub unconnected: u64,
+    /// Of the unconnected, those that the fault does not excuse.
+    #[serde(default)]
+    pub refused: u64,
     /// Where none was lost: the share that may be lost at the most, with 95 % confidence (rule of three).
     pub bound: Option<f64>,
     /// The same of those that changed director.
@@ -281,6 +284,7 @@ impl AgeReport {
             wrong_backend: 0,
             corrupt: 0,
             unconnected: 0,
+            refused: 0,
             bound: None,
             moved_bound: None,
         }
@@ -298,6 +302,7 @@ impl AgeReport {
         self.wrong_backend += other.wrong_backend;
         self.corrupt += other.corrupt;
         self.unconnected += other.unconnected;
+        self.refused += other.refused;
         self.bound();
     }
 

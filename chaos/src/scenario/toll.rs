@@ -1,7 +1,7 @@
 //! What a run cost beside what it is judged by: whoever reads PASS has to see how many were lost all the
 //! same, in which fault, and why they may be. Pure.
 
-use super::faults::{Rule, rule};
+use super::faults::{Rule, refusal, rule};
 use super::report::AgeReport;
 use super::steps::StepName;
 
@@ -18,6 +18,8 @@ pub struct Toll {
     pub within: u64,
     /// Those that may be lost and were, by reason.
     allowed: Vec<Allowed>,
+    /// Those that could not be opened where that may be, by fault.
+    unopened: Vec<(StepName, u64)>,
 }
 
 /// Losses that one reason allows, by fault.
@@ -38,6 +40,10 @@ impl Toll {
 impl Toll {
     /// Adds those of a fault.
     pub fn add(&mut self, fault: StepName, ages: &[AgeReport]) {
+        let unopened = ages.iter().map(|a| a.unconnected.saturating_sub(a.refused)).sum();
+        if unopened > 0 {
+            self.unopened.push((fault, unopened));
+        }
         for of in ages {
             let rule = rule(fault, of.age);
             let excess = rule.excess(of);
@@ -52,6 +58,15 @@ impl Toll {
             self.moved += of.moved;
             self.within += spared;
         }
+    }
+
+    /// Those that could not be opened, and may be; empty: none.
+    pub fn unopened(&self, reasons: bool, number: fn(u64) -> String) -> String {
+        let told = self.unopened.iter().map(|(name, count)| {
+            let why = if reasons { format!(" ({})", refusal(*name).why()) } else { String::new() };
+            format!("{} could not be opened in {}{why}", number(*count), name.name())
+        });
+        told.collect::<Vec<_>>().join(", ")
     }
 
     fn allow(&mut self, rule: Rule, fault: StepName, count: u64) {
@@ -91,10 +106,9 @@ impl Toll {
 
     /// The same as the end of a verdict's reason.
     pub fn ending(&self) -> String {
-        match self.allowed(true, |n| n.to_string()) {
-            none if none.is_empty() => none,
-            some => format!("; {some}"),
-        }
+        let plain = |n: u64| n.to_string();
+        let told = [self.allowed(true, plain), self.unopened(true, plain)];
+        told.iter().filter(|t| !t.is_empty()).map(|t| format!("; {t}")).collect()
     }
 }
 
@@ -134,7 +148,10 @@ mod tests {
         let words = "415 more were lost that may be: 409 in kill-all, 1 in kill-daemon, 2 in kill-daemon, \
                      3 in hang-daemon";
         assert_eq!(short, words);
+        let none = AgeReport::new(Age::Later, String::new());
+        toll.add(StepName::KillAll, &[AgeReport { unconnected: 3, refused: 1, ..none }]);
         let ending = toll.ending();
+        assert!(ending.ends_with("; 2 could not be opened in kill-all (no director served)"));
         for part in [
             "; 415 more were lost that may be: 409 in kill-all (until the store has them",
             "1 in kill-daemon (at most 1 in 1000 of those that changed director)",
