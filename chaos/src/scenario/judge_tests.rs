@@ -135,6 +135,30 @@ fn another_backend_and_damage_are_failures() {
 }
 
 #[test]
+fn a_connection_that_moves_or_is_damaged_counts_once() {
+    for name in [StepName::DrainNode, StepName::KillDaemon, StepName::OneWay] {
+        let mut records = fifty(1_000);
+        let mut young = talking(60, Cohort::Young, 9_000, 11_000);
+        young.answered_by("b2", 10_300);
+        young.corrupt(10_400);
+        young.finished(11_250);
+        // Too young to survive a crash for certain, and no young one by kind.
+        let mut echo = talking(61, Cohort::Echo, 9_000, TERMS.taken_ms);
+        echo.answered_by("b2", 10_300);
+        records.extend([young, echo]);
+        let (verdict, reason) = {
+            let report = judge(&records, &[facts(name, 10_000)], &TERMS);
+            (report.verdict, report.reason)
+        };
+        assert_eq!(verdict, Verdict::Fail);
+        let name = name.name();
+        let moved = format!("{name} moved 2 connections to another backend");
+        let damaged = format!("{name} damaged the data of 1 connections");
+        assert!(reason.contains(&moved) && reason.contains(&damaged), "{reason}");
+    }
+}
+
+#[test]
 fn what_proves_nothing_is_unknown() {
     let unknown = |change: fn(&mut Facts), part: &str| {
         let mut facts = facts(StepName::KillDaemon, 10_000);
