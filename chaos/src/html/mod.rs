@@ -3,6 +3,7 @@
 
 mod lanes;
 mod matrix;
+mod older;
 mod quantiles;
 mod run;
 mod scale;
@@ -28,9 +29,13 @@ pub fn of_file(report: &Path, to: Option<&Path>) -> Result<PathBuf> {
     let no_report = || format!("{name} is no report of a run");
     let read: serde_json::Value = serde_json::from_str(&json).with_context(no_report)?;
     let html = if read.get("runs").is_some() {
-        of_matrix(&serde_json::from_value(read).with_context(no_report)?)
+        let mut matrix = serde_json::from_value(read).with_context(no_report)?;
+        older::complete_all(&mut matrix).with_context(|| name.to_string())?;
+        of_matrix(&matrix)
     } else {
-        of_run(&serde_json::from_value(read).with_context(no_report)?)
+        let mut run = serde_json::from_value(read).with_context(no_report)?;
+        older::complete(&mut run).with_context(|| name.to_string())?;
+        of_run(&run)
     };
     let to = to.map_or_else(|| beside(report), Path::to_owned);
     files::write_for_caller(&to, &html)?;

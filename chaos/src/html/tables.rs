@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::quantiles::{PHASES, phases};
 use super::text::{date, escape, number, percent, span};
-use crate::scenario::faults::{Rule, rule};
+use crate::scenario::faults::{Rule, excess, rule};
 use crate::scenario::report::{
     AgeReport, CohortReport, LostConnection, MatrixReport, Report, StallPhases, StepReport,
     StepStalls,
@@ -83,7 +83,7 @@ fn age_rows(html: &mut String, of: StepName, ages: &[AgeReport], first: &dyn Fn(
         let rows = there.len() + there.iter().filter(|a| a.lost > 0).count();
         let first = if index == 0 { first(rows) } else { String::new() };
         let allowed = rule(of, age.age);
-        let (judged, lost) = match (allowed, allowed.excess(age)) {
+        let (judged, lost) = match (allowed, excess(of, age)) {
             (Rule::Excused(_), 0) => ("shown", "n"),
             (Rule::Excused(_), _) => ("shown", "n bad"),
             (_, 0) => ("judged", "n some"),

@@ -65,6 +65,7 @@ pub fn tell(
     }
     for cohort in &mut ages {
         cohort.bound();
+        cohort.excess = Some(rule(facts.name, cohort.age).excess(cohort));
     }
     // What had no excuse is listed first.
     losses.sort_by_key(|l| (l.excused, l.age, l.at_ms));
@@ -211,6 +212,7 @@ mod tests {
         assert_eq!((young.eligible, young.moved, young.survived), (3, 2, 2));
         assert_eq!((young.lost, young.moved_lost, young.reset), (1, 1, 1));
         assert_eq!(young.not_spared, 0, "one in a thousand of those that moved");
+        assert_eq!(young.excess, Some(1), "and two are no thousand");
         assert_eq!(young.bound, None);
         let newborn = &ages[Age::Newborn as usize];
         assert_eq!((newborn.eligible, newborn.unconnected), (0, 1), "it was no connection yet");

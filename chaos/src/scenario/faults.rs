@@ -186,10 +186,10 @@ impl Rule {
         }
     }
 
-    /// Why it has room for losses; empty: it has none.
+    /// Why it has room for losses. What has none today may have had some when a report was written.
     pub fn why(self) -> String {
         match self {
-            Rule::Nothing => String::new(),
+            Rule::Nothing => "by the rules of then".into(),
             Rule::AtMost(per_mille) => {
                 format!("at most {per_mille} in 1000 of those that changed director")
             }
@@ -218,6 +218,11 @@ impl Rule {
         let spared = cohort.lost.saturating_sub(cohort.not_spared);
         cohort.not_spared + spared.saturating_sub(allowed)
     }
+}
+
+/// How many are held against a run: what its report says, else what the rule says.
+pub fn excess(step: StepName, cohort: &AgeReport) -> u64 {
+    cohort.excess.unwrap_or_else(|| rule(step, cohort.age).excess(cohort))
 }
 
 #[cfg(test)]

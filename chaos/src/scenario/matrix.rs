@@ -242,7 +242,10 @@ fn combine(chaos: &Chaos, runs: &[Report], took_ms: u64) -> MatrixReport {
     let mut faults: Vec<FaultReport> = Vec::new();
     for step in runs.iter().flat_map(|r| &r.steps) {
         let at = faults.iter().position(|f| f.name == step.name).unwrap_or_else(|| {
-            let ages = Age::ALL.map(|age| AgeReport::new(age, rule(step.name, age).text()));
+            let ages = Age::ALL.map(|age| AgeReport {
+                excess: Some(0),
+                ..AgeReport::new(age, rule(step.name, age).text())
+            });
             faults.push(FaultReport {
                 name: step.name,
                 what: what(step.name).into(),
@@ -386,6 +389,16 @@ mod tests {
         assert_eq!((failed.verdict, failed.faults[0].ages[1].lost), (Verdict::Fail, 3));
         let passed = combine(&given, &[run(1, Verdict::Pass, 0)], 5);
         assert_eq!(passed.reason, "1 faults, and nothing was lost that had to survive");
+        // One in a thousand is too many where fewer moved, whatever the other seeds had.
+        let share = |seed, moved, lost, excess| {
+            let mut run = run(seed, Verdict::Fail, lost);
+            run.steps[0].ages[0].excess = Some(0);
+            let young = &mut run.steps[0].ages[1];
+            *young = AgeReport { moved, moved_lost: lost, excess: Some(excess), ..young.clone() };
+            run
+        };
+        let sum = combine(&given, &[share(1, 900, 1, 1), share(2, 900, 0, 0)], 5);
+        assert_eq!(sum.faults[0].ages[1].excess, Some(1));
         let mut all = run(1, Verdict::Pass, 400);
         all.steps[0].name = StepName::KillAll;
         let excused = combine(&given, &[all], 5).reason;

@@ -253,6 +253,9 @@ pub struct AgeReport {
     /// Of the lost ones, those that the rule has no room for, whatever became of the others.
     #[serde(default)]
     pub not_spared: u64,
+    /// Of the lost ones, those that are held against the run; none: an older program wrote the report.
+    #[serde(default)]
+    pub excess: Option<u64>,
     /// Those that another backend answered.
     pub wrong_backend: u64,
     /// Those that got damaged data.
@@ -281,6 +284,7 @@ impl AgeReport {
             moved_lost: 0,
             reset: 0,
             not_spared: 0,
+            excess: None,
             wrong_backend: 0,
             corrupt: 0,
             unconnected: 0,
@@ -299,6 +303,7 @@ impl AgeReport {
         self.moved_lost += other.moved_lost;
         self.reset += other.reset;
         self.not_spared += other.not_spared;
+        self.excess = self.excess.zip(other.excess).map(|(a, b)| a + b);
         self.wrong_backend += other.wrong_backend;
         self.corrupt += other.corrupt;
         self.unconnected += other.unconnected;

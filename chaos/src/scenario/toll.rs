@@ -1,7 +1,7 @@
 //! What a run cost beside what it is judged by: whoever reads PASS has to see how many were lost all the
 //! same, in which fault, and why they may be. Pure.
 
-use super::faults::{Rule, refusal, rule};
+use super::faults::{Rule, excess, refusal, rule};
 use super::report::AgeReport;
 use super::steps::StepName;
 
@@ -46,7 +46,7 @@ impl Toll {
         }
         for of in ages {
             let rule = rule(fault, of.age);
-            let excess = rule.excess(of);
+            let excess = excess(fault, of);
             let spared = of.lost.saturating_sub(excess);
             self.lost += excess;
             self.allow(rule, fault, spared);

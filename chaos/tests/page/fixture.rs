@@ -17,7 +17,8 @@ fn cohort(name: &str, eligible: u64, survived: u64) -> Value {
 
 fn age(age: &str, rule: &str, [eligible, moved, lost, moved_lost, reset]: [u64; 5]) -> Value {
     json!({"age": age, "rule": rule, "eligible": eligible, "moved": moved, "survived": eligible - lost,
-        "lost": lost, "moved_lost": moved_lost, "reset": reset, "not_spared": 0, "wrong_backend": 0, "corrupt": 0,
+        "lost": lost, "moved_lost": moved_lost, "reset": reset, "not_spared": 0,
+        "excess": if rule == NONE { lost } else { 0 }, "refused": 0, "wrong_backend": 0, "corrupt": 0,
         "unconnected": u64::from(age == "newborn"), "bound": null, "moved_bound": null})
 }
 
