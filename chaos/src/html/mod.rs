@@ -1,6 +1,7 @@
 //! The report as a page: one file that needs nothing else, drawn here, so that it shows the same
 //! everywhere. The little script in it only tells numbers under the pointer and switches the colours.
 
+mod labels;
 mod lanes;
 mod matrix;
 mod older;

@@ -1,22 +1,22 @@
 //! The time line as a drawing: faults shaded through all panels, connections alive, silence, and what the
 //! directors said.
 
+use super::labels::{fault_name, label_place, label_rows, rows_of};
 use super::lanes::{self, Doing, Span};
 use super::scale::{Linear, Millis};
 use super::svg::{Anchor, Svg, text_width};
 use super::text::{number, span};
-use crate::scenario::report::{Fault, Timeline};
+use crate::scenario::report::Timeline;
 
 const WIDTH: f64 = 960.0;
-const LEFT: f64 = 78.0;
-const RIGHT: f64 = 948.0;
+pub(super) const LEFT: f64 = 78.0;
+pub(super) const RIGHT: f64 = 948.0;
 /// Between a panel and the title of the next.
 const GAP: f64 = 12.0;
 /// How wide small text is against other text.
 const SMALL: f64 = 0.9;
 const TITLE: f64 = 18.0;
 const LABEL_ROW: f64 = 16.0;
-const LABEL_ROWS: usize = 3;
 
 /// Draws it.
 pub fn draw(line: &Timeline) -> String {
@@ -66,38 +66,6 @@ pub fn series(line: &Timeline) -> serde_json::Value {
     })
 }
 
-/// For each fault the row of its label, and whether there is room for more than its number.
-fn label_rows(faults: &[Fault], x: &Linear) -> Vec<(usize, bool)> {
-    let mut taken = [f64::MIN; LABEL_ROWS];
-    let mut rows = Vec::new();
-    for (index, fault) in faults.iter().enumerate() {
-        let from = x.at(fault.begin_ms as f64);
-        let place = |text: &str, taken: &mut [f64; LABEL_ROWS]| {
-            let (from, until) = label_place(from, text);
-            let row = taken.iter().position(|t| *t < from)?;
-            taken[row] = until + 14.0;
-            Some(row)
-        };
-        let long = fault_name(index, fault);
-        rows.push(match place(&long, &mut taken) {
-            Some(row) => (row, true),
-            None => (place(&(index + 1).to_string(), &mut taken).unwrap_or(0), false),
-        });
-    }
-    rows
-}
-
-/// From where to where a label goes: it ends at the plot's edge at the latest.
-fn label_place(from: f64, text: &str) -> (f64, f64) {
-    let width = text_width(text);
-    let from = from.min(RIGHT - width).max(LEFT);
-    (from, from + width)
-}
-
-fn fault_name(index: usize, fault: &Fault) -> String {
-    format!("{} {} {}", index + 1, fault.kind, fault.target)
-}
-
 struct Drawing<'a> {
     line: &'a Timeline,
     svg: Svg,
@@ -115,7 +83,7 @@ const PLANNED: f64 = 16.0;
 const GROUPS: f64 = 46.0;
 const BUSY: f64 = 40.0;
 /// How many directors' lanes and planned changes at a time are drawn.
-const MOST_LANES: usize = 16;
+pub(super) const MOST_LANES: usize = 16;
 
 impl Drawing<'_> {
     fn directors_shown(&self) -> usize {
@@ -483,21 +451,4 @@ impl Drawing<'_> {
             "seconds since the run began",
         );
     }
-}
-
-/// The first row that is free for each; those that are under way at the same time have rows of their own,
-/// with room for a name beside a short one.
-fn rows_of(planned: &[Span<String>], x: &Linear) -> Vec<usize> {
-    let mut taken: Vec<f64> = Vec::new();
-    let mut rows = Vec::new();
-    for change in planned {
-        let (from, until) = (x.at(change.from as f64), x.at(change.until as f64));
-        let row = taken.iter().position(|t| *t <= from).unwrap_or(taken.len()).min(MOST_LANES - 1);
-        if row == taken.len() {
-            taken.push(0.0);
-        }
-        taken[row] = until + text_width(&change.what) + 8.0;
-        rows.push(row);
-    }
-    rows
 }
