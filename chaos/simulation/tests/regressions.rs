@@ -91,6 +91,13 @@ fn a_new_flow_waits_for_who_cannot_be_asked() {
     holds(6374).excusing(Cause::Unanswered);
 }
 
+/// Two directors were drained and the third one dead: the router lost all that a client sent, until its session had
+/// expired. Only what was lost in the last seconds before the client gave up was an excuse.
+#[test]
+fn a_client_that_nobody_could_hear_for_the_idle_limit_has_lost_its_session() {
+    holds(3624).reaching(Mark::ExpiredUnheard).excusing(Cause::Unserved);
+}
+
 /// A director that was declared down, but only cut off, had sessions that nobody else knew; the others
 /// denied them with authority.
 #[test]

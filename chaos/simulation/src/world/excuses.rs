@@ -13,6 +13,7 @@ use super::World;
 use super::happening::Place;
 use super::marks::Mark;
 use super::trace::FlowId;
+use super::unheard::Unheard;
 use crate::director::{Director, frame};
 use crate::endpoint::packet::{Packet, UDP};
 use crate::endpoint::{ConnectionId, EventKind};
@@ -38,7 +39,8 @@ pub enum Cause {
     Orphaned,
     /// Only a director knows it that is cut off or stopped, and could not tell.
     Stranded,
-    /// No director announced the address: nobody heard the client.
+    /// No director announced the address: nobody heard the client, lately or for so long that its session
+    /// expired.
     Unserved,
     /// The first datagrams of a flow were asked about, and not everybody who may know it could answer.
     Unanswered,
@@ -101,6 +103,8 @@ pub(super) struct Excuses {
     causes: BTreeMap<FlowId, Cause>,
     /// When nobody was there for a client last (us).
     unserved: BTreeMap<FlowId, u64>,
+    /// For how long that has been all that became of its packets.
+    unheard: Unheard,
     /// When a first datagram was last dropped because somebody could not be asked (us).
     unanswered: BTreeMap<FlowId, u64>,
     /// Connections of which an end was lost and excused, and why: the other end follows.
@@ -128,6 +132,22 @@ impl Excuses {
     /// Nobody was there to take a packet of this client.
     pub(super) fn unserved(&mut self, flow: FlowId, now_us: u64) {
         self.unserved.insert(flow, now_us);
+        self.unheard.unserved(flow);
+    }
+
+    /// A packet of a connection is lost on its way to the router or to a director.
+    pub(super) fn lost_elsewhere(&mut self, flow: FlowId) {
+        self.unheard.lost_elsewhere(flow);
+    }
+
+    /// A director takes a packet of a connection that may be idle for so long. Whether its session has expired
+    /// rightly meanwhile: then it has an excuse that lasts.
+    pub(super) fn taken(&mut self, flow: FlowId, now_us: u64, idle_us: u64) -> bool {
+        let expired = self.unheard.taken(flow, now_us, idle_us);
+        if expired {
+            self.grant(flow, Cause::Unserved);
+        }
+        expired
     }
 
     /// A first datagram of this flow was dropped as one that nobody knows for sure to be new. If all could
@@ -147,6 +167,7 @@ impl Excuses {
         }
         self.causes.remove(&flow);
         self.unserved.remove(&flow);
+        self.unheard.begin(flow);
         self.unanswered.remove(&flow);
         self.lost.remove(&flow);
     }
@@ -435,6 +456,18 @@ mod tests {
         excuses.unknown(7, 19_600_000, false);
         assert!(judge(&mut excuses, Loss::TimedOut, false));
         assert_eq!(excuses.counts.times(Cause::Unanswered), 1);
+    }
+
+    #[test]
+    fn who_was_not_heard_for_the_whole_idle_limit_is_excused_until_somebody_knows_it() {
+        let mut excuses = Excuses::default();
+        assert!(!excuses.taken(7, 1_000_000, IDLE_US));
+        excuses.unserved(7, 2_000_000);
+        assert!(excuses.taken(7, 1_000_000 + IDLE_US, IDLE_US) && excuses.has(7));
+        assert!(!judge(&mut excuses, Loss::Reset, true), "it has not expired");
+        assert!(judge(&mut excuses, Loss::TimedOut, false));
+        excuses.begin(7, None);
+        assert!(!judge(&mut excuses, Loss::TimedOut, false), "a new connection has none");
     }
 
     #[test]

@@ -64,11 +64,13 @@ pub enum Mark {
     WriteFailed,
     /// A shard that had lost the majority of its voters for good was formed anew.
     FormedAnew,
+    /// All that a client had sent for the whole idle limit was lost at the router.
+    ExpiredUnheard,
 }
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Mark; 28] = [
+    pub const ALL: [Mark; 29] = [
         Mark::MissFound,
         Mark::MissDenied,
         Mark::AuthorityWithheld,
@@ -97,10 +99,12 @@ impl Mark {
         Mark::StartHindered,
         Mark::WriteFailed,
         Mark::FormedAnew,
+        Mark::ExpiredUnheard,
     ];
 
     /// Those that a few hundred seeds may well miss: regression tests reach them.
-    pub const RARE: &[Mark] = &[Mark::LastHomeDied, Mark::EndFollowed, Mark::StartHindered];
+    pub const RARE: &[Mark] =
+        &[Mark::LastHomeDied, Mark::EndFollowed, Mark::StartHindered, Mark::ExpiredUnheard];
 }
 
 /// How often each mark was reached.

@@ -17,6 +17,7 @@ mod refusing;
 mod router;
 pub mod rules;
 pub mod trace;
+mod unheard;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -11,6 +11,7 @@ use super::{Event, World};
 use crate::director::frame;
 use crate::director::packets::Sent;
 use crate::director::process::Effects;
+use crate::endpoint::packet::UDP;
 use crate::plan::cluster;
 
 /// How long a worker may be busy with other things before it looks at its queue (us).
@@ -40,6 +41,9 @@ impl World {
         let dark = matches!(to, Place::Director(id) if self.is_dark(id));
         if lost || dark {
             let flow = self.flow_of(&packet);
+            if let (Place::Router | Place::Director(_), Some(flow)) = (to, flow) {
+                self.excuses.lost_elsewhere(flow);
+            }
             if let Some(glance) = Glance::at(&packet) {
                 self.note(flow, Happening::Lost(to, glance));
             }
@@ -89,13 +93,27 @@ impl World {
         };
         let place = Place::Director(id);
         if !taken {
+            flow.iter().for_each(|flow| self.excuses.lost_elsewhere(*flow));
             return self.note(flow, Happening::Lost(place, glance));
+        }
+        if let Some(flow) = flow {
+            self.note_heard(flow, &packet);
         }
         self.note(flow, Happening::Packet(place, glance));
         if self.director(id).runs() && self.working.insert(id) {
             let wait = self.net.below(POLL_US);
             self.queue.after(wait, Event::Work(id));
         }
+    }
+
+    /// A director has taken a packet of a connection.
+    fn note_heard(&mut self, flow: u64, packet: &[u8]) {
+        let idle_ms = match frame::tuple(packet) {
+            Some((.., UDP)) => self.plan.udp_idle_timeout_ms,
+            _ => self.plan.idle_timeout_ms,
+        };
+        let expired = self.excuses.taken(flow, self.queue.now_us(), u64::from(idle_ms) * 1_000);
+        self.marks.reach(Mark::ExpiredUnheard, u64::from(expired));
     }
 
     /// A director's workers look at their queues.
