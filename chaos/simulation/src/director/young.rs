@@ -1,6 +1,7 @@
 //! Young sessions: telling homes of them, being a home, asking homes. The real cores, joined as the
 //! store's shell and the node's thread `hf-young` join them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use holdfast_director::session::{SessionTable, Slot, YoungWalk};
@@ -65,15 +66,18 @@ impl YoungSessions {
         self.keeper.clone()
     }
 
-    /// The members as last committed. Whether homes have changed that keep something.
+    /// The members as last committed. Whether a bucket of which something is kept here got other homes.
     pub fn membership(&mut self, now_ms: u64, cluster: &ClusterState) -> bool {
-        let mut keeper = self.keeper.lock();
-        keeper.membership(cluster);
-        let kept = keeper.stats(now_ms).kept;
-        drop(keeper);
+        let kept: BTreeSet<_> =
+            self.records(now_ms).iter().map(|(r, _)| r.bucket(&cluster.bucket_key)).collect();
+        let homes = |homes: &Homes| -> Vec<_> {
+            kept.iter().map(|bucket| homes.asked(now_ms, *bucket).0.to_vec()).collect()
+        };
+        let before = homes(&self.homes);
+        self.keeper.lock().membership(cluster);
         self.homes.change(now_ms, cluster);
         self.saying.membership(now_ms, cluster);
-        kept > 0
+        before != homes(&self.homes)
     }
 
     /// A session was opened here.

@@ -371,6 +371,17 @@ impl World {
         excused
     }
 
+    /// Whether any process has a session of this client socket, which begins a connection now: an earlier one,
+    /// open or over.
+    pub(super) fn lingers(&self, flow: FlowId) -> bool {
+        let mut processes = self.directors.iter().filter_map(|d| d.process.as_deref());
+        processes.any(|process| {
+            let mut lingers = false;
+            process.table.for_each(0, |record, _| lingers |= client(record) == Some(flow));
+            lingers
+        })
+    }
+
     /// Whether any process has an open session of this client socket that has not expired.
     fn is_known(&self, flow: FlowId) -> bool {
         let now_us = self.queue.now_us();

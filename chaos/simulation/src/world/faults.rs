@@ -130,7 +130,6 @@ impl World {
             true => {
                 let left = self.net.below(1 + disks.control.unsynced() as u64);
                 let new_number = self.plan.without != Some(Without::ReplicaIds);
-                self.marks.reach(Mark::NewReplica, u64::from(new_number));
                 disks.lose_machine(left as usize, new_number);
             }
             false => disks.lose_process(),

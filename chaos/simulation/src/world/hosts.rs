@@ -233,7 +233,8 @@ impl World {
             self.excuses.begin(flow, event.connection);
             if !self.sockets_used.insert(flow) {
                 self.sockets_reused.insert(flow);
-                self.marks.reach(Mark::KeyReused, 1);
+                let lingers = self.lingers(flow);
+                self.marks.reach(Mark::KeyReused, u64::from(lingers));
             }
         }
         // A last segment of an earlier connection of this socket meets its successor's: TCP is made

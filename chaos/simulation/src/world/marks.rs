@@ -26,7 +26,7 @@ pub enum Mark {
     Superseded,
     /// A bucket got other homes while it had young sessions.
     HomeChange,
-    /// A snapshot was installed over a live session.
+    /// A snapshot was installed over a live session that it did not know.
     SnapshotOverLive,
     /// A snapshot was installed.
     Snapshot,
@@ -40,9 +40,11 @@ pub enum Mark {
     NewReplica,
     /// A client's key was used again while an older session of it lingered.
     KeyReused,
+    /// A packet met a record of its addresses, and others were asked whether it is of that.
+    Doubted,
     /// A packet of a session was forwarded by a director that did not create it.
     Takeover,
-    /// A session expired in the store.
+    /// A session expired in the store that was open here.
     Expired,
     /// A director died with an open session whose client had used the same port before.
     DeathAfterReuse,
@@ -70,7 +72,7 @@ pub enum Mark {
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Mark; 29] = [
+    pub const ALL: [Mark; 30] = [
         Mark::MissFound,
         Mark::MissDenied,
         Mark::AuthorityWithheld,
@@ -87,6 +89,7 @@ impl Mark {
         Mark::Drained,
         Mark::NewReplica,
         Mark::KeyReused,
+        Mark::Doubted,
         Mark::Takeover,
         Mark::Expired,
         Mark::DeathAfterReuse,
@@ -103,8 +106,7 @@ impl Mark {
     ];
 
     /// Those that a few hundred seeds may well miss: regression tests reach them.
-    pub const RARE: &[Mark] =
-        &[Mark::LastHomeDied, Mark::EndFollowed, Mark::StartHindered, Mark::ExpiredUnheard];
+    pub const RARE: &[Mark] = &[Mark::LastHomeDied, Mark::EndFollowed, Mark::StartHindered];
 }
 
 /// How often each mark was reached.
@@ -135,7 +137,8 @@ impl Marks {
         self.reach(Mark::Expired, told(&process.told.expired));
         self.reach(Mark::LateDelete, told(&process.told.late));
         self.reach(Mark::SnapshotOverLive, told(&process.told.over_live));
-        self.reach(Mark::Snapshot, process.share.snapshots);
+        self.reach(Mark::Snapshot, told(&process.told.snapshots));
+        self.reach(Mark::NewReplica, process.share.new_numbers);
     }
 
     /// Adds those of another run.

@@ -155,7 +155,10 @@ impl World {
                     }
                     self.note(flow, Happening::Dropped(id, reason, glance));
                 }
-                (None, Some(glance)) => self.note(flow, Happening::Parked(id, glance)),
+                (None, Some(glance)) => {
+                    self.marks.reach(Mark::Doubted, u64::from(sent.known.is_some()));
+                    self.note(flow, Happening::Parked(id, glance));
+                }
                 (None, None) => {}
             }
             return;

@@ -181,9 +181,8 @@ impl Process {
         table.set_cluster(key, shards);
         table.configure(tables.configured());
         let young = YoungSessions::new(me, incarnation, &table, &cluster, birth.without);
-        let seen = Arc::new(Seen::default());
-        let (watched, seen_by) = (table.clone(), seen.clone());
-        let watched = Watched { table: watched, seen: seen_by };
+        let watched = Watched::new(&table, tables.cluster_keys());
+        let seen = watched.seen.clone();
         let sink = (Arc::new(watched) as Arc<dyn SessionSink>, young.keeper());
         let Birth { disks, seed, unclean, without, .. } = birth;
         let share = Share::start(me, disks, sink, seed, unclean, without, now_us);

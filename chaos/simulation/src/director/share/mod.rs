@@ -80,8 +80,8 @@ pub struct Share {
     confirming: Vec<Confirming>,
     /// Snapshots whose fate is not known yet.
     sending: Vec<(u64, Address)>,
-    /// Snapshots of shards that have come.
-    pub snapshots: u64,
+    /// Times that it got a new replica number, because what the one before had is lost.
+    pub new_numbers: u64,
     surveying: Surveying,
     /// Which part must not go on and why, if one must not.
     failed: Option<(Which, String)>,
@@ -161,7 +161,7 @@ impl Share {
             barriers: Barriers::default(),
             confirming: Vec::new(),
             sending: Vec::new(),
-            snapshots: 0,
+            new_numbers: 0,
             surveying: Surveying::default(),
             failed: None,
             published,
@@ -316,7 +316,6 @@ impl Share {
                     Address::CONTROL => Which::Control,
                     _ => Which::Sessions,
                 };
-                self.snapshots += u64::from(which == Which::Sessions);
                 self.take(which, input, now_us);
                 self.poll(which, now_us);
                 self.out.push(from, Mail::Arrived(address));
@@ -440,7 +439,10 @@ impl Share {
         match outcome {
             ControlOutcome::Done { number, .. } => {
                 self.announced = true;
-                self.disks.identity.borrow_mut().replica = number.unwrap_or_default();
+                let number = number.unwrap_or_default();
+                let before =
+                    std::mem::replace(&mut self.disks.identity.borrow_mut().replica, number);
+                self.new_numbers += u64::from(before == 0 && number != 0);
                 if self.sessions.is_none() {
                     self.start_sessions(now_us);
                 }
