@@ -72,9 +72,12 @@ struct Entry {
     said_ms: u64,
     /// When it was last put into the order.
     mention_ms: u64,
-    /// Whether it is among the orphans.
-    orphan: bool,
+    /// Its place among the orphans.
+    turn: Option<Turn>,
 }
+
+/// When (ms) an orphan is to be handed to its shard, and how many others got a place before it.
+type Turn = (u64, u64);
 
 /// Records by both keys. Times are milliseconds of any steady clock.
 pub struct Young {
@@ -88,8 +91,11 @@ pub struct Young {
     half_open: usize,
     /// When a half-open one was said, oldest first; the latest counts here, too.
     half_open_order: VecDeque<(u64, FlowKey)>,
-    /// Established sessions of owners that are gone, and when each is to be handed to its shard (again).
-    orphans: VecDeque<(u64, FlowKey)>,
+    /// Established sessions of owners that are gone, each once, by when it is to be handed to its shard
+    /// (again).
+    orphans: BTreeMap<Turn, FlowKey>,
+    /// Places that were given to orphans so far.
+    turns: u64,
     capacity: usize,
     /// The members that are not down, and their lives.
     live: BTreeMap<DirectorId, u64>,
@@ -107,7 +113,8 @@ impl Young {
             order: VecDeque::new(),
             half_open: 0,
             half_open_order: VecDeque::new(),
-            orphans: VecDeque::new(),
+            orphans: BTreeMap::new(),
+            turns: 0,
             capacity,
             live: BTreeMap::new(),
             unsure_until_ms: [0; BUCKETS],
@@ -149,11 +156,13 @@ impl Young {
         // Oldest first; and the map has no order that a run could be repeated by.
         for (_, key) in &self.order {
             if let Some(entry) = self.entries.get_mut(key)
-                && !entry.orphan
+                && entry.turn.is_none()
                 && is_orphan(entry, live)
             {
-                entry.orphan = true;
-                self.orphans.push_back((0, *key));
+                self.turns += 1;
+                let turn = (0, self.turns);
+                entry.turn = Some(turn);
+                self.orphans.insert(turn, *key);
             }
         }
     }
@@ -164,17 +173,19 @@ impl Young {
     pub fn orphans(&mut self, now_ms: u64, most: usize) -> Vec<Orphan> {
         let mut due = Vec::new();
         while due.len() < most
-            && let Some((at_ms, key)) = self.orphans.front().copied()
-            && at_ms <= now_ms
+            && let Some(next) = self.orphans.first_entry().filter(|next| next.key().0 <= now_ms)
         {
-            self.orphans.pop_front();
-            let Some(entry) = self.entries.get_mut(&key).filter(|e| e.orphan) else { continue };
+            let ((at_ms, _), key) = next.remove_entry();
+            let Some(entry) = self.entries.get_mut(&key) else { continue };
+            entry.turn = None;
             if !is_orphan(entry, &self.live) {
-                entry.orphan = false;
                 continue;
             }
             due.push(Orphan { record: aged(entry, now_ms), again: at_ms > 0 });
-            self.orphans.push_back((now_ms.max(1) + HAND_OVER_MS, key));
+            self.turns += 1;
+            let turn = (now_ms.max(1) + HAND_OVER_MS, self.turns);
+            entry.turn = Some(turn);
+            self.orphans.insert(turn, key);
         }
         due
     }
@@ -209,7 +220,7 @@ impl Young {
     ) -> Registered {
         self.expire(now_ms);
         let key = record.key;
-        let mut loser = None;
+        let (mut loser, mut turn) = (None, None);
         if let Some(kept) = self.entries.get(&key) {
             let (old, new) = (&kept.record.incarnation, &record.incarnation);
             let twin = old != new && old.isn == new.isn && kept.said_by != said_by;
@@ -226,6 +237,8 @@ impl Young {
                 };
             }
             loser = twin.then_some(kept.said_by.0);
+            // Whoever is taken for dead and talks says it again and again: it keeps its place.
+            turn = kept.turn.filter(|_| old == new);
             self.remove(&key);
         } else if !self.make_room(now_ms, record.flags.established()) {
             self.turned_away += 1;
@@ -238,11 +251,13 @@ impl Young {
         }
         self.replies.insert(record.reply, key);
         let mut entry =
-            Entry { record, bucket, said_by, said_ms: now_ms, mention_ms: now_ms, orphan: false };
+            Entry { record, bucket, said_by, said_ms: now_ms, mention_ms: now_ms, turn: None };
         // It may have died before its last words were heard.
         if is_orphan(&entry, &self.live) && !self.live.is_empty() {
-            entry.orphan = true;
-            self.orphans.push_back((0, key));
+            self.turns += 1;
+            let turn = turn.unwrap_or((0, self.turns));
+            entry.turn = Some(turn);
+            self.orphans.insert(turn, key);
         }
         if !entry.record.flags.established() {
             self.half_open += 1;
@@ -276,6 +291,9 @@ impl Young {
     fn remove(&mut self, key: &FlowKey) {
         if let Some(gone) = self.entries.remove(key) {
             self.replies.remove(&gone.record.reply);
+            if let Some(turn) = gone.turn {
+                self.orphans.remove(&turn);
+            }
             self.half_open -= usize::from(!gone.record.flags.established());
         }
     }

@@ -252,6 +252,33 @@ fn what_a_dead_director_has_said_is_handed_to_its_shard_until_it_is_applied() {
 }
 
 #[test]
+fn whoever_is_gone_and_talks_is_handed_over_once() {
+    let mut young = Young::new(10);
+    young.set_live(&alive());
+    let said = established(record(1, 2, 1, 7));
+    for _ in 0..1_000 {
+        young.register(10, bucket(1), OTHER, said.clone());
+    }
+    assert_eq!(young.orphans.len(), 1);
+    assert_eq!(young.orphans(10, 10).len(), 1);
+    // To say it again does not bring its turn any nearer.
+    young.register(20, bucket(1), OTHER, said.clone());
+    assert!(young.orphans(20, 10).is_empty());
+    let again = young.orphans(10 + HAND_OVER_MS, 10);
+    assert_eq!(again.iter().map(|o| o.again).collect::<Vec<_>>(), [true]);
+    // A newer use of the key is another session.
+    young.register(2_000, bucket(1), OTHER, established(record(1, 2, 2, 8)));
+    let other = young.orphans(2_000, 10);
+    assert_eq!(other.iter().map(|o| o.again).collect::<Vec<_>>(), [false]);
+    for _ in 0..1_000 {
+        young.applied(&said.key, &record(1, 2, 2, 8).incarnation);
+        assert!(!young.has_orphans());
+        young.register(2_000, bucket(1), OTHER, established(record(1, 2, 2, 8)));
+    }
+    assert_eq!(young.orphans.len(), 1);
+}
+
+#[test]
 fn what_is_applied_makes_room() {
     let mut young = Young::new(1);
     let said = record(1, 1, 1, 1);
@@ -276,7 +303,8 @@ proptest! {
             now += later;
             let one = record(port, creator, stamp, isn);
             let one = if agreed { established(one) } else { one };
-            young.register(now, bucket(port), LIFE, one);
+            let said_by = if creator == 3 { OTHER } else { LIFE };
+            young.register(now, bucket(port), said_by, one);
             prop_assert!(young.len() <= 8);
             prop_assert_eq!(young.replies.len(), young.len());
             for (reply, client) in &young.replies {
@@ -286,8 +314,11 @@ proptest! {
             prop_assert!(young.half_open_order.len() <= 2 * 8 + 66);
             let half_open = young.entries.values().filter(|e| !e.record.flags.established());
             prop_assert_eq!(half_open.count(), young.half_open);
+            let orphans = young.entries.values().filter(|e| is_orphan(e, &young.live));
+            prop_assert_eq!(orphans.count(), young.orphans.len());
         }
-        young.expire(now + KEPT_MS);
+        young.expire(now + 900_000 + KEPT_MS);
         prop_assert!(young.is_empty() && young.replies.is_empty() && young.order.is_empty());
+        prop_assert!(young.orphans.is_empty());
     }
 }
