@@ -313,8 +313,11 @@ impl Known {
 /// Called from the store's apply threads and from its network tasks; implementations must not wait
 /// for the network or for the store.
 pub trait SessionSink: Send + Sync {
-    /// A create was applied. The record's ages count from now.
+    /// A create was applied, or one of another session with this key was refused. The record's ages count
+    /// from now.
     fn created(&self, record: &SessionRecord);
+    /// A create was refused: this session has ended.
+    fn refused(&self, _key: &FlowKey, _incarnation: &Incarnation) {}
     /// An update was applied.
     fn updated(&self, update: &SessionUpdate);
     /// An expiry was applied. The sink keeps what it saw alive itself and proposes it again (veto).

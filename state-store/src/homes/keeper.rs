@@ -201,7 +201,12 @@ impl Keeper {
         self.young.orphans(now_ms, most)
     }
 
-    /// This director's replica has the session now, and answers for it.
+    /// This director's replica has this session now, and answers for it.
+    pub fn replicated(&mut self, record: &SessionRecord) {
+        self.young.replicated(record);
+    }
+
+    /// This session has found its place or its end elsewhere.
     pub fn applied(&mut self, key: &FlowKey, incarnation: &Incarnation) {
         self.young.applied(key, incarnation);
     }

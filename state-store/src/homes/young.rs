@@ -281,6 +281,15 @@ impl Young {
         }
     }
 
+    /// Forgets what its shard has, and a session of somebody who is gone that would not take its place.
+    pub fn replicated(&mut self, record: &SessionRecord) {
+        self.applied(&record.key, &record.incarnation);
+        let refused = |e: &Entry| e.turn.is_some() && !e.record.prevails_over(record);
+        if self.entries.get(&record.key).is_some_and(refused) {
+            self.remove(&record.key);
+        }
+    }
+
     /// Forgets a session that has found its place elsewhere.
     pub fn applied(&mut self, key: &FlowKey, incarnation: &Incarnation) {
         if self.entries.get(key).is_some_and(|e| e.record.incarnation == *incarnation) {

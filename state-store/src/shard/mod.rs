@@ -161,7 +161,12 @@ impl Shard {
             }
             Some(kept) if !record.prevails_over(&kept.record) => {}
             Some(kept) => *kept = stored(record, clock),
-            None if self.tombs.forbid(&record.incarnation, record.flags) => return true,
+            None if self.tombs.forbid(&record.incarnation, record.flags) => {
+                if let Some(sink) = sink {
+                    sink.refused(&key, &record.incarnation);
+                }
+                return true;
+            }
             None if full => return false,
             None => self.table.insert(stored(record, clock)),
         }

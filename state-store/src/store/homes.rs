@@ -253,7 +253,12 @@ impl SessionSink for Applied {
     fn created(&self, record: &SessionRecord) {
         // In this order: whoever asks meanwhile finds it in one place or the other.
         self.sink.created(record);
-        self.forget(&record.key, &record.incarnation);
+        self.keeping.lock().replicated(record);
+    }
+
+    fn refused(&self, key: &FlowKey, incarnation: &Incarnation) {
+        self.sink.refused(key, incarnation);
+        self.forget(key, incarnation);
     }
 
     fn updated(&self, update: &SessionUpdate) {
@@ -268,7 +273,7 @@ impl SessionSink for Applied {
     fn installed(&self, shard: ShardId, records: &[SessionRecord]) {
         self.sink.installed(shard, records);
         let mut keeping = self.keeping.lock();
-        records.iter().for_each(|r| keeping.applied(&r.key, &r.incarnation));
+        records.iter().for_each(|r| keeping.replicated(r));
     }
 
     fn twin(&self, first: &SessionRecord) {
@@ -281,5 +286,75 @@ impl SessionSink for Applied {
 
     fn find(&self, key: &FlowKey) -> Known {
         self.sink.find(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_schema::session::SessionFlags;
+
+    use super::*;
+    use crate::control::tests::Cluster;
+    use crate::shard::Shard;
+    use crate::shard::tests::{entry, record};
+
+    struct Nowhere;
+
+    impl SessionSink for Nowhere {
+        fn created(&self, _: &SessionRecord) {}
+        fn updated(&self, _: &SessionUpdate) {}
+        fn expired(&self, _: &FlowKey, _: &Incarnation) {}
+        fn installed(&self, _: ShardId, _: &[SessionRecord]) {}
+        fn twin(&self, _: &SessionRecord) {}
+        fn find(&self, _: &FlowKey) -> Known {
+            Known::Nobody
+        }
+    }
+
+    /// A home that was told of sessions 1 to 3, stamp 5, whose owner has died.
+    fn home() -> Applied {
+        let cluster = Cluster::of(3).record.cluster;
+        let mut keeper = Keeper::new(DirectorId(1), 100);
+        keeper.membership(&cluster);
+        let records = (1..=3).map(|n| record(n, 5, 0)).collect();
+        let heading = Register { epoch: 1, incarnation: 77, number: 0, told: None, records };
+        keeper.register(0, DirectorId(2), heading, &[]);
+        assert_eq!(keeper.stats(0).kept, 3);
+        Applied { sink: Arc::new(Nowhere), keeping: Arc::new(Mutex::new(keeper)) }
+    }
+
+    fn hand_over(home: &Applied, shard: &mut Shard, now_ms: u64) -> usize {
+        let orphans = home.keeping.lock().orphans(now_ms, 16);
+        let (handed, of) = (orphans.len(), orphans.into_iter());
+        let creates = of.map(|o| SessionChange::Create(o.record)).collect();
+        shard.apply(&entry(0, creates), Some(home)).unwrap();
+        handed
+    }
+
+    #[test]
+    fn what_its_shard_refuses_is_not_handed_over_again() {
+        let (home, mut shard) = (home(), Shard::new());
+        // The client has used the port of the first one again meanwhile, and the second one has ended.
+        let newer = SessionChange::Create(record(1, 9, 0));
+        let mut ended = record(2, 5, 0);
+        ended.flags = ended.flags.with(SessionFlags::RESET);
+        let (key, incarnation) = (ended.key, ended.incarnation);
+        let expiry = SessionChange::Expire { key, incarnation, last_seen_ms: 1 << 40 };
+        let before = vec![newer, SessionChange::Create(ended), expiry];
+        shard.apply(&entry(0, before), None).unwrap();
+        assert_eq!(hand_over(&home, &mut shard, 10), 3);
+        assert_eq!(hand_over(&home, &mut shard, 5_000), 0);
+        assert_eq!(home.keeping.lock().stats(5_000).kept, 0);
+        assert!(shard.find(&key).is_none());
+    }
+
+    #[test]
+    fn what_prevails_over_its_shards_is_handed_over() {
+        let (home, mut shard) = (home(), Shard::new());
+        let older = (1..=3).map(|n| SessionChange::Create(record(n, 3, 0))).collect();
+        shard.apply(&entry(0, older), Some(&home)).unwrap();
+        assert_eq!(hand_over(&home, &mut shard, 10), 3);
+        assert!(shard.records().iter().all(|r| r.incarnation.stamp == 5));
+        assert_eq!(hand_over(&home, &mut shard, 5_000), 0);
     }
 }
