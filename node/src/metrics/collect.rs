@@ -283,15 +283,21 @@ fn store(node: &Node, to: &mut Scrape) {
         for (event, value) in [
             ("sent", saying.sent),
             ("dropped", saying.dropped),
+            ("held", saying.held),
             ("tellings", saying.tellings),
             ("received", keeping.received),
             ("turned_away", keeping.turned_away),
+            ("evicted", keeping.evicted),
+            ("handed_over", keeping.handed_over),
             ("twins", keeping.twins),
         ] {
             to.count("holdfast_young_registrations_total", &[event], value);
         }
         to.count("holdfast_young_registrations_queued", &[], saying.queued);
         to.count("holdfast_young_sessions", &[], keeping.kept);
+        to.count("holdfast_young_half_open_sessions", &[], keeping.half_open);
+        to.count("holdfast_young_half_open_capacity", &[], keeping.half_open_capacity);
+        to.count("holdfast_young_orphans", &[], keeping.orphans);
         to.count("holdfast_young_unsure_buckets", &[], keeping.unsure_buckets);
         to.flag("holdfast_young_authority", &[], keeping.authority);
     }

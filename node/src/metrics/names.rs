@@ -118,7 +118,7 @@ const FIXED: &[(&str, Kind, &[&str], &str)] = &[
         "holdfast_misses_total",
         Counter,
         &["result"],
-        "Questions about unknown sessions: asked, repeated, found, denied (with authority), unknown, late, overflow (no room to ask).",
+        "Questions to other directors about the session of a packet, unknown here or in doubt: asked, repeated, found, denied (with authority), unknown, late, overflow (no room to ask).",
     ),
     ("holdfast_misses_pending", Gauge, &[], "Questions under way now."),
     ("holdfast_sessions_opened_total", Counter, &["protocol"], "Sessions opened by this director."),
@@ -145,10 +145,12 @@ const FIXED: &[(&str, Kind, &[&str], &str)] = &[
         "holdfast_young_registrations_total",
         Counter,
         &["event"],
-        "Young sessions told to their homes: `sent`; `dropped` (no room in a home's queue) and `tellings` (a \
-         home was told everything anew, which makes up for what was dropped, lost, or never said); and what \
-         this director was told as a home: `received`, `turned_away` (its limit is reached), `twins` (another \
-         director had registered the connection before).",
+        "Young sessions told to their homes: `sent`; `dropped` (no room in a home's queue), `held` (the way \
+         to a home became crowded: it is told later) and `tellings` (a home was told everything anew, which \
+         makes up for what was dropped, lost, or never said); and what this director was told as a home: \
+         `received`, `turned_away` (its limit is reached), `evicted` (gave way to another at a limit), `twins` \
+         (another director had registered the connection before), `handed_over` (its director is gone: given \
+         to its shard).",
     ),
     (
         "holdfast_young_registrations_queued",
@@ -163,16 +165,32 @@ const FIXED: &[(&str, Kind, &[&str], &str)] = &[
         "Young sessions of others that this director keeps as their home.",
     ),
     (
+        "holdfast_young_half_open_sessions",
+        Gauge,
+        &[],
+        "Half-open ones among them: they have at most a quarter of the room.",
+    ),
+    ("holdfast_young_half_open_capacity", Gauge, &[], "Most half-open ones that it keeps."),
+    (
+        "holdfast_young_orphans",
+        Gauge,
+        &[],
+        "Established ones among them whose directors are gone and which their shards do not have yet. While \
+         there are any, this home denies nothing (holdfast_young_authority is 0).",
+    ),
+    (
         "holdfast_young_unsure_buckets",
         Gauge,
         &[],
-        "Buckets (of 64) for which it has turned sessions away and says that it cannot be sure.",
+        "Buckets (of 64) for which it has turned sessions away or dropped some for others, and says that it \
+         cannot be sure.",
     ),
     (
         "holdfast_young_authority",
         Gauge,
         &[],
-        "Whether every live director has told this home everything, so that its no counts.",
+        "Whether every live director has told this home everything and no orphans wait, so that its no \
+         counts.",
     ),
     ("holdfast_half_open_sessions", Gauge, &[], "Half-open sessions of this director's own."),
     ("holdfast_half_open_capacity", Gauge, &[], "Most half-open sessions it opens."),

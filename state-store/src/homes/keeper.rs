@@ -56,12 +56,22 @@ pub struct KeeperStats {
     pub kept: u64,
     /// Most records that are kept.
     pub capacity: u64,
-    /// Buckets of which it is unsure now, because registrations found no room.
+    /// Half-open ones among them.
+    pub half_open: u64,
+    /// Most half-open ones that are kept.
+    pub half_open_capacity: u64,
+    /// Established ones among them whose owners are gone and which their shards do not have yet.
+    pub orphans: u64,
+    /// Buckets of which it is unsure now, because registrations found no room or records gave way.
     pub unsure_buckets: u64,
     /// Registrations received.
     pub received: u64,
     /// Registrations that found no room.
     pub turned_away: u64,
+    /// Records that gave way to others.
+    pub evicted: u64,
+    /// Records of owners that are gone which were handed to their shards, each once.
+    pub handed_over: u64,
     /// Registrations of a connection that another director had registered before.
     pub twins: u64,
     /// Whether its *no* counts now.
@@ -217,9 +227,14 @@ impl Keeper {
         KeeperStats {
             kept: self.young.len() as u64,
             capacity: self.young.capacity() as u64,
+            half_open: self.young.half_open() as u64,
+            half_open_capacity: self.young.half_open_capacity() as u64,
+            orphans: self.young.waiting_orphans() as u64,
             unsure_buckets: self.young.unsure_buckets(now_ms) as u64,
             received: self.received,
             turned_away: self.young.turned_away(),
+            evicted: self.young.evicted(),
+            handed_over: self.young.handed_over(),
             twins: self.twins,
             authority: self.has_authority(now_ms),
         }

@@ -151,6 +151,7 @@ pub struct Saying {
     repeated_ms: u64,
     sent: u64,
     dropped: u64,
+    held: u64,
     tellings: u64,
     #[cfg(feature = "simulation")]
     without: super::Without,
@@ -167,6 +168,8 @@ pub struct SayingStats {
     pub sent: u64,
     /// Registrations that found no room in a home's queue; a telling makes up for them.
     pub dropped: u64,
+    /// Times that the way to a home became crowded, and nothing was said to it until it was free.
+    pub held: u64,
     /// Times a home was told everything.
     pub tellings: u64,
 }
@@ -187,6 +190,7 @@ impl Saying {
             repeated_ms: 0,
             sent: 0,
             dropped: 0,
+            held: 0,
             tellings: 0,
             #[cfg(feature = "simulation")]
             without: super::Without::default(),
@@ -267,7 +271,8 @@ impl Saying {
     /// waits, and if that gets too much, they are told everything again.
     pub fn hold(&mut self, now_ms: u64, crowded: impl Fn(DirectorId) -> bool) {
         for (home, queue) in &mut self.queues {
-            queue.held = crowded(*home);
+            let was_held = std::mem::replace(&mut queue.held, crowded(*home));
+            self.held += u64::from(queue.held && !was_held);
             if queue.held && queue.walking {
                 // A walk waits for the slowest, so this one gets a walk of its own later.
                 queue.telling = Telling::Wanted(now_ms + RECOVERY_MS);
@@ -370,6 +375,7 @@ impl Saying {
             limit: self.limit as u64,
             sent: self.sent,
             dropped: self.dropped,
+            held: self.held,
             tellings: self.tellings,
         }
     }

@@ -248,7 +248,8 @@ fn a_home_whose_way_is_crowded_hears_later_and_keeps_nobody_else_waiting() {
     saying.opened(now, &record(1, 1, 1, 1));
     assert_eq!(saying.tick(now).iter().map(|(home, _)| *home).collect::<Vec<_>>(), [c]);
     assert!(saying.walking() && saying.room() == WALKED, "the walk goes on for C");
-    assert_eq!(saying.stats().queued, 1, "B's waits");
+    saying.hold(now, |home| home == b);
+    assert_eq!((saying.stats().queued, saying.stats().held), (1, 1), "B's waits");
     saying.end_walk();
     saying.hold(now + 2, |_| false);
     let batches = saying.tick(now + 2);

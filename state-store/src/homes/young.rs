@@ -102,6 +102,8 @@ pub struct Young {
     /// Until when a bucket may lack a session that is alive.
     unsure_until_ms: [u64; BUCKETS],
     turned_away: u64,
+    evicted: u64,
+    handed_over: u64,
 }
 
 impl Young {
@@ -119,6 +121,8 @@ impl Young {
             live: BTreeMap::new(),
             unsure_until_ms: [0; BUCKETS],
             turned_away: 0,
+            evicted: 0,
+            handed_over: 0,
         }
     }
 
@@ -135,6 +139,31 @@ impl Young {
     /// How many registrations found no room so far.
     pub fn turned_away(&self) -> u64 {
         self.turned_away
+    }
+
+    /// How many records gave way to others so far.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// How many half-open records it holds.
+    pub fn half_open(&self) -> usize {
+        self.half_open
+    }
+
+    /// How many half-open records it holds at most.
+    pub fn half_open_capacity(&self) -> usize {
+        (self.capacity / HALF_OPEN_PART).max(1)
+    }
+
+    /// How many sessions whose owners are gone have not been applied yet.
+    pub fn waiting_orphans(&self) -> usize {
+        self.orphans.len()
+    }
+
+    /// How many sessions were handed to their shards so far, repetitions not counted.
+    pub fn handed_over(&self) -> u64 {
+        self.handed_over
     }
 
     /// How many records it holds at most.
@@ -181,7 +210,9 @@ impl Young {
             if !is_orphan(entry, &self.live) {
                 continue;
             }
-            due.push(Orphan { record: aged(entry, now_ms), again: at_ms > 0 });
+            let again = at_ms > 0;
+            self.handed_over += u64::from(!again);
+            due.push(Orphan { record: aged(entry, now_ms), again });
             self.turns += 1;
             let turn = (now_ms.max(1) + HAND_OVER_MS, self.turns);
             entry.turn = Some(turn);
@@ -309,8 +340,7 @@ impl Young {
 
     /// Whether there is room for a newcomer, or somebody who makes it.
     fn make_room(&mut self, now_ms: u64, established: bool) -> bool {
-        let share = (self.capacity / HALF_OPEN_PART).max(1);
-        if !established && self.half_open >= share {
+        if !established && self.half_open >= self.half_open_capacity() {
             return self.drop_half_open(now_ms, OVER_MS);
         }
         self.entries.len() < self.capacity
@@ -362,6 +392,7 @@ impl Young {
     fn give_way(&mut self, now_ms: u64, key: &FlowKey) {
         if let Some(bucket) = self.entries.get(key).map(|e| e.bucket) {
             self.mark_unsure(now_ms, bucket);
+            self.evicted += 1;
         }
         self.remove(key);
     }

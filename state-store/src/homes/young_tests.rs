@@ -160,7 +160,8 @@ fn a_flood_of_half_open_sessions_has_its_share_and_gives_way() {
     assert_eq!(young.find(7, bucket(1), &half(1).key), Known::Unsure, "the oldest gave way");
     assert_eq!(young.register(8, bucket(11), LIFE, open(11)), Registered::Kept);
     assert_eq!(young.register(9, bucket(12), LIFE, open(12)), Registered::Full, "all established");
-    assert_eq!(young.half_open, 0);
+    assert_eq!((young.half_open(), young.half_open_capacity()), (0, 2));
+    assert_eq!((young.evicted(), young.turned_away()), (2, 2));
     // One that is over gives its place to another.
     let mut young = Young::new(4);
     young.set_live(&alive());
@@ -266,6 +267,7 @@ fn whoever_is_gone_and_talks_is_handed_over_once() {
     assert!(young.orphans(20, 10).is_empty());
     let again = young.orphans(10 + HAND_OVER_MS, 10);
     assert_eq!(again.iter().map(|o| o.again).collect::<Vec<_>>(), [true]);
+    assert_eq!((young.waiting_orphans(), young.handed_over()), (1, 1), "each counts once");
     // A newer use of the key is another session.
     young.register(2_000, bucket(1), OTHER, established(record(1, 2, 2, 8)));
     let other = young.orphans(2_000, 10);
