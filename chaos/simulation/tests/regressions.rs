@@ -126,7 +126,7 @@ fn a_connection_that_its_client_alone_holds_for_established_may_die_with_its_dir
 #[test]
 fn a_record_of_an_earlier_use_that_is_still_open_does_not_take_its_successors_packets() {
     holds(248).reaching(Mark::Doubted);
-    holds(508).reaching(Mark::Doubted);
+    holds(508).reaching(Mark::KeyReused);
     holds(542).reaching(Mark::Doubted);
 }
 
@@ -279,4 +279,11 @@ fn who_finds_a_full_queue_may_go_by_the_session_that_has_come() {
 #[test]
 fn a_start_that_nobody_knows_of_keeps_away_from_the_ports_of_the_one_before() {
     holds(6598);
+}
+
+/// Milliseconds after a connection had closed, its client's next one on the same port came back from another
+/// director to one that had just seen the old one's end, and went to the old backend.
+#[test]
+fn a_record_of_what_just_ended_does_not_take_the_next_connection() {
+    holds(5658).reaching(Mark::KeyReused);
 }

@@ -9,7 +9,7 @@
 //! - A segment is in doubt whose numbers are far from all that is known of the connection. Initial numbers
 //!   are hashes and a clock (RFC 6528), so those of another connection seldom fit. Those of a fast session
 //!   that moves here may not fit either; that costs it one question. Of a session that is over, only what
-//!   its client says is, but also if no numbers are known.
+//!   its client says is, but however lately it was seen here, and also if no numbers are known.
 //! - Of an open session, a SYN or its answer is that is not of this connection's opening.
 //!
 //! What others have seen of the connection since may show that the packet fits after all. Otherwise, if
@@ -102,7 +102,14 @@ impl Core {
         self.table.session(slot).unseen_ms(side, now_ms) >= QUIET_MS
     }
 
-    /// Whether a packet may be of a later connection than the hearsay record of its key.
+    /// Whether a record may be of an earlier use of its key than a packet: it is hearsay, or the connection is
+    /// over, and the next one may have begun at another director a moment ago.
+    #[inline]
+    pub(super) fn may_be_earlier(&self, now_ms: u64, found: (Slot, Side)) -> bool {
+        self.is_hearsay(now_ms, found) || self.table.session(found.0).flags().closing()
+    }
+
+    /// Whether a packet may be of a later connection than such a record of its key.
     pub(super) fn is_in_doubt(
         &self,
         key: &FlowKey,

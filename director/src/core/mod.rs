@@ -276,7 +276,7 @@ impl Core {
                 }
             }
         };
-        if self.is_hearsay(at.now_ms, found) && self.is_in_doubt(key, meta, found) {
+        if self.may_be_earlier(at.now_ms, found) && self.is_in_doubt(key, meta, found) {
             if standing == Standing::Fresh {
                 return self.ask_in_doubt(at, frame, key, meta, found);
             }

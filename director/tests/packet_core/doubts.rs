@@ -419,6 +419,23 @@ fn packets_of_a_later_connection_do_not_go_by_the_record_of_an_earlier_one() {
     }
 }
 
+/// A client takes its port again within milliseconds, at another director, and comes back here.
+#[test]
+fn what_comes_right_behind_the_end_of_a_connection_may_be_of_the_next_one() {
+    let mut stale = Stale::new(44_211);
+    stale.goes_on(&stale.data(OLD));
+    let mut over = stale.f.record.clone();
+    over.flags = over.flags.with(F::CLIENT_FIN).with(F::BACKEND_FIN);
+    stale.lab.table.created(&over);
+    stale.goes_on(&stale.data((OLD.0 + 4, OLD.1)));
+    let data = stale.data(NEW);
+    assert_eq!(stale.lab.one(&data.bytes()).0, Verdict::Parked);
+    let question = stale.lab.questions()[0];
+    let to = data.forwarded(stale.new_local, stale.f.backend).bytes();
+    let new = stale.new.clone();
+    assert_eq!(stale.lab.answer(found(&question, &new)), [(Verdict::Transmit, to)]);
+}
+
 /// A client acknowledges late what came with the backend's FIN; a director that nobody answers forwards it.
 #[test]
 fn the_last_segments_of_a_connection_are_not_asked_about() {
