@@ -71,12 +71,15 @@ fn refuted(session: &Session<'_>, side: Side, segment: &Segment) -> bool {
     far_seq && (ack || went_back) || far_ack && seq
 }
 
+/// The most that a SYN and its data (RFC 7413) take of the sequence space: a jumbo frame.
+const OPENING: u32 = 9_000;
+
 /// Whether a backend's SYN-ACK with this acknowledgement is of the opening that began a session: of its
-/// SYN, and perhaps of data in it (RFC 7413).
+/// SYN, and perhaps of data in it.
 pub(super) fn acknowledges_opening(session: &Session<'_>, ack: u32) -> bool {
     let isn = session.incarnation().isn;
-    let sent = session.numbers(Side::Client).map_or(1, |(end, _)| end.wrapping_sub(isn).max(1));
-    (1..=sent).contains(&ack.wrapping_sub(isn))
+    let sent = session.numbers(Side::Client).map_or(1, |(end, _)| end.wrapping_sub(isn));
+    (1..=sent.clamp(1, OPENING)).contains(&ack.wrapping_sub(isn))
 }
 
 /// Whether a segment shows that it is not of the connection of an open session.
