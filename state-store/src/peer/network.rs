@@ -101,7 +101,7 @@ impl Shared {
     }
 
     fn given(&self, id: DirectorId) -> bool {
-        id.0 < self.numbers_given.load(Ordering::Relaxed)
+        id.0 < self.numbers_given.load(Ordering::Acquire)
     }
 
     /// Whether this director was a member and is none any more.
@@ -318,9 +318,11 @@ impl Network {
     }
 
     /// Director numbers below this one have been given out: whoever has one and is not in the member
-    /// list was removed, and is told so. 0: we are in no position to say that of anybody.
+    /// list was removed, and is told so. 0: we are in no position to say that of anybody. To be set after the
+    /// member list of the same view: before it, a new member would be told that it was removed.
     pub fn set_numbers_given(&self, below: DirectorId) {
-        self.shared.numbers_given.store(below.0, Ordering::Relaxed);
+        // Whoever sees this number sees the member list that was set before it.
+        self.shared.numbers_given.store(below.0, Ordering::Release);
     }
 
     /// Our incarnation, once it is committed. Heartbeats begin with the first one above 0.

@@ -277,8 +277,9 @@ impl Member {
         if *disowned {
             return;
         }
-        self.transport.set_numbers_given(DirectorId(view.cluster.next.director));
+        // In this order: who has a number that was given and is not in the list is told that it was removed.
         self.transport.set_members(&members);
+        self.transport.set_numbers_given(DirectorId(view.cluster.next.director));
         drop(disowned);
         self.young.membership(&view.cluster);
         self.control.handle.members(control_routes(&self.parts.published));
