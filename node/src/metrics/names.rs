@@ -175,8 +175,8 @@ const FIXED: &[(&str, Kind, &[&str], &str)] = &[
         "holdfast_young_orphans",
         Gauge,
         &[],
-        "Established ones among them whose directors are gone and which their shards do not have yet. While \
-         there are any, this home denies nothing (holdfast_young_authority is 0).",
+        "Established ones among them whose directors were found to be gone and which their shards do not have \
+         yet. While there are any, or may be, this home denies nothing (holdfast_young_authority is 0).",
     ),
     (
         "holdfast_young_unsure_buckets",
@@ -189,8 +189,8 @@ const FIXED: &[(&str, Kind, &[&str], &str)] = &[
         "holdfast_young_authority",
         Gauge,
         &[],
-        "Whether every live director has told this home everything and no orphans wait, so that its no \
-         counts.",
+        "Whether every live director has told this home everything and no orphans wait or are looked for, so \
+         that its no counts.",
     ),
     ("holdfast_half_open_sessions", Gauge, &[], "Half-open sessions of this director's own."),
     ("holdfast_half_open_capacity", Gauge, &[], "Most half-open sessions it opens."),

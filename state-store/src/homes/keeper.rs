@@ -60,7 +60,8 @@ pub struct KeeperStats {
     pub half_open: u64,
     /// Most half-open ones that are kept.
     pub half_open_capacity: u64,
-    /// Established ones among them whose owners are gone and which their shards do not have yet.
+    /// Established ones among them that were found to have lost their owners, and which their shards do not
+    /// have yet.
     pub orphans: u64,
     /// Buckets of which it is unsure now, because registrations found no room or records gave way.
     pub unsure_buckets: u64,
@@ -207,6 +208,7 @@ impl Keeper {
     }
 
     /// Sessions of directors that are gone, which this home has to hand to their shards: at most so many.
+    /// This goes on with the search for them, too ([`Young::orphans`]).
     pub fn orphans(&mut self, now_ms: u64, most: usize) -> Vec<Orphan> {
         self.young.orphans(now_ms, most)
     }
@@ -248,7 +250,7 @@ impl Keeper {
         let me = self.me;
         let others = self.live.iter().filter(|(id, _)| **id != me);
         // Who is asked now may be others than those whom the dead have told: one that has to hand over
-        // sessions does not join a denial of others.
+        // sessions, or has still to look for them, does not join a denial of others.
         self.live.contains_key(&me)
             && !self.young.has_orphans()
             && self.confirmed.has_authority(now_ms, self.epoch, others.map(|(id, i)| (*id, *i)))
@@ -353,5 +355,32 @@ mod tests {
         assert_eq!((stats.kept, stats.received, stats.twins), (1, 5, 4));
         home.applied(&agreed.key, &agreed.incarnation);
         assert_eq!(home.stats(84).kept, 0, "its replica answers now");
+    }
+
+    #[test]
+    fn it_denies_nothing_before_it_has_looked_for_sessions_of_the_dead() {
+        let mut cluster = Cluster::of(3).record.cluster;
+        let mut home = Keeper::new(DirectorId(1), 100);
+        home.membership(&cluster);
+        let (b, c) = (DirectorId(2), DirectorId(3));
+        home.register(
+            0,
+            b,
+            batch(cluster.membership_epoch, 0, Some(0), vec![record(1, 2, 1, 7)]),
+            &[],
+        );
+        let absent = record(2, 2, 1, 7);
+        let bucket = absent.bucket(&cluster.bucket_key);
+        cluster.membership_epoch += 1;
+        cluster.members.get_mut(&b).unwrap().down = true;
+        home.membership(&cluster);
+        home.register(10, c, batch(cluster.membership_epoch, 0, Some(0), vec![]), &[]);
+        // All the living have told it everything; but has it something of the dead?
+        assert_eq!(home.find(50, bucket, &absent.key), Kept::Nobody { authority: false });
+        let stats = home.stats(50);
+        assert_eq!((stats.orphans, stats.authority), (0, false));
+        assert!(home.orphans(50, 16).is_empty(), "only a half-open one");
+        assert_eq!(home.find(50, bucket, &absent.key), Kept::Nobody { authority: true });
+        assert!(home.stats(50).authority);
     }
 }

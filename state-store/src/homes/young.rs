@@ -1,6 +1,7 @@
 //! The young sessions of others, in memory, bounded.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use holdfast_schema::bucket::{BUCKETS, Bucket};
 use holdfast_schema::cluster::DirectorId;
@@ -20,12 +21,20 @@ const OVER_MS: u64 = REPEAT_MS + 2_000;
 /// Half-open sessions have at most this part of the room: a flood of them leaves the rest alone.
 const HALF_OPEN_PART: usize = 4;
 
-/// How many that nobody can repeat are passed over in search of one that is over.
+/// Among how many one is looked for that is over: those that nobody can repeat are passed over.
 const ORPHANS_PASSED: usize = 8;
 
 /// How often (ms) an established session of a director that is gone is handed to its shard, until it is
 /// applied.
 const HAND_OVER_MS: u64 = 1_000;
+
+/// How many records a visit looks at or forgets: registrations, answers to misses and Raft's driver wait for
+/// it (0.8 ms, of a million). The next visit comes half a millisecond later: a million records are looked at
+/// within a second and a half.
+const STEP: usize = 1_024;
+
+/// How many records each call forgets that comes for something else: more than it can add.
+const FORGOTTEN: usize = 16;
 
 /// A director and its life.
 pub type Life = (DirectorId, u64);
@@ -70,32 +79,39 @@ struct Entry {
     said_by: Life,
     /// When it was last said; the record's ages were true then.
     said_ms: u64,
+    /// Its place among the half-open ones, if it is one.
+    said: Place,
     /// When it was last put into the order.
     mention_ms: u64,
+    /// Its place there.
+    mention: Place,
     /// Its place among the orphans.
     turn: Option<Turn>,
 }
 
-/// When (ms) an orphan is to be handed to its shard, and how many others got a place before it.
-type Turn = (u64, u64);
+/// How many places were given before, in any of the orders.
+type Place = u64;
+
+/// When (ms) an orphan is to be handed to its shard, and which of those that are due then it is.
+type Turn = (u64, Place);
 
 /// Records by both keys. Times are milliseconds of any steady clock.
 pub struct Young {
     entries: Map<Entry>,
     /// Client keys by reply key.
     replies: Map<FlowKey>,
-    /// When a key was said, oldest first. One that was said again is there more than once; only the
-    /// latest mention counts.
-    order: VecDeque<(u64, FlowKey)>,
-    /// How many are half-open.
-    half_open: usize,
-    /// When a half-open one was said, oldest first; the latest counts here, too.
-    half_open_order: VecDeque<(u64, FlowKey)>,
+    /// Each key once, what was not said for longest first. (A queue that old mentions stay in has to be
+    /// swept now and then, all of it at once.)
+    order: BTreeMap<Place, FlowKey>,
+    /// The half-open ones, what was not said for longest first.
+    half_open: BTreeMap<Place, FlowKey>,
     /// Established sessions of owners that are gone, each once, by when it is to be handed to its shard
     /// (again).
     orphans: BTreeMap<Turn, FlowKey>,
-    /// Places that were given to orphans so far.
-    turns: u64,
+    /// Where in the order there may be others, since the owner of some was found to be gone.
+    unlooked: Option<Range<Place>>,
+    /// Places that were given so far.
+    places: Place,
     capacity: usize,
     /// The members that are not down, and their lives.
     live: BTreeMap<DirectorId, u64>,
@@ -112,11 +128,11 @@ impl Young {
         Young {
             entries: Map::default(),
             replies: Map::default(),
-            order: VecDeque::new(),
-            half_open: 0,
-            half_open_order: VecDeque::new(),
+            order: BTreeMap::new(),
+            half_open: BTreeMap::new(),
             orphans: BTreeMap::new(),
-            turns: 0,
+            unlooked: None,
+            places: 0,
             capacity,
             live: BTreeMap::new(),
             unsure_until_ms: [0; BUCKETS],
@@ -148,7 +164,7 @@ impl Young {
 
     /// How many half-open records it holds.
     pub fn half_open(&self) -> usize {
-        self.half_open
+        self.half_open.len()
     }
 
     /// How many half-open records it holds at most.
@@ -156,7 +172,7 @@ impl Young {
         (self.capacity / HALF_OPEN_PART).max(1)
     }
 
-    /// How many sessions whose owners are gone have not been applied yet.
+    /// How many sessions whose owners are gone have been found, and have not been applied yet.
     pub fn waiting_orphans(&self) -> usize {
         self.orphans.len()
     }
@@ -181,29 +197,48 @@ impl Young {
         if self.live == *live {
             return;
         }
+        // Of those who were alive, that is; what others have said was looked at when it was said.
+        let gone = self.live.iter().any(|(id, life)| live.get(id) != Some(life));
+        if (gone || self.live.is_empty()) && !self.order.is_empty() {
+            self.unlooked = Some(0..self.places + 1);
+        }
         self.live = live.clone();
-        // Oldest first; and the map has no order that a run could be repeated by.
-        for (_, key) in &self.order {
-            if let Some(entry) = self.entries.get_mut(key)
-                && entry.turn.is_none()
-                && is_orphan(entry, live)
-            {
-                self.turns += 1;
-                let turn = (0, self.turns);
-                entry.turn = Some(turn);
-                self.orphans.insert(turn, *key);
-            }
+    }
+
+    /// Looks at some of those whose owners may be gone. Oldest first; and the map of the entries has no
+    /// order that a run could be repeated by.
+    fn look(&mut self, most: usize) {
+        let Some(unlooked) = self.unlooked.take() else { return };
+        let mut rest = self.order.range(unlooked.clone());
+        let keys: Vec<FlowKey> = rest.by_ref().take(most).map(|(_, key)| *key).collect();
+        self.unlooked = rest.next().map(|(next, _)| *next..unlooked.end);
+        keys.iter().for_each(|key| self.look_at(key));
+    }
+
+    fn look_at(&mut self, key: &FlowKey) {
+        if let Some(entry) = self.entries.get_mut(key)
+            && entry.turn.is_none()
+            && is_orphan(entry, &self.live)
+        {
+            self.places += 1;
+            let turn = (0, self.places);
+            entry.turn = Some(turn);
+            self.orphans.insert(turn, *key);
         }
     }
 
     /// Sessions that nobody will replicate, because their owners are gone: at most so many that are due to
     /// be handed to their shards, for the first time or again. Whoever has applied one says so
-    /// ([`Young::applied`]).
+    /// ([`Young::applied`]). For a thread that comes again and again: after somebody is gone it takes a visit
+    /// for each [`STEP`] records to find all.
     pub fn orphans(&mut self, now_ms: u64, most: usize) -> Vec<Orphan> {
+        self.look(STEP);
+        self.expire(now_ms);
         let mut due = Vec::new();
-        while due.len() < most
-            && let Some(next) = self.orphans.first_entry().filter(|next| next.key().0 <= now_ms)
-        {
+        // All of them are none any more if it was not dead.
+        for _ in 0..STEP {
+            let next = self.orphans.first_entry().filter(|next| next.key().0 <= now_ms);
+            let Some(next) = next.filter(|_| due.len() < most) else { break };
             let ((at_ms, _), key) = next.remove_entry();
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             entry.turn = None;
@@ -213,32 +248,26 @@ impl Young {
             let again = at_ms > 0;
             self.handed_over += u64::from(!again);
             due.push(Orphan { record: aged(entry, now_ms), again });
-            self.turns += 1;
-            let turn = (now_ms.max(1) + HAND_OVER_MS, self.turns);
+            self.places += 1;
+            let turn = (now_ms.max(1) + HAND_OVER_MS, self.places);
             entry.turn = Some(turn);
             self.orphans.insert(turn, key);
         }
         due
     }
 
-    /// Whether there are sessions that only homes know, maybe not those that are asked now.
+    /// Whether there are sessions that only homes know, maybe not those that are asked now; or may be,
+    /// because not everything was looked at.
     pub fn has_orphans(&self) -> bool {
-        !self.orphans.is_empty()
+        !self.orphans.is_empty() || self.unlooked.is_some()
     }
 
     /// Everything it holds and who said it, what was not said for longest first.
     #[cfg(feature = "simulation")]
     pub fn records(&mut self, now_ms: u64) -> Vec<(SessionRecord, Life)> {
         self.expire(now_ms);
-        let mut seen = std::collections::HashSet::new();
-        let mut records = Vec::new();
-        for (mention_ms, key) in &self.order {
-            let entry = self.entries.get(key).filter(|e| e.mention_ms == *mention_ms);
-            if let Some(entry) = entry.filter(|_| seen.insert(*key)) {
-                records.push((aged(entry, now_ms), entry.said_by));
-            }
-        }
-        records
+        let entries = self.order.values().filter_map(|key| self.entries.get(key));
+        entries.map(|entry| (aged(entry, now_ms), entry.said_by)).collect()
     }
 
     /// Takes a registration of a session of this bucket.
@@ -249,7 +278,7 @@ impl Young {
         said_by: Life,
         record: SessionRecord,
     ) -> Registered {
-        self.expire(now_ms);
+        self.forget(now_ms, FORGOTTEN);
         let key = record.key;
         let (mut loser, mut turn) = (None, None);
         if let Some(kept) = self.entries.get(&key) {
@@ -281,27 +310,36 @@ impl Young {
             self.remove(&ended);
         }
         self.replies.insert(record.reply, key);
-        let mut entry =
-            Entry { record, bucket, said_by, said_ms: now_ms, mention_ms: now_ms, turn: None };
+        self.places += 1;
+        let place = self.places;
+        let half_open = !record.flags.established();
+        let mut entry = Entry {
+            record,
+            bucket,
+            said_by,
+            said_ms: now_ms,
+            said: place,
+            mention_ms: now_ms,
+            mention: place,
+            turn: None,
+        };
         // It may have died before its last words were heard.
         if is_orphan(&entry, &self.live) && !self.live.is_empty() {
-            self.turns += 1;
-            let turn = turn.unwrap_or((0, self.turns));
+            let turn = turn.unwrap_or((0, place));
             entry.turn = Some(turn);
             self.orphans.insert(turn, key);
         }
-        if !entry.record.flags.established() {
-            self.half_open += 1;
-            self.half_open_order.push_back((now_ms, key));
+        if half_open {
+            self.half_open.insert(place, key);
         }
+        self.order.insert(place, key);
         self.entries.insert(key, entry);
-        self.mention(now_ms, key);
         loser.map_or(Registered::Kept, Registered::Took)
     }
 
     /// What this home knows of a packet's key, whichever direction it is of.
     pub fn find(&mut self, now_ms: u64, bucket: Bucket, key: &FlowKey) -> Known {
-        self.expire(now_ms);
+        self.forget(now_ms, FORGOTTEN);
         let client = self.replies.get(key).unwrap_or(key);
         match self.entries.get(client) {
             Some(entry) => Known::Session(Box::new(aged(entry, now_ms))),
@@ -315,6 +353,9 @@ impl Young {
     /// Forgets what its shard has, and a session of somebody who is gone that would not take its place.
     pub fn replicated(&mut self, record: &SessionRecord) {
         self.applied(&record.key, &record.incarnation);
+        if self.unlooked.is_some() {
+            self.look_at(&record.key);
+        }
         let refused = |e: &Entry| e.turn.is_some() && !e.record.prevails_over(record);
         if self.entries.get(&record.key).is_some_and(refused) {
             self.remove(&record.key);
@@ -331,16 +372,17 @@ impl Young {
     fn remove(&mut self, key: &FlowKey) {
         if let Some(gone) = self.entries.remove(key) {
             self.replies.remove(&gone.record.reply);
+            self.order.remove(&gone.mention);
+            self.half_open.remove(&gone.said);
             if let Some(turn) = gone.turn {
                 self.orphans.remove(&turn);
             }
-            self.half_open -= usize::from(!gone.record.flags.established());
         }
     }
 
     /// Whether there is room for a newcomer, or somebody who makes it.
     fn make_room(&mut self, now_ms: u64, established: bool) -> bool {
-        if !established && self.half_open >= self.half_open_capacity() {
+        if !established && self.half_open.len() >= self.half_open_capacity() {
             return self.drop_half_open(now_ms, OVER_MS);
         }
         self.entries.len() < self.capacity
@@ -350,42 +392,30 @@ impl Young {
 
     /// Drops the session that has not been repeated for longest, if it should have been.
     fn drop_over(&mut self, now_ms: u64) -> bool {
-        let mut orphans = 0;
-        while let Some((mention_ms, key)) = self.order.front().copied() {
-            let entry = self.entries.get_mut(&key).filter(|e| e.mention_ms == mention_ms);
-            if entry.is_some() && (now_ms < mention_ms + OVER_MS || orphans == ORPHANS_PASSED) {
+        for _ in 0..ORPHANS_PASSED {
+            let Some(entry) = self.oldest() else { return false };
+            if now_ms < entry.mention_ms + OVER_MS {
                 return false;
             }
-            self.order.pop_front();
-            let Some(entry) = entry else { continue };
-            let (owner, life) = entry.said_by;
-            if self.live.get(&owner) == Some(&life) {
+            let key = entry.record.key;
+            if !self.is_gone(entry.said_by) {
                 self.give_way(now_ms, &key);
                 return true;
             }
             // Nobody can repeat it.
-            orphans += 1;
-            entry.mention_ms = now_ms;
-            self.order.push_back((now_ms, key));
+            self.mention_again(now_ms, &key);
         }
         false
     }
 
     /// Drops the oldest half-open session, if it is so old.
     fn drop_half_open(&mut self, now_ms: u64, age_ms: u64) -> bool {
-        while let Some((said_ms, key)) = self.half_open_order.front().copied() {
-            let half_open = |e: &Entry| e.said_ms == said_ms && !e.record.flags.established();
-            let valid = self.entries.get(&key).is_some_and(half_open);
-            if valid && now_ms < said_ms + age_ms {
-                return false;
-            }
-            self.half_open_order.pop_front();
-            if valid {
-                self.give_way(now_ms, &key);
-                return true;
-            }
+        let Some(key) = self.half_open.values().next().copied() else { return false };
+        if self.entries.get(&key).is_some_and(|entry| now_ms < entry.said_ms + age_ms) {
+            return false;
         }
-        false
+        self.give_way(now_ms, &key);
+        true
     }
 
     /// A session goes that may be alive.
@@ -403,40 +433,46 @@ impl Young {
         }
     }
 
-    /// Forgets what nobody has repeated for too long.
+    /// Forgets what nobody has repeated for too long, as much of it as one visit may.
     pub fn expire(&mut self, now_ms: u64) {
-        while let Some((mention_ms, key)) = self.order.front().copied() {
-            let entry = self.entries.get_mut(&key).filter(|e| e.mention_ms == mention_ms);
-            if entry.is_some() && now_ms < mention_ms + KEPT_MS {
+        self.forget(now_ms, STEP);
+    }
+
+    fn forget(&mut self, now_ms: u64, most: usize) {
+        for _ in 0..most {
+            let Some(entry) = self.oldest() else { return };
+            if now_ms < entry.mention_ms + KEPT_MS {
                 return;
             }
-            self.order.pop_front();
-            let Some(entry) = entry else { continue };
-            let (owner, life) = entry.said_by;
-            let orphan = self.live.get(&owner) != Some(&life);
-            if orphan && now_ms < entry.said_ms + u64::from(entry.record.idle_timeout_ms) {
-                entry.mention_ms = now_ms;
-                self.order.push_back((now_ms, key));
+            let key = entry.record.key;
+            let until_ms = entry.said_ms + u64::from(entry.record.idle_timeout_ms);
+            if self.is_gone(entry.said_by) && now_ms < until_ms {
+                self.mention_again(now_ms, &key);
             } else {
                 self.remove(&key);
             }
         }
     }
 
-    fn mention(&mut self, now_ms: u64, key: FlowKey) {
-        // Repetitions leave old mentions behind; when they are the majority they go.
-        if self.order.len() > 2 * self.entries.len() + 64 {
-            let entries = &self.entries;
-            self.order.retain(|(at, key)| entries.get(key).is_some_and(|e| e.mention_ms == *at));
-        }
-        if self.half_open_order.len() > 2 * self.half_open + 64 {
-            let half_open = |e: &Entry, at| e.said_ms == at && !e.record.flags.established();
-            let entries = &self.entries;
-            let valid =
-                |(at, key): &(u64, FlowKey)| entries.get(key).is_some_and(|e| half_open(e, *at));
-            self.half_open_order.retain(valid);
-        }
-        self.order.push_back((now_ms, key));
+    /// What was not said for longest.
+    fn oldest(&self) -> Option<&Entry> {
+        self.entries.get(self.order.values().next()?)
+    }
+
+    /// Whether this life of a director cannot repeat anything.
+    fn is_gone(&self, (director, life): Life) -> bool {
+        self.live.get(&director) != Some(&life)
+    }
+
+    fn mention_again(&mut self, now_ms: u64, key: &FlowKey) {
+        // Its new place may lie behind those that are still to be looked at.
+        self.look_at(key);
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        self.order.remove(&entry.mention);
+        self.places += 1;
+        entry.mention = self.places;
+        entry.mention_ms = now_ms;
+        self.order.insert(entry.mention, *key);
     }
 }
 

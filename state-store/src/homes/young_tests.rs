@@ -225,6 +225,7 @@ fn what_a_dead_director_has_said_is_handed_to_its_shard_until_it_is_applied() {
     young.register(0, bucket(5), OTHER, established(record(5, 2, 1, 7)));
     assert!(young.orphans(10, 10).is_empty() && !young.has_orphans());
     young.set_live(&[OTHER].into());
+    assert!(young.has_orphans(), "maybe: nothing was looked at");
     // Not the half-open one, and not that of the living.
     let mut due = young.orphans(20, 2);
     due.extend(young.orphans(21, 2));
@@ -250,6 +251,88 @@ fn what_a_dead_director_has_said_is_handed_to_its_shard_until_it_is_applied() {
     // It was not dead.
     young.set_live(&[LIFE, OTHER].into());
     assert!(young.orphans(9_000, 10).is_empty() && !young.has_orphans());
+}
+
+#[test]
+fn sessions_of_the_dead_are_looked_for_in_steps() {
+    const SAID: u16 = 3 * STEP as u16;
+    let mut young = Young::new(usize::MAX);
+    young.set_live(&[LIFE, OTHER].into());
+    for n in 0..SAID {
+        let (creator, said_by) = if n % 3 == 0 { (2, OTHER) } else { (1, LIFE) };
+        young.register(0, bucket(n % 64), said_by, established(record(n, creator, 1, 7)));
+    }
+    // Whoever joins leaves nothing to be looked for.
+    young.set_live(&[LIFE, OTHER, (DirectorId(3), 1)].into());
+    assert!(!young.has_orphans());
+    young.set_live(&[OTHER].into());
+    assert!(young.orphans.is_empty(), "nobody waits for a walk over all");
+    let mut due = Vec::new();
+    for step in 1..=3 {
+        assert!(young.has_orphans(), "maybe");
+        due.extend(young.orphans(10, 1));
+        assert!(young.orphans.len() <= step * STEP);
+        assert_eq!(young.unlooked.is_some(), step < 3, "a step is neither more nor less");
+    }
+    while due.len() < usize::from(SAID) * 2 / 3 {
+        due.extend(young.orphans(10, 100));
+    }
+    let ports: Vec<u16> = due.iter().map(|o| o.record.key.src_port).collect();
+    assert_eq!(ports, (0..SAID).filter(|n| n % 3 != 0).collect::<Vec<_>>(), "each once, in order");
+    assert!(young.orphans(10, 100).is_empty());
+    // It was not dead: to see that of all of them takes its steps, too.
+    young.set_live(&[LIFE, OTHER].into());
+    for left in [STEP, 0] {
+        assert!(young.has_orphans() && young.orphans(2_000, 100).is_empty());
+        assert_eq!(young.orphans.len(), left);
+    }
+    assert!(!young.has_orphans());
+}
+
+#[test]
+fn what_is_mentioned_again_is_not_missed_by_the_search() {
+    let mut young = Young::new(10);
+    young.set_live(&[LIFE, OTHER].into());
+    young.register(0, bucket(1), OTHER, established(record(1, 2, 1, 7)));
+    for n in 2..5 {
+        young.register(0, bucket(n), LIFE, established(record(n, 1, 1, 7)));
+    }
+    young.set_live(&[OTHER].into());
+    // The first is over; the second goes behind all others, where nobody looks.
+    young.forget(KEPT_MS, 2);
+    assert_eq!((young.len(), young.orphans.len()), (3, 1));
+    young.look(1);
+    assert_eq!(young.orphans.len(), 2);
+    let ports: Vec<u16> =
+        young.orphans(KEPT_MS, 10).iter().map(|o| o.record.key.src_port).collect();
+    assert_eq!(ports, [2, 3, 4]);
+    assert!(young.unlooked.is_none());
+}
+
+#[test]
+fn what_is_out_of_date_is_forgotten_in_steps() {
+    let mut young = Young::new(usize::MAX);
+    young.set_live(&alive());
+    for n in 0..2 * STEP as u16 {
+        young.register(0, bucket(n % 64), LIFE, established(record(n, 1, 1, 7)));
+    }
+    let newest = record(2 * STEP as u16 - 1, 1, 1, 7).key;
+    assert!(matches!(young.find(KEPT_MS, bucket(1), &newest), Known::Session(_)));
+    assert_eq!(young.len(), 2 * STEP - FORGOTTEN);
+    young.orphans(KEPT_MS, 16);
+    assert_eq!(young.len(), STEP - FORGOTTEN);
+    young.orphans(KEPT_MS, 16);
+    assert!(young.is_empty() && young.replies.is_empty() && young.order.is_empty());
+}
+
+#[test]
+fn what_a_replica_has_is_forgotten_though_nobody_has_looked_for_orphans() {
+    let mut young = Young::new(10);
+    young.set_live(&[LIFE, OTHER].into());
+    young.register(0, bucket(1), LIFE, established(record(1, 1, 1, 7)));
+    young.set_live(&[OTHER].into());
+    young.replicated(&established(record(1, 2, 2, 8)));
+    assert!(young.is_empty());
 }
 
 #[test]
@@ -293,16 +376,26 @@ fn what_is_applied_makes_room() {
 }
 
 proptest! {
-    /// Whatever is said, both tables agree, the bound holds, and nothing stays for ever.
+    /// Whatever is said and whoever dies, the tables agree, the bound holds, no orphan is missed, and
+    /// nothing stays for ever.
     #[test]
     fn the_tables_agree(said in proptest::collection::vec(
-        (0u16..12, 1u32..4, 0u64..6, 0u32..3, any::<bool>(), 0u64..9_000), 0..200,
+        (0u16..12, 1u32..4, 0u64..6, 0u32..3, any::<bool>(), 0u64..9_000, 0u8..20), 0..200,
     )) {
         let mut young = Young::new(8);
         young.set_live(&alive());
         let mut now = 0;
-        for (port, creator, stamp, isn, agreed, later) in said {
+        for (port, creator, stamp, isn, agreed, later, event) in said {
             now += later;
+            match event {
+                0 => young.set_live(&alive()),
+                1 => young.set_live(&[OTHER].into()),
+                2 => young.set_live(&[LIFE, OTHER].into()),
+                3..6 => young.look(usize::from(event) - 2),
+                6 => { young.orphans(now, 2); }
+                7 => young.replicated(&established(record(port, creator, stamp, isn))),
+                _ => {}
+            }
             let one = record(port, creator, stamp, isn);
             let one = if agreed { established(one) } else { one };
             let said_by = if creator == 3 { OTHER } else { LIFE };
@@ -312,15 +405,33 @@ proptest! {
             for (reply, client) in &young.replies {
                 prop_assert_eq!(&young.entries[client].record.reply, reply);
             }
-            prop_assert!(young.order.len() <= 2 * young.len() + 66);
-            prop_assert!(young.half_open_order.len() <= 2 * 8 + 66);
+            prop_assert_eq!(young.order.len(), young.len());
             let half_open = young.entries.values().filter(|e| !e.record.flags.established());
-            prop_assert_eq!(half_open.count(), young.half_open);
-            let orphans = young.entries.values().filter(|e| is_orphan(e, &young.live));
-            prop_assert_eq!(orphans.count(), young.orphans.len());
+            prop_assert_eq!(half_open.count(), young.half_open.len());
+            for (key, entry) in &young.entries {
+                prop_assert_eq!(young.order.get(&entry.mention), Some(key));
+                let half_open = (!entry.record.flags.established()).then_some(key);
+                prop_assert_eq!(young.half_open.get(&entry.said), half_open);
+                if let Some(turn) = &entry.turn {
+                    prop_assert_eq!(young.orphans.get(turn), Some(key));
+                } else if is_orphan(entry, &young.live) {
+                    let unlooked = young.unlooked.as_ref().is_some_and(|u| u.contains(&entry.mention));
+                    prop_assert!(unlooked, "missed");
+                }
+            }
+            let turns = young.entries.values().filter(|e| e.turn.is_some()).count();
+            prop_assert_eq!(turns, young.orphans.len());
+            let times: Vec<u64> =
+                young.order.values().map(|key| young.entries[key].mention_ms).collect();
+            prop_assert!(times.is_sorted());
         }
+        while young.unlooked.is_some() {
+            young.look(1);
+        }
+        let mut orphans = young.entries.values().filter(|e| is_orphan(e, &young.live));
+        prop_assert!(orphans.all(|e| e.turn.is_some()));
         young.expire(now + 900_000 + KEPT_MS);
         prop_assert!(young.is_empty() && young.replies.is_empty() && young.order.is_empty());
-        prop_assert!(young.orphans.is_empty());
+        prop_assert!(young.orphans.is_empty() && young.half_open.is_empty());
     }
 }

@@ -11,7 +11,7 @@ use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{
     Incarnation, Known, SessionChange, SessionRecord, SessionSink, SessionUpdate,
 };
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::Store;
 use super::member::Member;
@@ -237,6 +237,9 @@ impl Store {
     }
 }
 
+/// How many sessions of a shard are forgotten at a time when it was installed.
+const FORGOTTEN: usize = 256;
+
 /// Tells the attached table what is applied, and then the homes, which need not keep it any longer.
 pub(super) struct Applied {
     pub(super) sink: Arc<dyn SessionSink>,
@@ -273,7 +276,11 @@ impl SessionSink for Applied {
     fn installed(&self, shard: ShardId, records: &[SessionRecord]) {
         self.sink.installed(shard, records);
         let mut keeping = self.keeping.lock();
-        records.iter().for_each(|r| keeping.replicated(r));
+        for some in records.chunks(FORGOTTEN) {
+            some.iter().for_each(|record| keeping.replicated(record));
+            // A shard has many: whoever waits has its turn in between.
+            MutexGuard::bump(&mut keeping);
+        }
     }
 
     fn twin(&self, first: &SessionRecord) {
@@ -346,6 +353,20 @@ mod tests {
         assert_eq!(hand_over(&home, &mut shard, 5_000), 0);
         assert_eq!(home.keeping.lock().stats(5_000).kept, 0);
         assert!(shard.find(&key).is_none());
+    }
+
+    #[test]
+    fn of_a_shard_that_is_installed_everything_is_forgotten() {
+        let (home, many) = (home(), 3 * FORGOTTEN as u16 / 2);
+        let records = (0..many).map(|n| record(n, 5, 0)).collect();
+        let more = Register { epoch: 1, incarnation: 77, number: 1, told: None, records };
+        let keeper = Keeper::new(DirectorId(1), usize::from(many));
+        *home.keeping.lock() = keeper;
+        home.keeping.lock().register(0, DirectorId(2), more, &[]);
+        assert_eq!(home.keeping.lock().stats(0).kept, u64::from(many));
+        let installed: Vec<SessionRecord> = (0..many).map(|n| record(n, 5, 0)).collect();
+        home.installed(ShardId(1), &installed);
+        assert_eq!(home.keeping.lock().stats(0).kept, 0);
     }
 
     #[test]
