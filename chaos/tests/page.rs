@@ -175,7 +175,12 @@ fn a_browser_shows_every_plot_and_the_numbers_of_the_report() {
     has_rows(&seen, "survivors", fixture::AGES);
     has_rows(&seen, "kinds", fixture::KINDS);
     let text = found["text"].as_str().unwrap();
-    for part in ["3 lost; 1 reset, 2 silence", "10.72.1.2:40000 > 203.0.113.10:7001", "d1 → d2"] {
+    for part in [
+        "3 lost; 1 reset, 2 silence; 1 not opened",
+        "slowest opening 1.2 s",
+        "10.72.1.2:40000 > 203.0.113.10:7001",
+        "d1 → d2",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
     let phases: Vec<Vec<String>> = found["phases"].as_array().unwrap().iter().map(texts).collect();

@@ -13,7 +13,8 @@ pub const AGES: &str = "By age when the fault came: <b>long</b> (older than <cod
     on. <b>Moved</b> are those that changed director, at the router. Bold: all are judged. Grey: some could \
     not live; where one was lost a line says which may be. <b class=\"bad\">Red</b> is what the verdict holds \
     against it; <b class=\"some\">amber</b> is within what may be lost. <b>Not opened</b> is held against it \
-    wherever some director served, but for those that the router still sent to one that was gone. A share with &lt; is a bound: none of \
+    wherever some director served, but for those that got an error because the router still sent them to one \
+    that was gone; what takes 10 s to open (<code>kill-all</code>: 40 s) was not opened. A share with &lt; is a bound: none of \
     <i>n</i> was lost, so the true share is below 3/<i>n</i> with 95 % confidence.";
 
 /// What stands at the top.
@@ -53,9 +54,13 @@ pub fn sentence(toll: &Toll, verdict: Verdict, faults: u64) -> String {
     let allowed = [toll.allowed(false, number), toll.unopened(false, number)];
     let allowed: String =
         allowed.iter().filter(|a| !a.is_empty()).map(|a| format!(" {a}.")).collect();
+    let refused = match toll.refused {
+        0 => String::new(),
+        n => format!(" {} could not be opened that had to be.", number(n)),
+    };
     if toll.lost > 0 {
         return format!(
-            "{faults}: {lost} of {all} connections that had to survive were lost{each}.{allowed}"
+            "{faults}: {lost} of {all} connections that had to survive were lost{each}.{refused}{allowed}"
         );
     }
     let survived = match toll.within {
@@ -68,6 +73,7 @@ pub fn sentence(toll: &Toll, verdict: Verdict, faults: u64) -> String {
     };
     match verdict {
         Verdict::Pass => format!("{survived}; {moved} of them changed director.{allowed}"),
+        Verdict::Fail if toll.refused > 0 => format!("{survived}.{allowed} But{refused}"),
         Verdict::Fail => format!("{survived}.{allowed} But not everything went as it had to:"),
         Verdict::Unknown => format!("{survived}.{allowed} But that proves too little:"),
     }
@@ -90,7 +96,8 @@ pub fn body(report: &Report) -> String {
     }
     html += &section(
         "Lost connections",
-        "What became of each, those first that the fault had no right to; grey ones could not live. Times \
+        "What became of each, those first that the fault had no right to; grey ones could not live. \
+         Those that could not be opened are among them. Times \
          count from the fault. The director is the one that the router sent it to before the fault, and \
          when it had taken effect; ? where nobody asked, because it was opened or over in between.",
         &tables::lost(report),

@@ -7,7 +7,7 @@ use super::quantiles::{PHASES, phases};
 use super::text::{date, escape, number, percent, span};
 use crate::scenario::faults::{Rule, excess, rule};
 use crate::scenario::report::{
-    AgeReport, CohortReport, LostConnection, MatrixReport, Report, StallPhases, StepReport,
+    AgeReport, CohortReport, How, LostConnection, MatrixReport, Report, StallPhases, StepReport,
     StepStalls,
 };
 use crate::scenario::steps::StepName;
@@ -139,7 +139,11 @@ fn fault(index: usize, step: &StepReport, rows: usize) -> String {
     } else {
         html.push_str("<b class=\"doubt\">did not really happen</b>");
     }
-    write!(html, ", settled after {}</span>", span(step.took_s.ms + step.repair_s.ms)).ok();
+    write!(html, ", settled after {}", span(step.took_s.ms + step.repair_s.ms)).ok();
+    if let Some(ms) = step.slowest_opening_ms {
+        write!(html, ", slowest opening {}", span(ms)).ok();
+    }
+    html.push_str("</span>");
     for note in &step.notes {
         write!(html, "<br><span class=\"note\">{}</span>", escape(note)).ok();
     }
@@ -217,7 +221,7 @@ pub fn lost(report: &Report) -> String {
         .ok();
         step.lost.iter().take(LISTED).for_each(|lost| lost_row(&mut html, lost));
         html.push_str("</tbody></table></div>");
-        let all: u64 = step.ages.iter().map(|a| a.lost).sum();
+        let all: u64 = step.ages.iter().map(|a| a.lost + a.unconnected).sum();
         let listed = step.lost.len().min(LISTED) as u64;
         if all > listed {
             write!(html, "<p class=\"note\">and {} more</p>", number(all - listed)).ok();
@@ -230,15 +234,25 @@ pub fn lost(report: &Report) -> String {
     html
 }
 
-/// How many were lost, and how: `7 lost: 5 reset, 2 silence`.
+/// How many were lost, and how: `7 lost; 5 reset, 2 silence; 1 not opened`.
 fn fates(step: &StepReport) -> String {
+    let unopened: u64 = step.ages.iter().map(|a| a.unconnected).sum();
+    let told = [lost_fates(step), format!("{} not opened", number(unopened))];
+    let there = [step.ages.iter().any(|a| a.lost > 0), unopened > 0];
+    let told = told.into_iter().zip(there).filter(|(_, there)| *there).map(|(text, _)| text);
+    told.collect::<Vec<_>>().join("; ")
+}
+
+/// The same of those that were opened.
+fn lost_fates(step: &StepReport) -> String {
     let mut fates: BTreeMap<String, usize> = BTreeMap::new();
-    for lost in &step.lost {
+    let opened = || step.lost.iter().filter(|l| l.how != How::NotOpened);
+    for lost in opened() {
         *fates.entry(how(lost)).or_default() += 1;
     }
     let fates: Vec<String> = fates.iter().map(|(how, count)| format!("{count} {how}")).collect();
     let all: u64 = step.ages.iter().map(|a| a.lost).sum();
-    let listed = step.lost.len() as u64;
+    let listed = opened().count() as u64;
     let of = match all > listed {
         true => format!("of {} that are known one by one ", number(listed)),
         false => String::new(),

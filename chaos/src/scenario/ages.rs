@@ -1,6 +1,6 @@
 //! Connections by their age when the fault came, and what is known of those that were lost. Pure.
 
-use super::faults::{Loss, Refusal, Rule, refusal, rule};
+use super::faults::{Loss, Refusal, Rule, rule};
 use super::judge::{Facts, MARGIN_MS, Terms, is_over};
 use super::report::{Age, AgeReport, How, LOST_LISTED, LostConnection};
 use crate::workload::record::{Patience, Record};
@@ -8,9 +8,16 @@ use crate::workload::record::{Patience, Record};
 /// Younger ones are newborn (ms).
 pub const NEWBORN_MS: u64 = 50;
 
-/// How old a connection was when the step began; none: it does not concern it.
-pub fn age(record: &Record, facts: &Facts, terms: &Terms, patience: &Patience) -> Option<Age> {
-    if is_over(record, facts, terms, patience) || record.opened_ms > facts.judged_ms {
+/// How old a connection was when the step began; none: it was over then, or is opened after the step, which
+/// answers until `until`.
+pub fn age(
+    record: &Record,
+    facts: &Facts,
+    until: u64,
+    terms: &Terms,
+    patience: &Patience,
+) -> Option<Age> {
+    if is_over(record, facts, terms, patience) || record.opened_ms >= until {
         return None;
     }
     if record.opened_ms >= facts.begin_ms {
@@ -36,25 +43,36 @@ pub fn tell(
     let mut ages = Age::ALL.map(|age| AgeReport::new(age, rule(facts.name, age).text()));
     let mut losses = Vec::new();
     for record in records {
-        let Some(age) = age(record, facts, terms, patience) else { continue };
+        let Some(age) = age(record, facts, until, terms, patience) else { continue };
         let cohort = &mut ages[age as usize];
         let lost = record.lost_with(patience, terms.taken_ms).filter(&within);
-        if record.connected_ms.is_none() {
-            cohort.unconnected += u64::from(lost.is_some());
-            cohort.refused += u64::from(lost.is_some() && !may_be_refused(record, facts));
+        let wrong_backend = record.moved_ms.iter().any(&within);
+        let corrupt = record.corrupt_ms.iter().any(&within);
+        if !facts.concerns(record, lost.is_some() || wrong_backend || corrupt) {
+            continue;
+        }
+        cohort.wrong_backend += u64::from(wrong_backend);
+        cohort.corrupt += u64::from(corrupt);
+        if record.unopened(patience) {
+            let Some(at_ms) = lost else { continue };
+            let excused = may_be_refused(record, facts, terms);
+            cohort.unconnected += 1;
+            cohort.refused += u64::from(!excused);
+            let lost = describe(record, facts, age, at_ms);
+            losses.push(LostConnection { how: How::NotOpened, excused, ..lost });
             continue;
         }
         let moved = facts.moved(record.id);
         cohort.eligible += 1;
         cohort.moved += u64::from(moved);
-        cohort.wrong_backend += u64::from(record.moved_ms.iter().any(&within));
-        cohort.corrupt += u64::from(record.corrupt_ms.iter().any(&within));
         let Some(at_ms) = lost else {
             cohort.survived += 1;
             continue;
         };
         let rule = rule(facts.name, age);
-        let spared = rule.spares(loss(record, facts, at_ms));
+        // What was opened when all was over has no excuse.
+        let due = record.opened_ms > facts.judged_ms;
+        let spared = !due && rule.spares(loss(record, facts, at_ms));
         let excused = spared && matches!(rule, Rule::Excused(_));
         let lost = LostConnection { excused, ..describe(record, facts, age, at_ms) };
         cohort.lost += 1;
@@ -73,15 +91,27 @@ pub fn tell(
     (ages.into(), losses)
 }
 
-/// Whether the fault made it unavoidable that a connection could not be opened.
-fn may_be_refused(record: &Record, facts: &Facts) -> bool {
+/// Whether the fault made it unavoidable that a connection could not be opened (in time).
+fn may_be_refused(record: &Record, facts: &Facts, terms: &Terms) -> bool {
+    // Who is dead does not say no, and a router without a route says something else.
+    let refused = record.ended.as_ref().is_some_and(|e| e.errno == Some(libc::ECONNREFUSED));
+    if refused && record.connected_ms.is_none() {
+        return false;
+    }
+    // A SYN that nobody answered is repeated, first after a second.
+    let tried_ms = record.connected_ms.or(record.ended_ms()).unwrap_or(terms.taken_ms);
     let hit = || facts.before.get(&record.id).is_none_or(|d| facts.failed.contains(d));
-    match refusal(facts.name) {
+    match facts.refusal() {
         Refusal::Never => false,
         Refusal::UntilLeft => {
-            !facts.failed.is_empty() && record.opened_ms <= facts.done_ms + MARGIN_MS && hit()
+            !facts.failed.is_empty() && tried_ms <= facts.done_ms + MARGIN_MS && hit()
         }
-        Refusal::UntilRepaired => record.opened_ms <= facts.repaired_ms,
+        // The gaps between two SYNs double: one that went out just before the repair is followed by the
+        // next when twice as long has passed, and a second.
+        Refusal::UntilRepaired => facts
+            .repaired_ms
+            .checked_sub(record.opened_ms)
+            .is_some_and(|waited| tried_ms <= facts.repaired_ms + waited + 2 * MARGIN_MS),
     }
 }
 
@@ -96,7 +126,7 @@ fn describe(record: &Record, facts: &Facts, age: Age, at_ms: u64) -> LostConnect
         vip: record.remote,
         backend: record.backend.clone(),
         how: how(record, at_ms),
-        error: record.loss(),
+        error: record.loss() + &opened_late(record),
         errno: record.ended.as_ref().and_then(|e| e.errno),
         at_ms: after(at_ms),
         last_byte_ms: record.last_ms.map(after),
@@ -105,6 +135,12 @@ fn describe(record: &Record, facts: &Facts, age: Age, at_ms: u64) -> LostConnect
         director_after: facts.after.get(&record.id).cloned(),
         excused: false,
     }
+}
+
+/// What is worth knowing of an opening that took longer than a second.
+fn opened_late(record: &Record) -> String {
+    let took = record.connected_ms.map_or(0, |at| at.saturating_sub(record.opened_ms));
+    if took >= 1_000 { format!(" (opened after {took} ms)") } else { String::new() }
 }
 
 /// What the judgement has to know of a loss.
@@ -173,14 +209,15 @@ mod tests {
     #[test]
     fn ages_begin_where_they_are_said_to() {
         let facts = facts(StepName::KillDaemon);
-        let of = |r: &Record| age(r, &facts, &TERMS, &Patience::default());
+        let of = |r: &Record| age(r, &facts, 30_000, &TERMS, &Patience::default());
         for (opened, expected) in [
             (6_000, Age::Long),
             (6_001, Age::Young),
             (9_950, Age::Young),
             (9_951, Age::Newborn),
             (10_000, Age::Later),
-            (22_000, Age::Later),
+            (22_001, Age::Later),
+            (29_999, Age::Later),
         ] {
             let mut record = record(1, opened);
             record.finished(opened.max(10_000) + 400);
@@ -189,7 +226,7 @@ mod tests {
         let mut over = record(1, 9_000);
         over.finished(9_999);
         assert_eq!(of(&over), None);
-        assert_eq!(of(&record(1, 22_001)), None);
+        assert_eq!(of(&record(1, 30_000)), None, "the next step's");
         let mut half_open = Record::new(4, Cohort::Young, Transport::Tcp, over.remote, 9_000);
         assert_eq!(of(&half_open), Some(Age::Newborn), "the handshake was not done");
         half_open.connected(10_400);
@@ -216,13 +253,44 @@ mod tests {
         assert_eq!(young.bound, None);
         let newborn = &ages[Age::Newborn as usize];
         assert_eq!((newborn.eligible, newborn.unconnected), (0, 1), "it was no connection yet");
-        assert_eq!(lost.len(), 1);
-        let lost = &lost[0];
+        assert_eq!(newborn.refused, 1);
+        let [lost, unopened] = &lost[..] else { panic!("{lost:?}") };
+        assert_eq!((unopened.how, unopened.age_ms, unopened.at_ms), (How::NotOpened, 20, 1_000));
+        assert_eq!((unopened.errno, unopened.excused), (Some(libc::ECONNREFUSED), false));
         assert_eq!((lost.how, lost.age_ms, lost.at_ms), (How::Reset, 1_000, 400));
         assert_eq!(lost.last_byte_ms, Some(-1_000));
         assert_eq!(lost.director_before.as_deref(), Some("d1"));
         assert_eq!(lost.director_after.as_deref(), Some("d2"));
         assert!(!lost.excused);
+    }
+
+    #[test]
+    fn one_that_is_opened_too_late_counts_once() {
+        let vip = "203.0.113.10:7001".parse().unwrap();
+        let mut late = Record::new(9, Cohort::Young, Transport::Tcp, vip, 10_050);
+        late.connected(30_050);
+        late.progress(30_050, 30_550);
+        late.corrupt(30_060);
+        late.finished(31_000);
+        let late = [late];
+        let told = |facts: &Facts, patience: &Patience| {
+            let (ages, lost) = tell(&late, facts, u64::MAX, &TERMS, patience);
+            let later = ages[Age::Later as usize].clone();
+            assert_eq!((later.lost, later.corrupt), (0, 1), "damage is damage");
+            (later.eligible, later.unconnected, later.refused, lost.len())
+        };
+        let usual = Patience::default();
+        assert_eq!(told(&facts(StepName::KillDaemon), &usual), (0, 1, 1, 1), "others served");
+        let blocked = Facts { failed: Default::default(), ..facts(StepName::BlockedLinks) };
+        assert_eq!(told(&blocked, &usual), (0, 1, 1, 1), "it was no session yet");
+        // Repaired at 20,000: the next of its SYNs may have been 11 s later.
+        assert_eq!(told(&facts(StepName::KillAll), &usual), (0, 1, 0, 1), "nobody served");
+        let soon = Facts { repaired_ms: 19_000, ..facts(StepName::KillAll) };
+        assert_eq!(told(&soon, &usual), (0, 1, 1, 1));
+        assert_eq!(told(&soon, &Patience::of(40_000)), (1, 0, 0, 0));
+        let (_, lost) = tell(&late, &soon, u64::MAX, &TERMS, &usual);
+        assert_eq!((lost[0].how, lost[0].at_ms), (How::NotOpened, 1_050));
+        assert!(lost[0].error.ends_with("(opened after 20000 ms)"), "{}", lost[0].error);
     }
 
     #[test]

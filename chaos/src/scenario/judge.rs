@@ -5,12 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ages;
-use super::faults::{Rule, refusal, rule};
-use super::report::{Age, CohortReport, Report, Seconds, Stalls, StepReport, Verdict, Young};
+use super::faults::{Refusal, Rule, refusal, rule};
+use super::report::{Age, CohortReport, How, Report, Seconds, Stalls, StepReport, Verdict, Young};
 use super::steps::StepName;
 use super::toll::Toll;
 use crate::router::paths::Paths;
-use crate::workload::record::{Cohort, Patience, Record};
+use crate::workload::record::{Cohort, Patience, Record, Transport};
 
 /// Fewer takeovers prove nothing in a step that has to move connections.
 pub const ENOUGH_TAKEOVERS: u64 = 40;
@@ -46,6 +46,8 @@ pub struct Facts {
     pub bfd_ms: Option<u64>,
     /// The directors that failed, or were restarted: nothing stays on them.
     pub failed: BTreeSet<String>,
+    /// Whether no other director was left to serve.
+    pub alone: bool,
     /// The router's choice of path for each connection, just before it.
     pub before: Paths,
     /// The same when it had taken effect.
@@ -74,6 +76,7 @@ impl Facts {
             routes_moved_ms: Some(50),
             bfd_ms: None,
             failed: BTreeSet::from(["d1".into()]),
+            alone: false,
             before: Paths::new(),
             after: Paths::new(),
             patience_ms: 10_000,
@@ -88,6 +91,17 @@ impl Facts {
     pub fn moved(&self, id: u64) -> bool {
         let Some(before) = self.before.get(&id) else { return false };
         self.failed.contains(before) || self.after.get(&id).is_some_and(|now| now != before)
+    }
+
+    /// Whether a connection is one of this step's: one that was opened after its judgement, when all was
+    /// over and the next had not begun, only if it came to harm. The others say nothing of the fault.
+    pub fn concerns(&self, record: &Record, harmed: bool) -> bool {
+        record.opened_ms <= self.judged_ms || harmed
+    }
+
+    /// Who may be refused.
+    pub fn refusal(&self) -> Refusal {
+        if self.alone { Refusal::UntilRepaired } else { refusal(self.name) }
     }
 
     /// Whether a director that the fault is about had this connection, or may have had it. Which director a
@@ -142,15 +156,22 @@ pub fn patience(facts: &[Facts]) -> Patience {
     patience
 }
 
-/// Whether a step has no right to lose this connection. One that was lost before is not judged again.
-pub fn eligible(record: &Record, facts: &Facts, terms: &Terms, patience: &Patience) -> bool {
+/// Whether a step, which answers until `until`, has no right to lose this connection. One that was lost
+/// before is not judged again, and one that could not be opened in time is judged apart.
+pub fn eligible(
+    record: &Record,
+    facts: &Facts,
+    until: u64,
+    terms: &Terms,
+    patience: &Patience,
+) -> bool {
     let Some(connected) = record.connected_ms else { return false };
-    if is_over(record, facts, terms, patience) {
+    if is_over(record, facts, terms, patience) || record.unopened(patience) {
         return false;
     }
     if facts.name.is_planned() {
         // Of any age, also those that were opened while the change was under way.
-        connected <= facts.judged_ms
+        record.opened_ms < until
     } else {
         connected + terms.replicate_after_ms + MARGIN_MS <= facts.begin_ms
     }
@@ -190,8 +211,8 @@ fn before(records: &[Record], first_ms: u64, terms: &Terms) -> Before {
     let early = |at: &u64| *at < first_ms;
     let lost: Vec<&Record> = records
         .iter()
-        // Young ones are judged by the whole; whoever had no connection yet cannot lose one.
-        .filter(|r| r.cohort != Cohort::Young && r.connected_ms.is_some())
+        // Whoever had no connection yet cannot lose one; young ones are opened all the time.
+        .filter(|r| r.cohort == Cohort::Young || r.connected_ms.is_some())
         .filter(|r| r.lost_ms(terms.taken_ms).is_some_and(|at| early(&at)))
         .collect();
     let moved = records.iter().filter(|r| r.moved_ms.iter().any(early)).count();
@@ -245,18 +266,25 @@ pub fn judge_step(
     let mut losses = Vec::new();
     let mut taken_over = 0;
     let mut downloads = Vec::new();
+    let mut slowest_opening_ms: Option<u64> = None;
     for record in records {
         let lost = record.lost_with(patience, terms.taken_ms).filter(&within);
         let moved = record.moved_ms.iter().any(&within);
         let corrupt = record.corrupt_ms.iter().any(&within);
+        if !facts.concerns(record, lost.is_some() || moved || corrupt) {
+            continue;
+        }
         let over = is_over(record, facts, terms, patience);
-        if record.cohort == Cohort::Young && record.opened_ms < facts.judged_ms && !over {
+        if !over && record.transport == Transport::Tcp {
+            slowest_opening_ms = slowest_opening_ms.max(opening_ms(record, facts));
+        }
+        if record.cohort == Cohort::Young && record.opened_ms < until && !over {
             young.total += 1;
             young.survived += u64::from(lost.is_none());
             young.moved_backend += u64::from(moved);
             young.corrupt += u64::from(corrupt);
         }
-        if !eligible(record, facts, terms, patience) {
+        if !eligible(record, facts, until, terms, patience) {
             continue;
         }
         taken_over += u64::from(facts.taken_over(record.id));
@@ -274,6 +302,8 @@ pub fn judge_step(
                     losses.push(tell(record, at, facts));
                 }
             }
+            // Whatever it stalls, it was not there while the step went on.
+            None if record.connected_ms.is_some_and(|at| at > facts.judged_ms) => {}
             None => {
                 let stall = record.worst_stall_ms(facts.begin_ms, facts.judged_ms, terms.taken_ms);
                 tally.stalls.push(stall);
@@ -286,6 +316,13 @@ pub fn judge_step(
         notes.push("every download ended before the repair did: none outlasted the step".into());
     }
     let (ages, lost) = ages::tell(records, facts, until, terms, patience);
+    let unopened = lost.iter().filter(|l| l.how == How::NotOpened && !l.excused);
+    let left = TOLD.saturating_sub(losses.len());
+    losses.extend(unopened.take(left).map(|l| {
+        let local = l.client.map_or("?".to_owned(), |c| c.to_string());
+        let (kind, vip, error) = (&l.kind, l.vip, &l.error);
+        format!("{kind} {local} > {vip}: not opened: {error}, {} ms after the step began", l.at_ms)
+    }));
     let all = tallies.values().flat_map(|t| t.stalls.iter().copied()).collect();
     StepReport {
         name: facts.name,
@@ -312,10 +349,17 @@ pub fn judge_step(
             })
             .collect(),
         stall_ms: Stalls::of(all),
+        slowest_opening_ms,
         losses,
         ages,
         lost,
     }
+}
+
+/// How long a connection took to be opened, if any of that was in a step.
+fn opening_ms(record: &Record, facts: &Facts) -> Option<u64> {
+    let connected = record.connected_ms.filter(|at| *at >= facts.begin_ms)?;
+    (record.opened_ms <= facts.judged_ms).then(|| connected.saturating_sub(record.opened_ms))
 }
 
 /// Judges those that are not eligible yet by what the step may cost them.

@@ -267,8 +267,11 @@ fn combine(chaos: &Chaos, runs: &[Report], took_ms: u64) -> MatrixReport {
         fault.lost += step.cohorts.iter().map(|c| c.eligible - c.survived).sum::<u64>();
     }
     let verdict = runs.iter().map(|r| r.verdict).fold(Verdict::Pass, Verdict::worse);
-    let bad = runs.iter().filter(|r| r.verdict != Verdict::Pass);
+    let mut bad: Vec<&Report> = runs.iter().filter(|r| r.verdict != Verdict::Pass).collect();
+    // Failures first.
+    bad.sort_by_key(|r| r.verdict != Verdict::Fail);
     let told: Vec<String> = bad
+        .iter()
         .map(|r| format!("seed {}, {}: {}: {}", r.seed, r.lab, word(r.verdict), r.reason))
         .collect();
     let reason = if told.is_empty() {
@@ -387,6 +390,8 @@ mod tests {
         assert!(text.contains("2 of 2") && text.contains("< 0.15 %"), "{text}");
         let failed = combine(&given, &[run(1, Verdict::Fail, 3), run(2, Verdict::Unknown, 0)], 5);
         assert_eq!((failed.verdict, failed.faults[0].ages[1].lost), (Verdict::Fail, 3));
+        let order = combine(&given, &[run(1, Verdict::Unknown, 0), run(2, Verdict::Fail, 3)], 5);
+        assert_eq!(order.reason, "seed 2, three: FAIL: so; seed 1, three: UNKNOWN: so");
         let passed = combine(&given, &[run(1, Verdict::Pass, 0)], 5);
         assert_eq!(passed.reason, "1 faults, and nothing was lost that had to survive");
         // One in a thousand is too many where fewer moved, whatever the other seeds had.

@@ -154,6 +154,9 @@ pub struct StepReport {
     pub cohorts: Vec<CohortReport>,
     /// The stalls of all eligible connections together.
     pub stall_ms: Stalls,
+    /// How long the slowest connection took to be opened of those that were, while it went on (ms).
+    #[serde(default)]
+    pub slowest_opening_ms: Option<u64>,
     /// Losses, for people: a few of them.
     pub losses: Vec<String>,
     /// All connections by their age when the fault came.
@@ -183,6 +186,7 @@ impl StepReport {
             young: Young::default(),
             cohorts: Vec::new(),
             stall_ms: Stalls::default(),
+            slowest_opening_ms: None,
             losses: Vec::new(),
             ages: Vec::new(),
             lost: Vec::new(),
@@ -212,7 +216,7 @@ pub enum Age {
     Young,
     /// Begun, and not older than 50 ms.
     Newborn,
-    /// Opened later, while the fault and its repair went on.
+    /// Opened later, while the fault and its repair went on; until the next step if it came to harm.
     Later,
 }
 
@@ -260,7 +264,8 @@ pub struct AgeReport {
     pub wrong_backend: u64,
     /// Those that got damaged data.
     pub corrupt: u64,
-    /// Those whose connect() failed, or never returned: they are in none of the numbers above.
+    /// Those whose connect() failed, never returned or took too long: they are in none of the numbers of
+    /// connected ones.
     pub unconnected: u64,
     /// Of the unconnected, those that the fault does not excuse.
     #[serde(default)]
@@ -374,6 +379,8 @@ pub enum How {
     Silence,
     /// What came was not what should have.
     Damage,
+    /// It could not be opened, or not in time.
+    NotOpened,
     /// Anything else.
     Other,
 }

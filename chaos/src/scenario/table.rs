@@ -161,7 +161,11 @@ pub fn age_rows(step: &str, runs: &str, ages: &[AgeReport]) -> Vec<Vec<String>> 
 /// Those that never came to be connections, and are in no row of a table of ages; none: all did.
 pub fn unconnected(ages: &[AgeReport]) -> Option<String> {
     let count: u64 = ages.iter().map(|a| a.unconnected).sum();
-    (count > 0).then(|| format!("{count} connections could not be opened"))
+    let held = match ages.iter().map(|a| a.refused).sum::<u64>() {
+        0 => String::new(),
+        refused => format!(", {refused} held against it"),
+    };
+    (count > 0).then(|| format!("{count} connections could not be opened{held}"))
 }
 
 /// Columns as wide as their widest cell; the first is aligned left, numbers right.
@@ -210,6 +214,7 @@ mod tests {
                 stall_ms: stalls,
                 ages: vec![AgeReport {
                     unconnected: 3,
+                    refused: 1,
                     ..AgeReport::new(Age::Later, String::new())
                 }],
                 ..StepReport::of_a_crash()
@@ -217,7 +222,8 @@ mod tests {
             ..Report::default()
         };
         let text = render(&report);
-        assert!(text.contains("kill-daemon: 3 connections could not be opened"), "{text}");
+        let unopened = "kill-daemon: 3 connections could not be opened, 1 held against it";
+        assert!(text.contains(unopened), "{text}");
         assert!(text.contains("7 ms (< 100)"), "{text}");
         assert!(text.contains("120 of 120"), "{text}");
         assert!(text.contains("< 800 !"), "a bound that was missed is marked: {text}");

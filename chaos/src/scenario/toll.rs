@@ -20,6 +20,8 @@ pub struct Toll {
     allowed: Vec<Allowed>,
     /// Those that could not be opened where that may be, by fault.
     unopened: Vec<(StepName, u64)>,
+    /// How many could not be opened that had to be.
+    pub refused: u64,
 }
 
 /// Losses that one reason allows, by fault.
@@ -44,6 +46,7 @@ impl Toll {
         if unopened > 0 {
             self.unopened.push((fault, unopened));
         }
+        self.refused += ages.iter().map(|a| a.refused).sum::<u64>();
         for of in ages {
             let rule = rule(fault, of.age);
             let excess = excess(fault, of);
@@ -150,6 +153,7 @@ mod tests {
         assert_eq!(short, words);
         let none = AgeReport::new(Age::Later, String::new());
         toll.add(StepName::KillAll, &[AgeReport { unconnected: 3, refused: 1, ..none }]);
+        assert_eq!(toll.refused, 1);
         let ending = toll.ending();
         assert!(ending.ends_with("; 2 could not be opened in kill-all (no director served)"));
         for part in [

@@ -2,7 +2,8 @@
 //! connection follows from its ports, so it can be asked for before the connection is there.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::io;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -21,12 +22,9 @@ pub struct Reserved(BTreeMap<SocketAddrV4, TcpSocket>);
 impl Reserved {
     /// Binds sockets to the address that leads to the target, each to a port of its own.
     pub fn bind(count: u32, target: SocketAddrV4) -> Result<Reserved> {
-        let source = UdpSocket::bind("0.0.0.0:0")
-            .and_then(|socket| socket.connect(target).and_then(|()| socket.local_addr()))
-            .with_context(|| format!("the way to {target}"))?;
+        let source = source(target).with_context(|| format!("the way to {target}"))?;
         let one = || -> Result<_> {
-            let socket = TcpSocket::new_v4()?;
-            socket.bind(SocketAddr::new(source.ip(), 0))?;
+            let socket = bound(source)?;
             match socket.local_addr()? {
                 SocketAddr::V4(local) => Ok((local, socket)),
                 SocketAddr::V6(local) => bail!("{local} is no IPv4 address"),
@@ -69,6 +67,20 @@ impl Reserved {
         }
         Ok(())
     }
+}
+
+/// Our address on the way to a target.
+pub fn source(target: SocketAddrV4) -> io::Result<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(target)?;
+    socket.local_addr().map(|local| local.ip())
+}
+
+/// A socket with a port of its own that is not connected yet.
+pub fn bound(source: IpAddr) -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::new(source, 0))?;
+    Ok(socket)
 }
 
 /// They live for six to ten seconds: young when the fault comes, and with something to say after it.

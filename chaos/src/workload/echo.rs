@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::book::{Book, Page};
+use super::burst::{bound, source};
 use super::record::{Cohort, Transport};
 use super::wire::{Frame, HEADER, Kind};
 use crate::clock::now_ms;
@@ -34,9 +35,15 @@ impl Pace {
     }
 }
 
-/// Connects and notes it; the error is noted too.
+/// Connects and notes it; the error is noted too. Its port is known before it is there, so that its path
+/// can be asked for even if it never comes to be.
 pub async fn connect(page: &Page, target: SocketAddrV4) -> Option<TcpStream> {
-    match TcpStream::connect(target).await {
+    let opened = async {
+        let socket = bound(source(target)?)?;
+        page.local(socket.local_addr());
+        socket.connect(target.into()).await
+    };
+    match opened.await {
         Ok(stream) => Some(connected(page, stream)),
         Err(error) => {
             page.broke("connecting", &error);

@@ -119,6 +119,11 @@ impl Patience {
         let spans = self.0.iter().filter(|s| (s.from_ms..s.until_ms).contains(&due_ms));
         spans.map(|s| s.patience_ms).max().unwrap_or(LOST_AFTER_MS)
     }
+
+    /// Whether it was over before a stall was.
+    fn ends(&self, stall: &Stall) -> bool {
+        stall.came_ms >= stall.due_ms + self.at(stall.due_ms)
+    }
 }
 
 /// A shorter excess is not noted: it is scheduling, not a stall.
@@ -187,7 +192,8 @@ impl Record {
         }
     }
 
-    /// connect() has returned. What came before was not a connection yet, so it was no stall.
+    /// connect() has returned. What came before was not a connection yet, so it was no stall; an opening
+    /// that takes too long is a loss all the same ([`Record::lost_with`]).
     pub fn connected(&mut self, now: u64) {
         self.connected_ms = Some(now);
         self.due_ms = now;
@@ -263,20 +269,27 @@ impl Record {
             Some(ended) => ended.error.as_ref().map(|_| ended.at_ms),
         };
         let waits = heard_until.map(|came_ms| Stall { due_ms: self.due_ms, came_ms });
-        let silence = self
-            .stalls
-            .iter()
-            .copied()
-            .chain(waits)
-            .find(|s| s.came_ms >= s.due_ms + patience.at(s.due_ms))
-            .map(|s| s.due_ms + 1_000);
+        let stalls = self.opening().into_iter().chain(self.stalls.iter().copied()).chain(waits);
+        let silence = stalls.into_iter().find(|s| patience.ends(s)).map(|s| s.due_ms + 1_000);
         error.into_iter().chain(silence).min()
+    }
+
+    /// How long a young one took to be opened. (Others are opened in quiet times, and are waited for.)
+    fn opening(&self) -> Option<Stall> {
+        let came_ms = self.connected_ms.filter(|_| self.cohort == Cohort::Young)?;
+        Some(Stall { due_ms: self.opened_ms, came_ms })
+    }
+
+    /// Whether it could not be opened, or not within what patience there was.
+    pub fn unopened(&self, patience: &Patience) -> bool {
+        self.connected_ms.is_none() || self.opening().is_some_and(|s| patience.ends(&s))
     }
 
     /// Why it was lost, for people.
     pub fn loss(&self) -> String {
         match self.ended.as_ref().and_then(|e| e.error.as_deref()) {
             Some(error) => error.to_owned(),
+            None if self.connected_ms.is_none() => "nobody answered its opening".to_owned(),
             None => "it fell silent".to_owned(),
         }
     }
@@ -383,6 +396,23 @@ mod tests {
             Record::new(1, Cohort::Young, Transport::Tcp, "203.0.113.10:1".parse().unwrap(), 1000);
         assert_eq!(never.lost_ms(10_999), None);
         assert_eq!(never.lost_ms(11_000), Some(2_000));
+        assert_eq!(never.loss(), "nobody answered its opening");
+    }
+
+    #[test]
+    fn a_young_one_that_is_opened_too_late_is_lost() {
+        let opened_after = |cohort, ms: u64, patience: &Patience| {
+            let remote = "203.0.113.10:1".parse().unwrap();
+            let mut r = Record::new(1, cohort, Transport::Tcp, remote, 1_000);
+            r.connected(1_000 + ms);
+            r.finished(1_000 + ms);
+            (r.lost_with(patience, 90_000), r.unopened(patience))
+        };
+        let usual = Patience::default();
+        assert_eq!(opened_after(Cohort::Young, 9_999, &usual), (None, false));
+        assert_eq!(opened_after(Cohort::Young, 10_000, &usual), (Some(2_000), true));
+        assert_eq!(opened_after(Cohort::Young, 30_000, &Patience::of(40_000)), (None, false));
+        assert_eq!(opened_after(Cohort::Bulk, 10_000, &usual), (None, false), "it is waited for");
     }
 
     #[test]

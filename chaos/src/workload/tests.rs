@@ -173,6 +173,21 @@ async fn a_burst_comes_from_the_ports_that_were_chosen() {
 }
 
 #[tokio::test]
+async fn one_that_cannot_be_opened_has_a_port_all_the_same() {
+    LocalSet::new()
+        .run_until(async {
+            let target = v4(TcpListener::bind((LOCAL, 0)).await.unwrap().local_addr());
+            let mut client = Client::new(0);
+            open(&mut client, Cohort::Echo, 1, target);
+            wait(&mut client, "it is refused", |r| r.iter().any(|r| r.ended.is_some())).await;
+            let record = &records(&mut client)[0];
+            assert_eq!(record.ended.as_ref().unwrap().errno, Some(libc::ECONNREFUSED));
+            assert!(record.connected_ms.is_none() && record.local.is_some(), "{record:?}");
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn a_server_that_goes_away_is_a_loss() {
     LocalSet::new()
         .run_until(async {

@@ -34,7 +34,7 @@ fn step(
         "repair_s": 10.0, "routes_moved_ms": 40, "bfd_ms": null, "eligible_taken_over": moved,
         "guard_releases": 0, "guard_releases_injected": 0,
         "young": {"total": 1_500, "survived": 1_490, "moved_backend": 0, "corrupt": 0},
-        "cohorts": cohorts, "stall_ms": stalls(0, 200, 250), "losses": [], "ages": ages, "lost": lost})
+        "cohorts": cohorts, "stall_ms": stalls(0, 200, 250), "slowest_opening_ms": 1_200, "losses": [], "ages": ages, "lost": lost})
 }
 
 fn lost(age: &str, how: &str, error: &str, excused: bool) -> Value {
@@ -58,6 +58,7 @@ fn kill_daemon() -> Value {
         lost("long", "reset", "connection reset by peer", false),
         lost("long", "silence", "no progress for 10 s beyond its gap", false),
         lost("newborn", "silence", "no progress for 10 s beyond its gap", true),
+        lost("newborn", "not-opened", "nobody answered its opening", true),
     ];
     step(
         "kill-daemon",

@@ -13,8 +13,9 @@ use crate::scenario::wait::until;
 
 /// How long a disk is full, or stands still (ms).
 const LASTS_MS: u64 = 12_000;
-/// Within this time a daemon has something to write.
-const WRITES: Duration = Duration::from_secs(8);
+/// Within this time a daemon has something to write. All the while: one that ended in the last seconds of a
+/// fault would have failed, and nobody would know.
+const WRITES: Duration = Duration::from_millis(LASTS_MS);
 /// How far the clocks of two directors jump (s).
 const JUMPS: [i64; 2] = [-300, 420];
 

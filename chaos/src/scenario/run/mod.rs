@@ -219,6 +219,11 @@ impl Run {
         if self.monitor.history().changed(before.asked_ms, effect.begin_ms) {
             effect.missing.push("the router changed its routes just before it".into());
         }
+        // Where nobody is left to carry them on, connections go on after the repair.
+        let alone = step.is_crash() && self.serving().all(|d| effect.failed.contains(&d));
+        if alone && step != StepName::KillAll {
+            effect.notes.push("no other director was there to serve".into());
+        }
         let mut facts = Facts {
             name: step,
             directors: targets.iter().map(|t| t.name()).collect(),
@@ -231,6 +236,7 @@ impl Run {
             routes_moved_ms: effect.routes_moved_ms,
             bfd_ms: effect.bfd_ms,
             failed: effect.failed.iter().map(|t| t.name()).collect(),
+            alone,
             before: before.paths,
             after,
             patience_ms: self.patience_ms,
@@ -245,8 +251,6 @@ impl Run {
         let old_ms =
             if step.is_planned() { 0 } else { self.settings.replicate_after_ms + MARGIN_MS };
         let there_ms = facts.begin_ms.saturating_sub(old_ms);
-        // Where nobody is left to carry them on, connections go on after the repair.
-        let alone = step.is_crash() && facts.failed.len() == self.plan.directors.len();
         if !alone {
             self.all_exchange(there_ms, facts.done_ms, true).await?;
         }
