@@ -174,6 +174,9 @@ impl SessionTable {
                 let kept = (&holder.incarnation, holder.flags);
                 // The shard's rule: of two twins of one SYN both have to keep the same.
                 if !prevails((&said.incarnation, said.flags), kept) {
+                    if source == Source::Store {
+                        self.not_stored(&holder);
+                    }
                     return Err(OpenError::Exists(holder.slot));
                 }
                 let superseded = self.supersede(holder.slot, holder.version, source.wait());
@@ -241,6 +244,18 @@ impl SessionTable {
             Some(target.slot())
         })?;
         Ok(joined.flatten())
+    }
+
+    /// The store keeps another session under this one's key than this director: what it was not told yet
+    /// (that this one is established) would have decided otherwise. News of this one are nothing to it any
+    /// more, but a create is, and wins. (Its expiry may have come before: then it has had its end.)
+    fn not_stored(&self, holder: &Holder) {
+        let record = self.record(holder.slot);
+        let bits = record.get(word::STATE);
+        let same = record.live() == Some(holder.version);
+        if same && bits & state::ACKED != 0 && bits & state::EXPIRING == 0 {
+            self.propose_again(record);
+        }
     }
 
     /// Notes flags that the store is known to have.

@@ -178,6 +178,11 @@ impl SessionTable {
     /// Keeps a session that the store does not have, because it is alive: it is to be proposed (again).
     pub(super) fn keep(&self, record: Record<'_>) {
         count(&self.counts.vetoed);
+        self.propose_again(record);
+    }
+
+    /// Takes a session for one that the store does not have and was told nothing of.
+    pub(super) fn propose_again(&self, record: Record<'_>) {
         record.put(word::SAID, 0);
         self.change(record, |bits| bits & !(state::ACKED | state::PROPOSED | state::ENDING));
         self.look_soon(record);

@@ -93,13 +93,15 @@ impl Model {
             entry.expiring &= !acked;
             return;
         }
-        if let Some(entry) = self.sessions.get(&n) {
+        if let Some(entry) = self.sessions.get_mut(&n) {
             let twins = entry.incarnation.isn == said.incarnation.isn;
             let prevails = match (said.flags.established(), entry.open()) {
                 (new, kept) if twins && new != kept => new,
                 _ => said.incarnation > entry.incarnation,
             };
             if !prevails {
+                // The store keeps the other one, so it has this one no more.
+                entry.acked &= !acked;
                 return;
             }
         }

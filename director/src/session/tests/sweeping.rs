@@ -353,6 +353,55 @@ fn a_vetoed_session_is_proposed_again() {
     assert_eq!(bench.creates(11_001, CALM).len(), 1);
 }
 
+/// Its twin was created in the store before the word that it is established.
+#[test]
+fn a_session_that_its_twin_has_replaced_in_the_store_is_proposed_again() {
+    let mut bench = Bench::new();
+    let slot = bench.open(1, OPENED, 0);
+    let said = bench.creates(1, FLUSH).remove(0);
+    let table = bench.table.clone();
+    table.created(&said);
+    let session = table.session(slot);
+    session.set_flags(established());
+    assert_eq!(bench.updates(10, FLUSH).len(), 1);
+    let mut twin = record(1, 2, said.incarnation.stamp - 1, OPENED);
+    twin.incarnation.isn = said.incarnation.isn;
+    assert!(twin.prevails_over(&said), "the store does not know better");
+    table.created(&twin);
+    assert!(!session.replicated());
+    assert_eq!((table.unreplicated(), table.stats().vetoed), (1, 0));
+    let again = bench.creates(11, FLUSH).remove(0);
+    assert_eq!(again.incarnation, said.incarnation);
+    assert!(again.prevails_over(&twin), "now it does");
+    // The twin, said once more, has no claim to what is not in the store.
+    table.created(&twin);
+    assert_eq!(bench.pass(12, FLUSH), []);
+    table.created(&again);
+    assert!(session.replicated());
+    assert_eq!(bench.pass(1_011, FLUSH), [], "the store knows all of it");
+    // But if the twin is established, too, that is for ever.
+    twin.flags = established();
+    table.created(&twin);
+    assert_eq!(table.find(&key(1)).session().unwrap().incarnation, twin.incarnation);
+    assert_eq!((table.sessions(), bench.pass(1_012, FLUSH)), (1, vec![]));
+}
+
+/// When its time is over there is nothing to propose.
+#[test]
+fn an_idle_session_that_the_store_has_replaced_ends() {
+    let mut bench = Bench::new();
+    let slot = bench.replicated(1);
+    let table = bench.table.clone();
+    let mut twin = record(1, 2, 1, OPENED);
+    twin.incarnation.isn = table.session(slot).incarnation().isn;
+    table.created(&twin);
+    assert_eq!(bench.pass(900_001, CALM), []);
+    assert!(table.session(slot).standing().1, "its ends are told");
+    table.created(&twin);
+    assert!(table.session(slot).standing().1, "and nothing brings it back");
+    assert_eq!(bench.pass(900_002, CALM), []);
+}
+
 #[test]
 fn half_open_sessions_do_not_last() {
     let mut bench = Bench::new();
