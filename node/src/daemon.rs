@@ -296,7 +296,8 @@ async fn replicate_all(node: &Node) {
             tracing::warn!(left, "sessions that only this director knew could not be replicated");
             return;
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        // Each look is a walk over the whole table.
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     // Of two directors one votes alone: what it has committed is nowhere else until the other one
     // has applied it.

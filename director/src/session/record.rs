@@ -134,6 +134,9 @@ pub(super) enum Phase {
 
 const PHASE: u64 = 3;
 
+/// Where in [`word::SAID`] the flags are that were last sent to the store.
+pub(super) const SENT_SHIFT: u32 = 16;
+
 /// Replicate-after of a record that came from another director.
 pub(super) const DEFAULT_AFTER: u32 = u32::MAX;
 
@@ -264,6 +267,29 @@ impl Record<'_> {
     #[inline]
     pub(super) fn flags(&self) -> SessionFlags {
         SessionFlags((self.get(word::STATE) & state::FLAGS) as u16)
+    }
+
+    /// Whether the store has the session and does not know how far its handshake is. (`bits` is the state
+    /// word.) Whoever carries it on sees none.
+    pub(super) fn untold(&self, bits: u64) -> bool {
+        self.lacks_handshake(bits, 0)
+    }
+
+    /// The same, and it was not sent either.
+    pub(super) fn unsent(&self, bits: u64) -> bool {
+        self.lacks_handshake(bits, 0) && self.lacks_handshake(bits, SENT_SHIFT)
+    }
+
+    fn lacks_handshake(&self, bits: u64, said_shift: u32) -> bool {
+        const HANDSHAKE: u64 =
+            (SessionFlags::BACKEND_ANSWERED.0 | SessionFlags::ESTABLISHED.0) as u64;
+        let settled = state::NEVER | state::DETACHED | state::DEAD | state::EXPIRING;
+        // What is said lies in another cache line than the state.
+        bits & state::ACKED != 0
+            && bits & settled == 0
+            && bits & HANDSHAKE != 0
+            && !SessionFlags((bits & state::FLAGS) as u16).closing()
+            && bits & !(self.get(word::SAID) >> said_shift) & HANDSHAKE != 0
     }
 
     pub(super) fn incarnation(&self) -> Incarnation {

@@ -17,7 +17,9 @@ use super::Slot;
 use super::expiring::{Probe, ProbeBudget};
 use super::index::Wait;
 use super::quiescence::WorkerHandle;
-use super::record::{DEFAULT_AFTER, Record, TIME_BASE_MS, age, half, high, low, state, word};
+use super::record::{
+    DEFAULT_AFTER, Record, SENT_SHIFT, TIME_BASE_MS, age, half, high, low, state, word,
+};
 use super::stats::{PassCounts, count};
 use super::table::SessionTable;
 use crate::tables::ForwardingTables;
@@ -223,7 +225,7 @@ impl Step<'_> {
         let unproposed = bits & state::UNREPLICATED != 0 && bits & state::PROPOSED == 0;
         let settled = flags.established() && !flags.closing();
         let foreign = bits & state::OWNED == 0;
-        self.policy.flush && self.policy.quorum && unproposed
+        self.policy.flush && self.policy.quorum && (unproposed || record.unsent(bits))
             || !self.policy.quorum && !settled
             || foreign && !self.policy.departed.is_empty() && self.departed(record.owner())
     }
@@ -345,7 +347,7 @@ impl Step<'_> {
         let bits = record.get(word::STATE);
         let flags = SessionFlags((bits & state::FLAGS) as u16);
         let said = record.get(word::SAID);
-        let (stored, sent) = (SessionFlags(said as u16), SessionFlags((said >> 16) as u16));
+        let (stored, sent) = (SessionFlags(said as u16), SessionFlags((said >> SENT_SHIFT) as u16));
         if !stored.has(flags) {
             if !self.policy.quorum {
                 return self.now + REPEAT_MS;
@@ -445,7 +447,7 @@ impl Step<'_> {
     fn say(&mut self, record: Record<'_>, flags: SessionFlags, change: SessionChange) {
         // The low half has another writer (the store's calls), so only the high half is exchanged.
         let cell = &record.0[word::SAID];
-        let sent = u64::from(flags.0) << 16;
+        let sent = u64::from(flags.0) << SENT_SHIFT;
         let set = |said: u64| Some(said & u64::from(u16::MAX) | sent);
         let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, set);
         record.put(word::REFRESHED, self.now);
