@@ -8,6 +8,8 @@
 //!    timeout and proposes the session again, brings it back.
 //! 2. Then one director has both ends probed (`core/probe.rs`): the owner, or if that has departed
 //!    since whoever leads the shard now. (One that comes back does not know what expired meanwhile.)
+//!    Whoever leads also does it, two seconds later, if the owner may have started again unnoticed: it is
+//!    not the one who made the session, in the same life.
 //! 3. Whoever gets the answer, be it another director, judges it: numbers of a connection at rest get a
 //!    reset with the number that this end accepts, anything else brings the session back. One end at rest
 //!    proves little: what the other has sent may be lost, or on its way. So an end is reset when the other
@@ -42,6 +44,9 @@ pub(super) const ANSWER_MS: u64 = VETO_MS / 2;
 /// How long a probe waits for its answer before the next one. (Linux answers old segments of a
 /// connection twice a second at the most.)
 const REPEAT_MS: u64 = 1_000;
+
+/// How long an owner that may not know the session has its turn to itself.
+const LATE_MS: u64 = 2 * REPEAT_MS;
 
 /// How often an end is probed.
 const PROBES: u64 = 3;
@@ -279,21 +284,21 @@ impl Step<'_> {
         let probes = bits >> state::PROBES_SHIFT & 3;
         let untold = [state::CLIENT_RESET, state::BACKEND_RESET].map(|told| bits & told == 0);
         let missing = untold.iter().filter(|untold| **untold).count() as u64;
+        let first = since + VETO_MS;
         let answered = missing == 0 || probes == PROBES && self.now >= due;
-        if answered || self.now >= since + VETO_MS + TURN_MS + PROBES * REPEAT_MS {
+        if answered || self.now >= first + TURN_MS + PROBES * REPEAT_MS {
             self.end(slot, version);
             if probes > 0 {
                 count_many(&self.table.counts.ends_given_up, missing);
-            } else if self.probes(record, bits) {
+            } else if self.probes(record, bits, first) {
                 count_many(&self.table.counts.ends_unprobed, missing);
             }
             return 0;
         }
-        let first = since + VETO_MS;
         if self.now < first || probes > 0 && self.now < due {
             return due.max(first);
         }
-        if probes == PROBES || !self.probes(record, bits) {
+        if probes == PROBES || !self.probes(record, bits, first) {
             // Perhaps it is soon: the one who does may die.
             return self.now + REPEAT_MS;
         }
@@ -305,10 +310,22 @@ impl Step<'_> {
         self.now + REPEAT_MS
     }
 
-    /// Whether this director probes the ends of a session.
-    fn probes(&self, record: Record<'_>, bits: u64) -> bool {
+    /// Whether this director probes the ends of a session, which can be done from `first` on.
+    fn probes(&self, record: Record<'_>, bits: u64, first: u64) -> bool {
         let leads = |shard: ShardId| self.policy.leads.contains(&shard);
+        let orphaned = || {
+            bits & state::ORPHANED != 0 || self.now >= first + LATE_MS && !self.carried_on(record)
+        };
         record.owner() == self.table.me
-            || bits & state::ORPHANED != 0 && leads(self.forwarding.shard(record.bucket()))
+            || leads(self.forwarding.shard(record.bucket())) && orphaned()
+    }
+
+    /// Whether the owner has had the session in one life since it made it. Else it may have started again,
+    /// so quickly that nobody took it for gone, while the session expired; then it does not know it.
+    fn carried_on(&self, record: Record<'_>) -> bool {
+        let made = record.incarnation();
+        // A creator counts from its number of starts on.
+        let life = self.forwarding.life(made.creator).map(|life| life & u64::from(u32::MAX));
+        made.creator == record.owner() && life == Some(made.counter >> 32)
     }
 }

@@ -70,6 +70,7 @@ impl ForwardingTables {
             hash: 0,
             bucket_key: cluster.bucket_key,
             shards: cluster.shards.clone(),
+            lives: cluster.members.values().map(|m| (m.id, m.incarnation)).collect(),
             vips,
             lips: cluster.lips.keys().map(|ip| Addr::from(*ip)).collect(),
             configured: Arc::new(Configured::of(cluster)),

@@ -1,11 +1,11 @@
 //! The forwarding tables and how packets are looked up in them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use ahash::RandomState;
 use holdfast_schema::bucket::{BUCKETS, Bucket, BucketKey, ShardId, ShardTable};
-use holdfast_schema::cluster::{BackendId, GroupId, ListenerId};
+use holdfast_schema::cluster::{BackendId, DirectorId, GroupId, ListenerId};
 use holdfast_schema::config::{NewUdp, ReplicateAfter, UnknownSession};
 use holdfast_schema::flow::{Addr, FlowKey, Protocol};
 use holdfast_schema::session::ForwardingMode;
@@ -102,6 +102,8 @@ pub struct ForwardingTables {
     pub hash: u64,
     pub(super) bucket_key: BucketKey,
     pub(super) shards: ShardTable,
+    /// The members' numbers of starts.
+    pub(super) lives: BTreeMap<DirectorId, u64>,
     pub(super) vips: HashMap<Addr, bool, RandomState>,
     pub(super) lips: HashSet<Addr, RandomState>,
     pub(super) own_lips: Vec<Addr>,
@@ -231,6 +233,11 @@ impl ForwardingTables {
     /// The key of the bucket hash and the table from buckets to shards.
     pub fn cluster_keys(&self) -> (&BucketKey, &ShardTable) {
         (&self.bucket_key, &self.shards)
+    }
+
+    /// How often a member has started, as far as the cluster knows.
+    pub fn life(&self, director: DirectorId) -> Option<u64> {
+        self.lives.get(&director).copied()
     }
 
     /// The cursors over local ports; they survive rebuilds.

@@ -114,6 +114,55 @@ fn an_owner_that_was_gone_meanwhile_is_not_waited_for() {
     assert_eq!(bench.probes(END + 2 * IDLE + 2_000, leads), []);
 }
 
+/// It was not missed, so nobody took it for gone; but what expired while it was away it does not know.
+#[test]
+fn who_leads_probes_if_an_owner_that_has_started_again_may_not_know_it() {
+    // (The cluster says that all live their first life.)
+    for (life, probed) in [(0, true), (1, false), (2, true)] {
+        let mut bench = Bench::new();
+        bench.pass(1_000, CALM);
+        let mut said = record(1, 1, 1_000, established());
+        said.incarnation.counter = life << 32 | 7;
+        bench.table.created(&said);
+        let (slot, _) = found(&bench.table, &key(1)).unwrap();
+        bench.expire(slot, END);
+        let shard = bench.forwarding.shard(Bucket::of_local_port(reply(1).dst_port));
+        let (mine, others) = ([shard], [ShardId(shard.0 + 1)]);
+        let leads = |leads| SweepPolicy { leads, ..CALM };
+        for now in [END + 2_000, END + 3_000, END + 3_999] {
+            assert_eq!(bench.probes(now, leads(&mine)), [], "the owner's turn");
+        }
+        assert_eq!(bench.probes(END + 4_000, leads(&others)), [], "the leader does");
+        for now in [END + 5_000, END + 6_000, END + 7_000] {
+            let probes = bench.probes(now, leads(&mine));
+            assert_eq!(probes.len(), usize::from(probed), "{life}");
+        }
+        assert_eq!(bench.probes(END + 8_000, leads(&mine)), []);
+        let stats = bench.table.stats();
+        let given_up = if probed { (0, 2) } else { (1, 0) };
+        assert_eq!((stats.sessions, stats.ends_given_up), given_up);
+    }
+    // What somebody else took over from the one who made it, he may have taken over in an earlier life.
+    let mut bench = Bench::new();
+    bench.pass(1_000, CALM);
+    let mut said = record(1, 1, 1_000, established());
+    said.incarnation.creator = DirectorId(3);
+    said.incarnation.counter = 1 << 32;
+    bench.table.created(&said);
+    let (slot, _) = found(&bench.table, &key(1)).unwrap();
+    bench.expire(slot, END);
+    let shard = [bench.forwarding.shard(Bucket::of_local_port(reply(1).dst_port))];
+    let leads = SweepPolicy { leads: &shard, ..CALM };
+    assert_eq!(bench.probes(END + 4_000, leads).len(), 1);
+    // Who leads and finds no turn until the end knows that nobody did.
+    let end = END + 2 * IDLE;
+    bench.table.session(slot).revive();
+    bench.table.created(&said);
+    bench.expire(slot, end);
+    assert_eq!(bench.probes(end + 35_000, leads), []);
+    assert_eq!((bench.table.sessions(), bench.table.stats().ends_unprobed), (0, 2));
+}
+
 #[test]
 fn who_asks_is_told_that_it_is_expiring_when_others_could_have_spoken() {
     let mut bench = Bench::new();
