@@ -342,7 +342,7 @@ pub static LISTENER: Section = Section {
             name: "idle-timeout",
             kind: Kind::Millis(limits::IDLE_TIMEOUT_MS),
             presence: Presence::Absent("`\"15m\"` for TCP, `\"2m\"` for UDP"),
-            meaning: "How long an established session may go without a packet before it is forgotten. It is, within a quarter of this and eight seconds more. Both ends of a TCP connection that is at rest then get a reset.",
+            meaning: "How long an established session may go without a packet before it is forgotten. It is, within a quarter of this and eight seconds more. But if its director ended meanwhile, it counts as idle from that moment only, which may take the same time once more; and while there is no quorum nothing is forgotten. Both ends of a TCP connection that is at rest then get a reset.",
         },
         Key {
             name: "unknown-session",
