@@ -81,6 +81,14 @@ pub(super) fn reset(frame: &mut Frame<'_>, segment: &Segment, hop: &NextHop) -> 
     Some(())
 }
 
+/// Replaces a packet by a bare segment that leads elsewhere. None: the frame has no room for it.
+pub(super) fn bare(frame: &mut Frame<'_>, segment: &BareSegment, hop: &NextHop) -> Option<()> {
+    frame.resize(emit::BARE_FRAME).then_some(())?;
+    let bytes = frame.packet_mut().first_chunk_mut()?;
+    *bytes = emit::bare_frame(segment, hop.dst_mac, hop.src_mac);
+    Some(())
+}
+
 /// Replaces a packet by an ICMP error about it, sent from the address it was sent to. None: the
 /// frame has no room for it.
 pub(super) fn icmp_error(frame: &mut Frame<'_>, error: IcmpError, hop: &NextHop) -> Option<()> {

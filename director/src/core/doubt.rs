@@ -16,8 +16,9 @@
 //! nobody knows of a later use or can be asked, a packet of an open session goes by the record that is here:
 //! a director that is cut off from its peers goes on serving. Not so a client's segment that the record
 //! refutes ([`refuted`]): its backend would reset the later connection. A fast session is not refuted by
-//! data in one direction; one with data in both waits for a segment of its backend, which is always
-//! forwarded, and shows the numbers.
+//! data in one direction. For one with data in both, the backend is asked for its numbers in the segment's
+//! place ([`super::probe`]); its segments are always forwarded, what they show is told to all at once, and
+//! the client's next try fits it.
 //!
 //! What fits goes on in any case, and so do the last segments of a connection that ends.
 
@@ -133,13 +134,33 @@ impl Core {
         key.protocol == Tcp && !(expiring && meta.opens()) && misfits(&session, side, segment)
     }
 
-    /// Whether a packet in doubt, about which the others were asked in vain, is not of the connection of the
-    /// session that is here.
-    pub(super) fn is_refuted(&self, meta: &Meta, (slot, side): (Slot, Side)) -> bool {
-        let Content::Transport(segment) = &meta.content else { return false };
+    /// Judges a packet in doubt about which nobody knows better, or can be asked (then `reason` says why).
+    #[cold]
+    pub(super) fn doubted(
+        &mut self,
+        at: &Moment<'_>,
+        frame: &mut Frame<'_>,
+        key: &FlowKey,
+        meta: &Meta,
+        (slot, side): (Slot, Side),
+        reason: DropReason,
+    ) -> Verdict {
         let session = self.table.session(slot);
         let speaks = side == Side::Client && meta.continues();
-        speaks && (session.flags().closing() || refuted(&session, side, segment))
+        match &meta.content {
+            Content::Transport(_) if speaks && session.flags().closing() => self.drop(reason),
+            Content::Transport(segment) if speaks && refuted(&session, side, segment) => {
+                self.ask_backend(at, frame, slot, reason)
+            }
+            _ => {
+                let verdict = self.known(at, frame, key, meta, (slot, side));
+                if side == Side::Backend {
+                    // Its client's packets may come to another director, where they do not fit either.
+                    self.table.session(slot).tell_soon();
+                }
+                verdict
+            }
+        }
     }
 
     /// Asks whether anybody knows a later use of this key.
@@ -162,7 +183,7 @@ impl Core {
         // Those whose session is not known at all need the questions more.
         let may = self.room.holds(key) || self.budget.has_plenty(at.now_ns);
         if !may || self.charge(at, key).is_err() {
-            return self.unasked(at, frame, key, meta, found, DropReason::AskBudget);
+            return self.doubted(at, frame, key, meta, found, DropReason::AskBudget);
         }
         match self.try_park(at, frame, key, meta, WaitFor::Answer) {
             Ok(()) => {
@@ -171,23 +192,7 @@ impl Core {
             }
             // Nor may it overtake those that wait.
             Err(reason) if self.room.holds(key) => self.drop(reason),
-            Err(reason) => self.unasked(at, frame, key, meta, found, reason),
-        }
-    }
-
-    /// Judges a packet in doubt that nobody can be asked about.
-    fn unasked(
-        &mut self,
-        at: &Moment<'_>,
-        frame: &mut Frame<'_>,
-        key: &FlowKey,
-        meta: &Meta,
-        found: (Slot, Side),
-        reason: DropReason,
-    ) -> Verdict {
-        match self.is_refuted(meta, found) {
-            true => self.drop(reason),
-            false => self.known(at, frame, key, meta, found),
+            Err(reason) => self.doubted(at, frame, key, meta, found, reason),
         }
     }
 

@@ -280,9 +280,7 @@ impl Core {
             if standing == Standing::Fresh {
                 return self.ask_in_doubt(at, frame, key, meta, found);
             }
-            if self.is_refuted(meta, found) {
-                return self.drop(DropReason::MissUnknown);
-            }
+            return self.doubted(at, frame, key, meta, found, DropReason::MissUnknown);
         }
         self.known(at, frame, key, meta, found)
     }

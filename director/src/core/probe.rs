@@ -9,6 +9,9 @@
 //! The answer tells more. If its numbers are those of the last packets known here, then this end sent and
 //! got nothing since, by no way. If the other end says the same, or nothing to a second probe either, the
 //! reset hits a connection at rest. Otherwise the connection is alive, and so is its session.
+//!
+//! The same probe asks a backend whether a client's segment that is far from all that is known of a session is
+//! of its connection: its answer shows the numbers, and the client's next try fits them.
 #![forbid(unsafe_code)]
 
 use holdfast_schema::flow::FlowKey;
@@ -134,6 +137,27 @@ impl Core {
             }
         }
         self.end_batch();
+    }
+
+    /// Asks the backend of a session for its numbers in the place of a client's segment that they seem to
+    /// refute. (If the connection is gone there, its reset ends the session.)
+    #[cold]
+    pub(super) fn ask_backend(
+        &mut self,
+        at: &Moment<'_>,
+        frame: &mut Frame<'_>,
+        slot: Slot,
+        otherwise: DropReason,
+    ) -> Verdict {
+        let session = self.table.session(slot);
+        let probe = probe_of(&session, Side::Backend);
+        let hop = at.tables.next_hop(&session.reply().src);
+        let asked = probe.zip(hop).and_then(|(probe, hop)| answer::bare(frame, &probe, &hop));
+        if asked.is_none() {
+            return self.drop(otherwise);
+        }
+        self.counters.add(Count::AnsweredProbe, 1);
+        Verdict::Transmit
     }
 
     /// Judges a segment of an expiring session. Whatever an end says that is no answer of one at rest

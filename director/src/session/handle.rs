@@ -117,6 +117,12 @@ impl Session<'_> {
         }
     }
 
+    /// Has what was seen here told to all at once, and not with the next refresh.
+    pub fn tell_soon(&self) {
+        self.table.change(self.record, |bits| bits | state::ADOPTED);
+        self.table.look_soon(self.record);
+    }
+
     /// Records a packet of one side: two plain stores.
     #[inline]
     pub fn touch(&self, side: Side, now_ms: u64, seq_end: u32, ack: u32) {

@@ -3,7 +3,10 @@
 use std::net::SocketAddrV4;
 
 use holdfast_director::core::{CoreConfig, Count, DropReason, MissAnswer, MissKind, Verdict};
-use holdfast_schema::session::{HalfSeen, SessionFlags as F, SessionRecord, SessionSink};
+use holdfast_director::session::{SweepPolicy, Sweeper};
+use holdfast_schema::session::{
+    HalfSeen, SessionChange, SessionFlags as F, SessionRecord, SessionSink,
+};
 
 use super::misses::{Foreign, foreign, found};
 use super::support::packet::*;
@@ -54,6 +57,28 @@ impl Stale {
     /// Data of the client with these numbers.
     fn data(&self, (seq, ack): (u32, u32)) -> Packet {
         Packet::tcp(self.f.client, self.f.vip, ACK, seq, ack).payload(b"data")
+    }
+
+    /// What asks the old connection's backend for its numbers.
+    fn probe(&self) -> Vec<u8> {
+        let old = (OLD.0.wrapping_sub(1), OLD.1);
+        Packet::tcp(self.f.local, self.f.backend, ACK, old.0, old.1).own(false).bytes()
+    }
+
+    /// What a pass of the sweep has to tell.
+    fn updates(&mut self) -> Vec<SessionChange> {
+        let policy = SweepPolicy { departed: &[], flush: false, quorum: true, leads: &[] };
+        let mut told = Vec::new();
+        let mut sweeper = Sweeper::new(&self.lab.table);
+        sweeper.step(
+            &self.lab.table,
+            &self.lab.tables,
+            self.lab.now_ns / MS,
+            &policy,
+            10_000,
+            &mut told,
+        );
+        told.into_iter().map(|(_, change)| change).collect()
     }
 
     /// It goes to the old connection's backend at once.
@@ -120,12 +145,9 @@ fn what_does_not_fit_an_open_session_is_asked_about() {
             let to = more.forwarded(stale.new_local, stale.f.backend).bytes();
             assert_eq!(stale.lab.sent(&more.bytes()), to);
         } else {
-            // The old backend would reset the connection. Its client tries again, and is asked about again.
-            let [(Verdict::Drop(DropReason::MissUnknown | DropReason::MissTimeout), _)] =
-                released[..]
-            else {
-                panic!("{n}: {released:?}")
-            };
+            // The old backend would reset the connection: it is asked for its numbers. The client tries again,
+            // and is asked about again.
+            assert_eq!(released, [(Verdict::Transmit, stale.probe())], "{n}");
             assert_eq!(stale.lab.one(&data.bytes()).0, Verdict::Parked);
             // Whoever has seen more of the connection shows that the segment fits.
             let id = stale.lab.questions()[0].id;
@@ -163,28 +185,26 @@ fn a_fast_session_goes_on_whoever_answers() {
         let id = stale.lab.questions()[0].id;
         let released = stale.lab.answer(MissAnswer::DontKnow { id });
         let to = data.forwarded(stale.f.local, stale.f.backend).bytes();
-        let expected = match goes_on {
-            true => (Verdict::Transmit, to),
-            false => (Verdict::Drop(DropReason::MissTimeout), data.bytes()),
-        };
-        let reason = |(verdict, bytes): (Verdict, Vec<u8>)| match verdict {
-            Verdict::Drop(_) => (Verdict::Drop(DropReason::MissTimeout), bytes),
-            verdict => (verdict, bytes),
-        };
-        let released: Vec<_> = released.into_iter().map(reason).collect();
-        assert_eq!(released, [expected], "{upload} {other_way}");
+        let expected = if goes_on { to } else { stale.probe() };
+        assert_eq!(released, [(Verdict::Transmit, expected)], "{upload} {other_way}");
         if !goes_on {
-            // A segment of the backend is never held to be refuted, and shows the numbers.
+            // The backend answers the probe with its numbers. It is never held to be refuted.
             let reply = (OLD.1.wrapping_add(down), OLD.0.wrapping_add(up));
             let reply = Packet::tcp(stale.f.backend, stale.f.local, ACK, reply.0, reply.1);
-            if stale.lab.one(&reply.bytes()).0 == Verdict::Parked {
-                let id = stale.lab.questions()[0].id;
-                let released = stale.lab.answer(MissAnswer::DontKnow { id });
-                let to = reply.forwarded(stale.f.vip, stale.f.client).bytes();
-                assert_eq!(released, [(Verdict::Transmit, to)]);
-            }
+            assert_eq!(stale.lab.one(&reply.bytes()).0, Verdict::Parked);
+            let id = stale.lab.questions()[0].id;
+            let released = stale.lab.answer(MissAnswer::DontKnow { id });
+            let to = reply.forwarded(stale.f.vip, stale.f.client).bytes();
+            assert_eq!(released, [(Verdict::Transmit, to)]);
+            // All hear of it at once: the client's next try may come to another director.
+            let told = stale.updates();
+            let [SessionChange::Update(update)] = &told[..] else { panic!("{told:?}") };
+            let half = update.backend_seen.as_ref().map(|half| (half.seq, half.ack));
+            assert_eq!(half, Some((OLD.1.wrapping_add(down), OLD.0.wrapping_add(up))));
+            assert_eq!(stale.updates(), [], "once");
             stale.goes_on(&data);
         }
+        stale.lab.check_counters();
     }
 }
 
@@ -371,7 +391,8 @@ fn without_means_to_ask_an_open_session_goes_on_by_what_does_not_refute_it() {
         assert_eq!(stale.lab.one(&miss).0, Verdict::Parked);
     }
     let refuted = stale.data(NEW).bytes();
-    assert_eq!(stale.lab.one(&refuted).0, Verdict::Drop(DropReason::AskBudget));
+    assert_eq!(stale.lab.sent(&refuted), stale.probe());
+    stale.lab.check_counters();
     stale.goes_on(&stale.data((NEW.0, OLD.1)));
     // Nor does one that cannot wait.
     let config = CoreConfig { waiting_bytes: 200, ..CoreConfig::for_workers(1_000, 1) };

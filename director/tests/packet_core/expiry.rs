@@ -173,12 +173,6 @@ impl Case {
     }
 }
 
-/// A segment of the director's own.
-fn own(to_client: bool, segment: Packet) -> Packet {
-    let dst_mac = if to_client { MAC_ROUTER } else { MAC_BACKENDS };
-    Packet { src_mac: MAC_ME, dst_mac, ttl: 64, id: 0, window: 0, ..segment }
-}
-
 #[test]
 fn both_ends_are_probed_and_reset_with_the_number_they_accept() {
     // Numbers anywhere, and numbers that wrap between the handshake and the end.
@@ -189,18 +183,18 @@ fn both_ends_are_probed_and_reset_with_the_number_they_accept() {
         let probes = case.probed();
         let old = |next: u32| next.wrapping_sub(1);
         let expected = [
-            own(true, Packet::tcp(vip, client, ACK, old(b), c)).bytes(),
-            own(false, Packet::tcp(local, backend, ACK, old(c), b)).bytes(),
+            Packet::tcp(vip, client, ACK, old(b), c).own(true).bytes(),
+            Packet::tcp(local, backend, ACK, old(c), b).own(false).bytes(),
         ];
         assert_eq!(probes, expected, "{isns:?}");
         let [from_client, from_backend] = case.answers();
         case.keeps_to_itself(&from_client);
-        let reset = own(false, Packet::tcp(local, backend, RST, c, 0));
+        let reset = Packet::tcp(local, backend, RST, c, 0).own(false);
         assert_eq!(case.lab.sent(&from_backend.bytes()), reset.bytes(), "{isns:?}");
         // The first one is asked again, and only that.
         case.lab.pass(1_000);
         assert_eq!(case.sweep(), expected[..1], "{isns:?}");
-        let reset = own(true, Packet::tcp(vip, client, RST, b, 0));
+        let reset = Packet::tcp(vip, client, RST, b, 0).own(true);
         assert_eq!(case.lab.sent(&from_client.bytes()), reset.bytes(), "{isns:?}");
         let counters = case.lab.counters();
         for (count, times) in [
@@ -264,7 +258,7 @@ fn an_end_whose_other_one_is_silent_is_reset_at_its_second_answer() {
             assert_eq!(case.sweep().len(), 2);
             let number = if of_client { case.backend_next } else { case.client_next };
             let (src, dst) = (answer.dst, answer.src);
-            let reset = own(of_client, Packet::tcp(src, dst, RST, number, 0));
+            let reset = Packet::tcp(src, dst, RST, number, 0).own(of_client);
             assert_eq!(case.lab.sent(&answer.bytes()), reset.bytes());
             assert_eq!(case.resets(), if of_client { (1, 0) } else { (0, 1) });
             // The other one is probed in vain, three times in all.
@@ -324,7 +318,7 @@ fn after_a_takeover_the_leader_tells_both_ends() {
     for (answer, to_client) in [(from_backend, false), (from_client, true)] {
         let (src, dst) = (answer.dst, answer.src);
         let number = if to_client { b } else { c };
-        let reset = own(to_client, Packet::tcp(src, dst, RST, number, 0));
+        let reset = Packet::tcp(src, dst, RST, number, 0).own(to_client);
         assert_eq!(case.lab.sent(&answer.bytes()), reset.bytes());
     }
 }
@@ -345,7 +339,7 @@ fn an_answer_at_another_director_is_good_as_well() {
     assert_eq!(other.one(&from_client.bytes()).0, Verdict::Drop(DropReason::EndAtRest));
     // The other end's answer came elsewhere, so it takes a second one of this end.
     other.pass(1_000);
-    let reset = own(true, Packet::tcp(case.vip, case.client, RST, case.backend_next, 0));
+    let reset = Packet::tcp(case.vip, case.client, RST, case.backend_next, 0).own(true);
     assert_eq!(other.sent(&from_client.bytes()), reset.bytes());
 }
 
@@ -376,7 +370,7 @@ fn who_is_told_of_an_expiring_session_judges_its_packets() {
         assert_eq!(released[0].0, Verdict::Drop(DropReason::EndAtRest));
         // An answer to a later probe.
         other.pass(1_000);
-        let reset = own(true, Packet::tcp(case.vip, case.client, RST, case.backend_next, 0));
+        let reset = Packet::tcp(case.vip, case.client, RST, case.backend_next, 0).own(true);
         assert_eq!(other.sent(&packet.bytes()), reset.bytes());
     }
 }

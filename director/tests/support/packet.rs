@@ -69,6 +69,12 @@ impl Packet {
         self
     }
 
+    /// This as a segment of the director's own.
+    pub fn own(self, to_client: bool) -> Packet {
+        let dst_mac = if to_client { MAC_ROUTER } else { MAC_BACKENDS };
+        Packet { src_mac: MAC_ME, dst_mac, ttl: 64, id: 0, window: 0, ..self }
+    }
+
     /// What it looks like one hop further, with other endpoints.
     pub fn forwarded(&self, src: SocketAddrV4, dst: SocketAddrV4) -> Packet {
         let to_backend = dst.ip().octets()[..2] == [10, 1];

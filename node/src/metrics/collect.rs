@@ -99,6 +99,7 @@ fn named(count: Count) -> Option<(&'static str, &'static str)> {
         Count::ToClientBytes => ("holdfast_bytes_total", "to_client"),
         Count::AnsweredEcho => ("holdfast_answered_packets_total", "echo"),
         Count::AnsweredReset => ("holdfast_answered_packets_total", "reset"),
+        Count::AnsweredProbe => ("holdfast_answered_packets_total", "probe"),
         Count::AnsweredTooBig => ("holdfast_answered_packets_total", "too_big"),
         Count::AnsweredTtl => ("holdfast_answered_packets_total", "ttl"),
         Count::ExpiredClientsReset => ("holdfast_answered_packets_total", "expired_client"),

@@ -99,7 +99,8 @@ const FIXED: &[(&str, Kind, &[&str], &str)] = &[
         "holdfast_answered_packets_total",
         Counter,
         &["kind"],
-        "Packets answered by the director itself: echo replies, TCP resets, ICMP errors.",
+        "Packets answered by the director itself: echo replies, TCP resets, ICMP errors; \"probe\": a client's \
+         segment far from all that is known, in whose place its backend was asked for its numbers.",
     ),
     (
         "holdfast_dropped_packets_total",

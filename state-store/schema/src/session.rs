@@ -213,6 +213,24 @@ impl SessionRecord {
         prevails((&self.incarnation, self.flags), (&kept.incarnation, kept.flags))
     }
 
+    /// Takes over what somebody else has seen later of this very incarnation. Ages count from the same moment;
+    /// the owner goes with the client's side. A side that was never seen is told with zeros for numbers.
+    pub fn merge(&mut self, other: &SessionRecord) {
+        let seen = |half: &HalfSeen| (half.seq, half.ack) != (0, 0);
+        let later = |new: &HalfSeen, kept: &HalfSeen| match (seen(new), seen(kept)) {
+            (true, false) => true,
+            (false, true) => false,
+            _ => new.age_ms < kept.age_ms,
+        };
+        self.flags = self.flags.with(other.flags);
+        if later(&other.client, &self.client) {
+            (self.client, self.owner) = (other.client, other.owner);
+        }
+        if later(&other.backend_seen, &self.backend_seen) {
+            self.backend_seen = other.backend_seen;
+        }
+    }
+
     /// Milliseconds since any packet was seen.
     pub fn idle_ms(&self) -> u32 {
         self.client.age_ms.min(self.backend_seen.age_ms)

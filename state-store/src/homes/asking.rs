@@ -1,16 +1,15 @@
-//! Asking for a session that nobody here knows: whom, when again, and what the answers amount to
+//! Asking for a session that nobody here knows: when again, and what the answers amount to
 //! (PROTOCOLS, a packet that nobody here knows).
 //!
 //! A pure machine. Times are microseconds of any steady clock; whoever drives it sends what
 //! [`Asking::sends`] names, brings the answers, and looks at [`Asking::verdict`] whenever something
 //! came or [`Asking::wake_us`] has passed.
 
-use holdfast_schema::bucket::Bucket;
-use holdfast_schema::cluster::{ClusterState, DirectorId};
-use holdfast_schema::flow::FlowKey;
+use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::session::{Incarnation, Known, SessionRecord};
 
-use super::{Homes, Kept};
+use super::Kept;
+use super::whom::Whom;
 use crate::MissVerdict;
 
 /// Who has not answered by then is asked once more: a lost packet costs QUIC 25 ms.
@@ -23,70 +22,27 @@ pub const GRACE_US: u64 = 800;
 /// others get this long: time enough to be asked twice.
 pub const LATER_US: u64 = 8_000;
 
-/// Whom to ask.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Whom {
-    /// The homes-to-be of the bucket: the first of its order.
-    pub homes: Vec<DirectorId>,
-    /// The leader of the shard, if one is known.
-    pub leader: Option<DirectorId>,
-    /// Who may know as well: homes of before a change, the owner of the LIP that a reply came to.
-    pub others: Vec<DirectorId>,
-    /// Nothing has changed in the last ten seconds: a *no* may count.
-    pub settled: bool,
-}
-
-/// Whether a *no* may count: nothing has moved for a while, and every member is up. One that was declared
-/// down may live, cut off from here but not from its clients, and know sessions that nobody else does.
-fn may_deny(cluster: &ClusterState, unchanged: bool) -> bool {
-    unchanged && !cluster.change_planned() && cluster.members.values().all(|m| !m.down)
-}
-
-/// The bucket of a packet's key, whichever direction it is of.
-pub fn bucket_of(cluster: &ClusterState, key: &FlowKey) -> Bucket {
-    match cluster.lips.contains_key(&key.dst.to_ip()) {
-        true => Bucket::of_local_port(key.dst_port),
-        false => cluster.bucket_key.bucket(key.protocol, &key.src, key.src_port),
-    }
-}
-
-impl Whom {
-    /// Whom to ask about this key. `unchanged`: neither membership nor planned changes have moved for
-    /// ten seconds, as far as is known here.
-    pub fn of(
-        cluster: &ClusterState,
-        homes: &Homes,
-        now_ms: u64,
-        key: &FlowKey,
-        leader: Option<DirectorId>,
-        unchanged: bool,
-    ) -> Whom {
-        let (now, before) = homes.asked(now_ms, bucket_of(cluster, key));
-        let owner = cluster.lips.get(&key.dst.to_ip()).and_then(|lip| lip.owner);
-        let live = |id: &DirectorId| cluster.members.get(id).is_some_and(|m| !m.down);
-        Whom {
-            homes: now.to_vec(),
-            leader,
-            others: before.iter().copied().chain(owner).filter(live).collect(),
-            settled: may_deny(cluster, unchanged),
-        }
-    }
-}
-
 /// What a director that is asked knows as a home and from its table. (Ask the home first: what is applied
 /// goes from there into the table, never back.)
 pub fn known(kept: Kept, table: Known) -> Answer {
     match (kept, table) {
-        (Kept::Session(young), Known::Session(record)) => Answer::Found(match record {
-            record if record.prevails_over(&young) => record,
-            _ => young,
-        }),
+        (Kept::Session(young), Known::Session(record)) => Answer::Found(later_of(young, record)),
         (Kept::Session(record), _) | (_, Known::Session(record)) => Answer::Found(record),
         (Kept::Unsure, _) | (_, Known::Unsure) => Answer::DontKnow,
         (Kept::Nobody { authority }, Known::Nobody) => {
             Answer::No { as_leader: false, as_home: authority }
         }
     }
+}
+
+/// Which of two uses of a key prevails; if they are the same one, with the latest of both.
+fn later_of(kept: Box<SessionRecord>, new: Box<SessionRecord>) -> Box<SessionRecord> {
+    let same = kept.incarnation == new.incarnation;
+    let (mut best, other) = if new.prevails_over(&kept) { (new, kept) } else { (kept, new) };
+    if same {
+        best.merge(&other);
+    }
+    best
 }
 
 /// What one director answers.
@@ -126,7 +82,7 @@ struct Asked {
 pub struct Asking {
     whom: Whom,
     asked: Vec<Asked>,
-    best: Option<SessionRecord>,
+    best: Option<Box<SessionRecord>>,
     repeat_us: Option<u64>,
     until_us: u64,
     sent: bool,
@@ -214,10 +170,11 @@ impl Asking {
                     self.until_us = self.until_us.min(now_us + LATER_US);
                 }
                 // Not the first to arrive counts, but the newest identity; of twins, the one that
-                // client and backend have agreed on.
-                if self.best.as_ref().is_none_or(|best| record.prevails_over(best)) {
-                    self.best = Some(*record);
-                }
+                // client and backend have agreed on; of the same, who has seen the latest.
+                self.best = Some(match self.best.take() {
+                    Some(best) => later_of(best, record),
+                    None => record,
+                });
                 Heard::Found(incarnation)
             }
         };
@@ -236,7 +193,7 @@ impl Asking {
             let agreed = self.asked.iter().filter(agree).count() >= 2;
             let agreed = agreed && self.is_later(&best.incarnation);
             let decided = agreed || now_us >= self.until_us || !waiting(|h| *h != Heard::Nothing);
-            return decided.then(|| MissVerdict::Found(Box::new(best.clone())));
+            return decided.then(|| MissVerdict::Found(best.clone()));
         }
         let open = waiting(|h| !matches!(h, Heard::Nothing | Heard::Failed));
         (!open || now_us >= self.until_us).then(|| self.denial())
@@ -266,7 +223,7 @@ impl Asking {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_schema::session::SessionFlags;
+    use holdfast_schema::session::{HalfSeen, SessionFlags};
     use proptest::prelude::*;
 
     use super::*;
@@ -446,25 +403,32 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_is_asked_of_its_lips_owner_and_both_directions_of_the_same_homes() {
-        use crate::homes::young::tests::record;
-        use holdfast_schema::cluster::LipAssignment;
-
-        let mut cluster = crate::control::tests::Cluster::of(6).record.cluster;
-        let mut session = record(1, 2, 1, 7);
-        let bucket = session.bucket(&cluster.bucket_key);
-        session.reply.dst_port = 1_024 + bucket.index() as u16;
-        let lip = LipAssignment { owner: Some(B), quarantined: false };
-        cluster.lips.insert(session.reply.dst.to_ip(), lip);
-        let homes = Homes::of(&cluster);
-        let whom = |cluster: &ClusterState, key| Whom::of(cluster, &homes, 0, key, Some(A), true);
-        let up = whom(&cluster, &session.key);
-        assert_eq!((up.homes.len(), up.leader, up.settled), (3, Some(A), true));
-        assert!(up.others.is_empty());
-        let down = whom(&cluster, &session.reply);
-        assert_eq!((down.homes, down.others), (up.homes, vec![B]));
-        cluster.members.get_mut(&B).unwrap().down = true;
-        assert!(whom(&cluster, &session.reply).others.is_empty(), "it cannot answer");
+    fn of_one_session_the_latest_of_each_direction_is_told() {
+        let half = |age_ms, seq| HalfSeen { age_ms, seq, ack: 1 };
+        let mut told = record(1, 5, 0);
+        (told.client, told.backend_seen) = (half(9_000, 10), half(2_000, 20));
+        let mut carried = told.clone();
+        carried.owner = B;
+        (carried.client, carried.backend_seen) = (half(5, 11), half(9_000, 19));
+        let mut blind = told.clone();
+        (blind.client, blind.backend_seen) =
+            (half(9_000, 10), HalfSeen { age_ms: 1, seq: 0, ack: 0 });
+        let mut latest = told.clone();
+        (latest.client, latest.owner) = (carried.client, B);
+        let all =
+            [(A, found(&told)), (B, found(&carried)), (C, found(&blind)), (L, Answer::DontKnow)];
+        for first in 0..3 {
+            let mut answers = all.clone();
+            answers.swap(0, first);
+            let mut asking = Asking::start(0, PATIENCE, whom()).beyond(D, Some(told.incarnation));
+            asking.sends(0);
+            for (from, answer) in answers {
+                asking.answer(10, from, answer);
+            }
+            assert_eq!(asking.verdict(20), Some(MissVerdict::Found(Box::new(latest.clone()))));
+        }
+        let kept = Kept::Session(Box::new(told.clone()));
+        assert_eq!(known(kept, Known::Session(Box::new(carried))), found(&latest));
     }
 
     #[test]
@@ -517,17 +481,5 @@ mod tests {
             prop_assert_eq!(known, matches!(verdict, Some(MissVerdict::Found(_))));
             prop_assert!(asking.wake_us() <= PATIENCE);
         }
-    }
-
-    #[test]
-    fn a_member_that_is_down_may_live_cut_off() {
-        use holdfast_schema::cluster::ControlCommand;
-
-        let mut cluster = crate::control::tests::Cluster::of(3);
-        assert!(may_deny(&cluster.record.cluster, true));
-        assert!(!may_deny(&cluster.record.cluster, false));
-        let (director, incarnation) = (C, cluster.record.cluster.members[&C].incarnation);
-        cluster.done(ControlCommand::SetDown { director, incarnation, down: true });
-        assert!(!may_deny(&cluster.record.cluster, true));
     }
 }

@@ -5,7 +5,7 @@
 //! - [`Saying`] is an owner's side: which sessions it tells which home, in which batches.
 //! - [`Keeper`] is a home's: [`Young`] holds the records, [`Confirmed`] knows whether every owner has
 //!   told this home everything it has to know.
-//! - [`Asking`] is for whoever meets a packet of an unknown session.
+//! - [`Asking`] is for whoever meets a packet of an unknown session; [`Whom`] it asks.
 //!
 //! Which director is a home of what is [`holdfast_schema::homes`].
 
@@ -25,10 +25,12 @@ mod asking;
 mod confirmed;
 mod keeper;
 mod saying;
+mod whom;
 mod young;
 
-pub use asking::{Answer, Asking, Whom, bucket_of, known};
+pub use asking::{Answer, Asking, known};
 pub use confirmed::{Confirmed, Heading};
 pub use keeper::{Consequences, Keeper, KeeperStats, Kept};
 pub use saying::{BEAT_MS, Homes, INTERVAL_MS, Saying, SayingStats};
+pub use whom::{Whom, bucket_of};
 pub use young::{KEPT_MS, Orphan, Registered, Young};

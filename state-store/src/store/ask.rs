@@ -79,6 +79,8 @@ impl Store {
         let Some(whom) = member.young.whom(cluster, &key, leader, unchanged) else {
             return MissVerdict::DontKnow;
         };
+        let doubted = known.and_then(|_| self.in_table(&key).session());
+        let whom = whom.and_carriers(cluster, doubted.as_ref());
         let begun = Instant::now();
         let now_us = || begun.elapsed().as_micros() as u64;
         let mut asking =
@@ -147,8 +149,12 @@ impl Store {
     fn look(&self, member: &Member, key: &FlowKey) -> Answer {
         let Some(view) = self.shared.published.view() else { return Answer::DontKnow };
         let kept = member.young.find(bucket_of(&view.cluster, key), key);
+        known(kept, self.in_table(key))
+    }
+
+    fn in_table(&self, key: &FlowKey) -> Known {
         let sink = self.shared.sink.read().clone();
-        known(kept, sink.map_or(Known::Unsure, |sink| sink.find(key)))
+        sink.map_or(Known::Unsure, |sink| sink.find(key))
     }
 }
 

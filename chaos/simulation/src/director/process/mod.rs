@@ -257,7 +257,9 @@ impl Process {
         let key = &question.key;
         let leader = self.share.leader_of(cluster.shards.shard(bucket_of(cluster, key)));
         let unchanged = self.calm_for_ms(now_ms) >= NO_DENIAL_MS;
-        let mut whom = Whom::of(cluster, self.young.homes(), now_ms, key, leader, unchanged);
+        let doubted = question.known.and_then(|_| self.table.find(key).session());
+        let mut whom = Whom::of(cluster, self.young.homes(), now_ms, key, leader, unchanged)
+            .and_carriers(cluster, doubted.as_ref());
         whom.settled |= self.without == Some(Without::Authority);
         whom
     }
