@@ -82,8 +82,10 @@ impl Core {
             return self.drop(DropReason::Internal); // only a segment can be in question
         };
         let session = self.table.session(slot);
-        if session.has_twin() {
-            let known = number_of(&session).is_some();
+        let known = number_of(&session).is_some();
+        // What is a little further on than the own backend's number is not the other's.
+        let beside = known && may_be_its(&session, segment, at.now_ms);
+        if session.has_twin() && !beside {
             match self.table.resolve_twin(slot, at.now_ms, known, segment.ack) {
                 TwinVerdict::Other(other) => {
                     self.replaced = self.replaced.wrapping_add(1);

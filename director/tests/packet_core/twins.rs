@@ -368,6 +368,18 @@ fn a_segment_that_fits_neither_twin_decides_nothing() {
     assert_eq!(second.lab.sent(&ack.bytes()), second.to_first(&ack)[0].1);
 }
 
+/// The client's answer to the own SYN-ACK was lost, and it has got the backend's first words.
+#[test]
+fn what_is_a_little_further_on_than_the_own_number_is_not_its_twins() {
+    let mut second = Second::answered(46_016);
+    second.lab.table.twin(&second.first.record);
+    let later = second.ack(OWN_ISN + 500);
+    second.is_asked_about(&later);
+    second.lab.pass(1);
+    assert_eq!(second.lab.poll(), second.to_own(&later));
+    assert!(second.resets().is_empty());
+}
+
 #[test]
 fn the_number_of_the_others_backend_may_be_told_before_the_own_one_is_known() {
     let mut second = Second::new(46_009);
