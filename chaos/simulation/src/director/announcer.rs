@@ -86,19 +86,9 @@ impl Announcer {
         self.machine.stage()
     }
 
-    /// Whether it attracts traffic by right.
-    pub fn ready(&self) -> bool {
-        self.machine.ready()
-    }
-
     /// What it announces.
     pub fn wish(&self) -> Wish {
         self.wish
-    }
-
-    /// What BIRD shows.
-    pub fn shown(&self) -> Wish {
-        self.shown
     }
 
     /// BIRD shows something else.

@@ -205,9 +205,4 @@ impl YoungSessions {
     pub fn kept(&self, now_ms: u64) -> u64 {
         self.keeper.lock().stats(now_ms).kept
     }
-
-    /// Registrations of connections that another director had registered before.
-    pub fn twins(&self, now_ms: u64) -> u64 {
-        self.keeper.lock().stats(now_ms).twins
-    }
 }

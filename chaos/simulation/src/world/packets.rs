@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddrV4};
 
-use holdfast_director::core::{Count, DropReason};
+use holdfast_director::core::DropReason;
 
 use super::happening::{Glance, Happening, Place};
 use super::marks::Mark;
@@ -189,11 +189,5 @@ impl World {
                 self.travel(Place::Client(n), packet, move |packet| Event::AtClient(n, packet));
             }
         }
-    }
-
-    /// Resets that directors sent by themselves.
-    pub fn resets_sent(&self) -> u64 {
-        let counters = self.directors.iter().filter_map(|d| d.process.as_ref());
-        counters.map(|process| process.counters().count(Count::AnsweredReset)).sum()
     }
 }
