@@ -215,18 +215,11 @@ fn nothing_gives_way_to_an_expired_twin() {
 }
 
 /// An owner had seen a packet in the last quarter of the idle timeout, had not told of it yet, and died: the
-/// timeout was over before its death was known.
+/// timeout was over before its death was known. The session expired; that director was back before it was missed,
+/// and got what the client sent; those who still had the session said that they did not know: it was not served and
+/// not ended, for half a minute.
 #[test]
-fn an_owner_that_dies_with_the_last_news_is_missed_before_its_sessions_expire() {
-    holds(1133);
-    holds(6113);
-}
-
-/// A session expired while its owner was dead. That director was back before it was missed, and got what the client
-/// sent; those who still had the session said that they did not know: it was not served and not ended, for half a
-/// minute.
-#[test]
-fn who_asks_for_an_expiring_session_is_told_of_it() {
+fn an_owner_that_dies_with_the_last_news_and_comes_back_is_told_of_what_expires() {
     holds(1133).reaching(Mark::Expired);
     holds(6113).reaching(Mark::Expired);
 }

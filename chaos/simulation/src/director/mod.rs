@@ -16,6 +16,8 @@ pub mod young;
 use std::collections::BTreeMap;
 
 use clock::Clock;
+use holdfast_schema::flow::FlowKey;
+use holdfast_schema::session::{Incarnation, SessionRecord};
 use process::Process;
 use share::Disks;
 
@@ -39,6 +41,8 @@ pub struct Director {
     pub cut_since: Option<u64>,
     /// Since when its process has heard one, or had when it last did (us).
     pub hears_since: u64,
+    /// When this process had heard one before (us): from when, until when.
+    pub heard: Vec<(u64, u64)>,
     /// The guard has let go of the routes of the frozen process.
     pub released: bool,
     /// The machine is dead.
@@ -47,6 +51,8 @@ pub struct Director {
     pub life: u32,
     /// When (us) its earlier processes ended, by their incarnations.
     pub ended_us: BTreeMap<u64, u64>,
+    /// Sessions that its earlier process had heard to be in the store: if none runs, they are on its disk.
+    pub stored: Vec<(FlowKey, Incarnation)>,
     /// When its process started (us).
     pub started_us: u64,
     /// When it looks at everything next.
@@ -57,5 +63,34 @@ impl Director {
     /// Whether something runs here.
     pub fn runs(&self) -> bool {
         self.process.is_some() && self.frozen_since.is_none() && !self.dead
+    }
+
+    /// Since when (us) it does not run, if it does not.
+    pub fn gone_since(&self) -> u64 {
+        let ended_us = self.ended_us.values().max().copied().unwrap_or(0);
+        self.frozen_since.unwrap_or(ended_us)
+    }
+
+    /// Whether no process runs here, and the one before has left this session on the disk.
+    pub fn has_on_disk(&self, record: &SessionRecord) -> bool {
+        let same = |(key, incarnation): &(FlowKey, Incarnation)| {
+            *key == record.key && *incarnation == record.incarnation
+        };
+        self.process.is_none() && self.stored.iter().any(same)
+    }
+
+    /// It hears a leader of every group, or not.
+    pub fn hears(&mut self, hears: bool, now_us: u64) {
+        match (hears, self.cut_since) {
+            (true, Some(_)) => {
+                self.cut_since = None;
+                self.hears_since = now_us;
+            }
+            (false, None) => {
+                self.heard.push((self.hears_since, now_us));
+                self.cut_since = Some(now_us);
+            }
+            _ => {}
+        }
     }
 }

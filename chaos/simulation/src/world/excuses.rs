@@ -15,7 +15,6 @@ use super::marks::Mark;
 use super::trace::FlowId;
 use super::unheard::Unheard;
 use crate::director::{Director, frame};
-use crate::endpoint::packet::{Packet, UDP};
 use crate::endpoint::{ConnectionId, EventKind};
 
 /// From when on others may have declared a director down that they do not hear (us).
@@ -129,6 +128,15 @@ impl Excuses {
         self.causes.insert(flow, cause);
     }
 
+    /// It is nobody's fault, unless it has an excuse already: what was first is the reason. Whether it had none.
+    pub(super) fn grant_first(&mut self, flow: FlowId, cause: Cause) -> bool {
+        let first = !self.causes.contains_key(&flow);
+        if first {
+            self.grant(flow, cause);
+        }
+        first
+    }
+
     /// Nobody was there to take a packet of this client.
     pub(super) fn unserved(&mut self, flow: FlowId, now_us: u64) {
         self.unserved.insert(flow, now_us);
@@ -140,19 +148,15 @@ impl Excuses {
         self.unheard.lost_elsewhere(flow);
     }
 
-    /// A director takes a packet of a connection that may be idle for so long. Whether its session has expired
-    /// rightly meanwhile: then it has an excuse that lasts.
+    /// A director takes a packet of a connection that may be idle for so long. Whether its session may have
+    /// expired rightly meanwhile.
     pub(super) fn taken(&mut self, flow: FlowId, now_us: u64, idle_us: u64) -> bool {
-        let expired = self.unheard.taken(flow, now_us, idle_us);
-        if expired {
-            self.grant(flow, Cause::Unserved);
-        }
-        expired
+        self.unheard.taken(flow, now_us, idle_us)
     }
 
     /// A first datagram of this flow was dropped as one that nobody knows for sure to be new. If all could
     /// be asked, no earlier silence is to blame.
-    fn unknown(&mut self, flow: FlowId, now_us: u64, all_could_answer: bool) {
+    pub(super) fn unknown(&mut self, flow: FlowId, now_us: u64, all_could_answer: bool) {
         match all_could_answer {
             true => self.unanswered.remove(&flow),
             false => self.unanswered.insert(flow, now_us),
@@ -237,24 +241,6 @@ impl World {
                 }
             }
         }
-    }
-
-    /// A director drops a client's datagram as of a flow that may be known or not. If no backend has had
-    /// anything of it yet, that is right as long as one cannot answer who counts as living.
-    pub(super) fn note_unknown(&mut self, id: u32, flow: FlowId, packet: &[u8]) {
-        let datagram = Packet::parse(packet).is_ok_and(|ip| ip.protocol == UDP);
-        if !datagram || self.oracle.has_gone(flow) {
-            return;
-        }
-        let Some(process) = self.directors[id as usize - 1].process.as_deref() else { return };
-        let silent = |member: u32| {
-            let runs = self.directors.iter().any(|d| d.id == member && d.runs());
-            !runs || !self.peers.open(id, member)
-        };
-        let members = process.cluster().members.values();
-        let mut others = members.filter(|m| !m.down && m.id.0 != id);
-        let all_could_answer = !others.any(|member| silent(member.id.0));
-        self.excuses.unknown(flow, self.queue.now_us(), all_could_answer);
     }
 
     /// Since when (us) a director could not do its part for its peers, if it cannot.
@@ -382,17 +368,22 @@ impl World {
         })
     }
 
-    /// Whether any process has an open session of this client socket that has not expired.
-    fn is_known(&self, flow: FlowId) -> bool {
+    /// Whether any process has an open session of this client socket that has not expired, in its table or as a
+    /// home.
+    pub(super) fn is_known(&self, flow: FlowId) -> bool {
         let now_us = self.queue.now_us();
         let mut known = false;
         for director in &self.directors {
             let Some(process) = director.process.as_deref() else { continue };
-            process.table.for_each(director.clock.local_us(now_us) / 1_000, |record, _| {
-                known |= client(record) == Some(flow)
+            let of_it = |record: &SessionRecord| {
+                client(record) == Some(flow)
                     && open(record)
-                    && self.oracle.is_of_latest(flow, record);
-            });
+                    && self.oracle.is_of_latest(flow, record)
+            };
+            let local_ms = director.clock.local_us(now_us) / 1_000;
+            process.table.for_each(local_ms, |record, _| known |= of_it(record));
+            known =
+                known || process.young.records(local_ms).iter().any(|(record, _)| of_it(record));
         }
         known
     }
@@ -470,13 +461,13 @@ mod tests {
     }
 
     #[test]
-    fn who_was_not_heard_for_the_whole_idle_limit_is_excused_until_somebody_knows_it() {
+    fn what_was_granted_first_remains_the_reason() {
         let mut excuses = Excuses::default();
-        assert!(!excuses.taken(7, 1_000_000, IDLE_US));
-        excuses.unserved(7, 2_000_000);
-        assert!(excuses.taken(7, 1_000_000 + IDLE_US, IDLE_US) && excuses.has(7));
-        assert!(!judge(&mut excuses, Loss::Reset, true), "it has not expired");
+        assert!(excuses.grant_first(7, Cause::Unserved) && excuses.has(7));
+        excuses.grant(7, Cause::Orphaned);
+        assert!(!excuses.grant_first(7, Cause::Unserved));
         assert!(judge(&mut excuses, Loss::TimedOut, false));
+        assert_eq!(excuses.counts.0, [((Cause::Orphaned, Loss::TimedOut), 1)].into());
         excuses.begin(7, None);
         assert!(!judge(&mut excuses, Loss::TimedOut, false), "a new connection has none");
     }

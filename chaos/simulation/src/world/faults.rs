@@ -112,6 +112,11 @@ impl World {
         let now_us = self.queue.now_us();
         let now_ms = self.director(id).clock.local_us(now_us) / 1_000;
         process.table.for_each(now_ms, |record, acked| known.push((record.clone(), acked)));
+        if death == Death::Process {
+            let stored = known.iter().filter(|(_, acknowledged)| *acknowledged);
+            let stored = stored.map(|(record, _)| (record.key, record.incarnation)).collect();
+            self.director(id).stored = stored;
+        }
         let mut kept = process.young.records(now_ms);
         kept.retain(|(young, _)| {
             !known.iter().any(|(record, _)| homes::same_opening(record, young))

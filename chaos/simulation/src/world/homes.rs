@@ -21,10 +21,11 @@ pub(super) fn same_opening(a: &SessionRecord, b: &SessionRecord) -> bool {
     a.key == b.key && a.incarnation.isn == b.incarnation.isn
 }
 
-/// For how long (ms) between the end of a session's director and its own a home could hand it over: it
-/// heard the quorum from `hears_us` on, and until `until_us`.
-fn had_ms(ended_us: u64, hears_us: u64, until_us: u64) -> u64 {
-    until_us.saturating_sub(ended_us.max(hears_us)) / 1_000
+/// For how long (ms) since the end of a session's director a home could hand it over: it `heard` the quorum at
+/// these times.
+fn had_ms(ended_us: u64, heard: &[(u64, u64)]) -> u64 {
+    let had_us = |(from, until): &(u64, u64)| until.saturating_sub(ended_us.max(*from));
+    heard.iter().map(had_us).sum::<u64>() / 1_000
 }
 
 impl World {
@@ -33,9 +34,8 @@ impl World {
     pub(super) fn judge_home(&mut self, id: u32, kept: Vec<(SessionRecord, (DirectorId, u64))>) {
         let used = self.hosts.sockets();
         let quorum_ms = u64::from(self.quorum_for_ms());
-        let home = &self.directors[id as usize - 1];
-        let until_us = home.cut_since.unwrap_or(self.queue.now_us());
-        let hears_us = home.hears_since;
+        // It is dead, and so what it heard has ended.
+        let heard = self.directors[id as usize - 1].heard.clone();
         for (record, (owner, life)) in kept {
             // A director that lives has let go of it itself: it gave way, or was over.
             let owner = self.directors.iter().find(|d| d.id == owner.0);
@@ -54,7 +54,7 @@ impl World {
                 continue;
             }
             self.marks.reach(Mark::LastHomeDied, 1);
-            let had_ms = had_ms(ended_us, hears_us, until_us);
+            let had_ms = had_ms(ended_us, &heard);
             if had_ms <= PROMOTION_MS.into() {
                 self.excuses.grant(flow, Cause::Orphaned);
             } else if record.flags.established() && quorum_ms > PROMOTION_MS.into() {
@@ -91,8 +91,13 @@ mod tests {
 
     #[test]
     fn a_home_can_hand_over_while_it_hears_the_quorum_and_the_director_is_dead() {
-        assert_eq!(had_ms(5_000_000, 1_000_000, 9_000_000), 4_000, "from the death on");
-        assert_eq!(had_ms(5_000_000, 8_000_000, 9_000_000), 1_000, "from the quorum on");
-        assert_eq!(had_ms(5_000_000, 1_000_000, 4_000_000), 0, "it was cut off before");
+        let heard = |spells: &[(u64, u64)]| {
+            let us = |(from, until): &(u64, u64)| (from * 1_000_000, until * 1_000_000);
+            had_ms(5_000_000, &spells.iter().map(us).collect::<Vec<_>>())
+        };
+        assert_eq!(heard(&[(1, 9)]), 4_000, "from the death on");
+        assert_eq!(heard(&[(8, 9)]), 1_000, "from the quorum on");
+        assert_eq!(heard(&[(1, 4)]), 0, "it was cut off before");
+        assert_eq!(heard(&[(1, 8), (9, 10), (14, 16)]), 6_000, "a short cut takes nothing back");
     }
 }

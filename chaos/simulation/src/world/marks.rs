@@ -66,7 +66,7 @@ pub enum Mark {
     WriteFailed,
     /// A shard that had lost the majority of its voters for good was formed anew.
     FormedAnew,
-    /// All that a client had sent for the whole idle limit was lost at the router.
+    /// All that a client had sent for the whole idle limit was lost at the router, and its session expired.
     ExpiredUnheard,
 }
 

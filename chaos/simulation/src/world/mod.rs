@@ -17,6 +17,7 @@ mod refusing;
 mod router;
 pub mod rules;
 pub mod trace;
+mod unanswered;
 mod unheard;
 mod watch;
 
@@ -145,10 +146,12 @@ impl World {
             frozen_since: None,
             cut_since: None,
             hears_since: 0,
+            heard: Vec::new(),
             dead: false,
             released: false,
             life: 0,
             ended_us: BTreeMap::new(),
+            stored: Vec::new(),
             started_us: 0,
             turn_us: u64::MAX,
         });
@@ -249,6 +252,8 @@ impl World {
         director.dead = false;
         director.frozen_since = None;
         director.released = false;
+        director.heard.clear();
+        director.stored.clear();
         let (incarnation, unclean) = {
             let mut identity = director.disks.identity.borrow_mut();
             identity.incarnation += 1;

@@ -74,9 +74,9 @@ impl World {
                 self.marks.reach(Mark::RecordOutlived, 1);
                 continue;
             }
-            if acknowledged && quorum_ms == 0 && death == Death::Process {
-                // With a majority gone it is on disks, and comes back with them.
-                continue;
+            let on_disk = acknowledged && death == Death::Process || self.on_a_disk(id, &record);
+            if quorum_ms == 0 && on_disk {
+                continue; // With a majority gone it is on disks, and comes back with them.
             }
             self.excuses.grant(flow, Cause::Orphaned);
             if !record.flags.established() {
@@ -141,6 +141,11 @@ impl World {
         })
     }
 
+    /// Whether a director whose process is dead has left a session on its disk.
+    fn on_a_disk(&self, id: u32, record: &SessionRecord) -> bool {
+        self.directors.iter().any(|d| d.id != id && d.has_on_disk(record))
+    }
+
     /// For how long (ms) a director has been cut off from the quorum, and for how long it had heard it
     /// before: what it could tell nobody is not in the store (rule 5: promotion waits).
     fn cut_for_ms(&self, id: u32) -> (u32, u32) {
@@ -162,14 +167,7 @@ impl World {
         let now_us = self.queue.now_us();
         for director in &mut self.directors {
             let hears = |p: &Process| p.share.has_quorum();
-            match director.process.as_deref().is_some_and(hears) {
-                true if director.cut_since.is_none() => {}
-                true => {
-                    director.cut_since = None;
-                    director.hears_since = now_us;
-                }
-                false => director.cut_since = director.cut_since.or(Some(now_us)),
-            }
+            director.hears(director.process.as_deref().is_some_and(hears), now_us);
         }
         let reached = |id: DirectorId| {
             self.directors.iter().any(|d| {
@@ -181,5 +179,46 @@ impl World {
             true => self.quorum_since_us = Some(self.quorum_since_us.unwrap_or(now_us)),
             false => self.quorum_since_us = None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Plan;
+
+    /// Three directors in calm times, and the clients whose sessions the store has.
+    fn stored() -> (World, Vec<u64>) {
+        let seed = (1..).find(|seed| Plan::fair(*seed).founding == 3).expect("one of them");
+        let mut world = World::new(Plan::fair(seed));
+        world.begin();
+        while world.step(12_000_000) {}
+        let mut flows = Vec::new();
+        let process = world.directors[0].process.as_deref().expect("it runs");
+        process.table.for_each(0, |record, acknowledged| {
+            let SocketAddr::V4(client) = record.key.source() else { return };
+            if acknowledged && record.flags.established() && !record.flags.closing() {
+                flows.push(frame::socket_number(&client));
+            }
+        });
+        assert!(!flows.is_empty() && world.violations.is_empty());
+        (world, flows)
+    }
+
+    fn excused(deaths: [Death; 3]) -> usize {
+        let (mut world, flows) = stored();
+        for (id, death) in (1..).zip(deaths) {
+            world.kill(id, death);
+        }
+        assert!(world.violations.is_empty());
+        flows.iter().filter(|flow| world.excuses.has(**flow)).count()
+    }
+
+    #[test]
+    fn what_a_dead_peer_has_on_its_disk_is_not_lost_with_the_last_memory() {
+        use Death::{Machine, Process, Sessions};
+        assert_eq!(excused([Process, Process, Sessions]), 0);
+        assert_eq!(excused([Machine, Process, Machine]), 0, "one disk has it");
+        assert!(excused([Machine, Sessions, Machine]) > 0, "no disk has it");
     }
 }

@@ -11,7 +11,6 @@ use super::{Event, World};
 use crate::director::frame;
 use crate::director::packets::Sent;
 use crate::director::process::Effects;
-use crate::endpoint::packet::UDP;
 use crate::plan::cluster;
 
 /// How long a worker may be busy with other things before it looks at its queue (us).
@@ -66,15 +65,16 @@ impl World {
 
     /// A packet for a VIP or a LIP at the router.
     pub(super) fn at_router(&mut self, packet: Vec<u8>) {
-        let Some((_, dst, _)) = frame::tuple(&packet) else { return };
+        let Some((src, dst, _)) = frame::tuple(&packet) else { return };
         let hash = frame::flow_hash(&packet, self.router.hash_seed());
         let Some(id) = self.router.path(IpAddr::V4(*dst.ip()), hash) else {
             let flow = self.flow_of(&packet);
             if let Some(glance) = Glance::at(&packet) {
                 self.note(flow, Happening::Lost(Place::Router, glance));
             }
-            // Nobody serves: what its client says is heard by none.
-            if let Some(flow) = flow {
+            // Nobody serves: what its client says is heard by none. (What a backend says to an address that nobody
+            // announces is no word of a client, and no reason that it was not served.)
+            if let Some(flow) = flow.filter(|_| cluster::backend_at(*src.ip()).is_none()) {
                 self.excuses.unserved(flow, self.queue.now_us());
             }
             return;
@@ -104,16 +104,6 @@ impl World {
             let wait = self.net.below(POLL_US);
             self.queue.after(wait, Event::Work(id));
         }
-    }
-
-    /// A director has taken a packet of a connection.
-    fn note_heard(&mut self, flow: u64, packet: &[u8]) {
-        let idle_ms = match frame::tuple(packet) {
-            Some((.., UDP)) => self.plan.udp_idle_timeout_ms,
-            _ => self.plan.idle_timeout_ms,
-        };
-        let expired = self.excuses.taken(flow, self.queue.now_us(), u64::from(idle_ms) * 1_000);
-        self.marks.reach(Mark::ExpiredUnheard, u64::from(expired));
     }
 
     /// A director's workers look at their queues.

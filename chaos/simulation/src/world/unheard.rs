@@ -2,11 +2,16 @@
 //!
 //! While no director announces an address, the router drops what is sent there. If that is all that became of a
 //! connection's packets between two that a director took, and the time between these is the whole idle limit, the
-//! session has expired as it should, however much its client had to say.
+//! session has expired as it should, however much its client had to say: unless somebody has it still.
 
 use std::collections::BTreeMap;
 
+use super::World;
+use super::excuses::Cause;
+use super::marks::Mark;
 use super::trace::FlowId;
+use crate::director::frame;
+use crate::endpoint::packet::UDP;
 
 /// What became of a connection's packets since a director took one.
 #[derive(Clone, Copy)]
@@ -49,9 +54,26 @@ impl Unheard {
     }
 }
 
+impl World {
+    /// A director has taken a packet of a connection.
+    pub(super) fn note_heard(&mut self, flow: u64, packet: &[u8]) {
+        let idle_ms = match frame::tuple(packet) {
+            Some((.., UDP)) => self.plan.udp_idle_timeout_ms,
+            _ => self.plan.idle_timeout_ms,
+        };
+        let unheard = self.excuses.taken(flow, self.queue.now_us(), u64::from(idle_ms) * 1_000);
+        // Somebody may have it still: then it is to go on.
+        if unheard && !self.is_known(flow) {
+            let first = self.excuses.grant_first(flow, Cause::Unserved);
+            self.marks.reach(Mark::ExpiredUnheard, u64::from(first));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Plan;
 
     const IDLE_US: u64 = 4_000_000;
 
@@ -80,5 +102,27 @@ mod tests {
         };
         assert!(!at(6_000_000, heard), "it was heard between");
         assert!(!at(9_000_000, |unheard| unheard.begin(7)), "another connection");
+    }
+
+    #[test]
+    fn who_was_not_heard_for_the_idle_limit_is_excused_only_if_nobody_knows_the_session() {
+        let mut world = World::new(Plan::fair(1));
+        world.begin();
+        while world.step(12_000_000) {}
+        let idle_us = u64::from(world.plan.idle_timeout_ms) * 1_000;
+        let flow = world.sockets_used.iter().copied().find(|flow| world.is_known(*flow));
+        let flow = flow.expect("somebody has a session");
+        let unheard = |world: &mut World, flow| {
+            let now_us = world.queue.now_us();
+            world.excuses.begin(flow, None);
+            world.excuses.taken(flow, now_us - idle_us, idle_us);
+            world.excuses.unserved(flow, now_us - 1);
+            world.note_heard(flow, &[]);
+            world.excuses.has(flow)
+        };
+        assert!(!unheard(&mut world, flow), "it has not expired");
+        assert_eq!(world.marks.count(Mark::ExpiredUnheard), 0);
+        assert!(unheard(&mut world, 7), "nobody knows it");
+        assert_eq!(world.marks.count(Mark::ExpiredUnheard), 1);
     }
 }
