@@ -45,7 +45,7 @@ counts! {
     AnsweredReset "answered_reset" "Packets of denied sessions answered with a TCP reset.";
     AnsweredTooBig "answered_too_big" "Packets answered with ICMP fragmentation needed.";
     AnsweredTtl "answered_ttl" "Packets answered with ICMP time exceeded.";
-    AnsweredProbe "answered_probe" "Packets of clients that are far from all that is known of their session: its backend was asked for its numbers in their place.";
+    AnsweredProbe "answered_probe" "Packets of clients that are far from all that is known of their session, or perhaps of another backend's connection: their backend was asked for its numbers in their place.";
     ExpiredClientsReset "expired_clients_reset" "Clients that were at rest when their session expired, and were sent a reset.";
     ExpiredBackendsReset "expired_backends_reset" "Backends that were at rest when their session expired, and were sent a reset.";
     ProbesToClient "probes_to_client" "Probes sent to clients whose session expired.";

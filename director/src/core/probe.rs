@@ -89,8 +89,9 @@ pub(super) fn at_rest(session: &Session<'_>, side: Side) -> AtRest {
     }
 }
 
-/// The bare old segment that makes one end tell its numbers. None: they are not even known roughly.
-fn probe_of(session: &Session<'_>, side: Side) -> Option<BareSegment> {
+/// The bare old segment that makes one end tell its numbers. If the connection is gone there, its reset has the
+/// number that it is known to send next, or `otherwise`. None: the numbers are not even known roughly.
+fn probe_of(session: &Session<'_>, side: Side, otherwise: Option<u32>) -> Option<BareSegment> {
     // Packets of an end lead from `src` to `dst`.
     let key = match side {
         Side::Client => session.key(),
@@ -101,8 +102,7 @@ fn probe_of(session: &Session<'_>, side: Side) -> Option<BareSegment> {
         src: (key.dst.v4_octets()?, key.dst_port),
         dst: (key.src.v4_octets()?, key.src_port),
         seq: later(rest.expected)?.wrapping_sub(1),
-        // If the connection is gone there, this is the number of the reset that comes back.
-        ack: later(rest.next)?,
+        ack: later(rest.next).or(otherwise)?,
         flags: TcpFlags::ACK,
     })
 }
@@ -126,7 +126,7 @@ impl Core {
                 continue;
             }
             let segment = self.table.probed(probe).and_then(|session| {
-                let segment = probe_of(&session, side)?;
+                let segment = probe_of(&session, side, None)?;
                 let key = if side == Side::Client { session.key() } else { session.reply() };
                 Some((segment, tables.next_hop(&key.src)?))
             });
@@ -139,23 +139,30 @@ impl Core {
         self.end_batch();
     }
 
-    /// Asks the backend of a session for its numbers in the place of a client's segment that they seem to
-    /// refute. (If the connection is gone there, its reset ends the session.)
+    /// Asks the backend of a session for its numbers, in the place of a client's segment that they seem to refute,
+    /// or that may be of another backend's connection. If there is no such connection, its reset ends the session
+    /// ([`track::reset_is_believed`](super::track::reset_is_believed)).
+    ///
+    /// Not for a segment that asks for no answer: the client would answer the backend's answer with another one.
     #[cold]
     pub(super) fn ask_backend(
         &mut self,
         at: &Moment<'_>,
         frame: &mut Frame<'_>,
         slot: Slot,
+        segment: &Segment,
         otherwise: DropReason,
     ) -> Verdict {
         let session = self.table.session(slot);
-        let probe = probe_of(&session, Side::Backend);
+        // No number of the backend: the client's is none that the client expects.
+        let isn = Some(session.incarnation().isn);
+        let probe = probe_of(&session, Side::Backend, isn).filter(|_| segment.len > 0);
         let hop = at.tables.next_hop(&session.reply().src);
         let asked = probe.zip(hop).and_then(|(probe, hop)| answer::bare(frame, &probe, &hop));
         if asked.is_none() {
             return self.drop(otherwise);
         }
+        session.note_probed();
         self.counters.add(Count::AnsweredProbe, 1);
         Verdict::Transmit
     }

@@ -28,6 +28,11 @@ pub(super) fn reset_is_believed(
     if side == Side::Client && !answered {
         return false;
     }
+    // The answer of a backend that has no such connection to what asked for its numbers.
+    if side == Side::Backend && !answered && !segment.flags.has(TcpFlags::ACK) && segment.seq == isn
+    {
+        return true;
+    }
     let (own, peers) = match side {
         Side::Client => (numbers(Side::Client), numbers(Side::Backend)),
         Side::Backend => (numbers(Side::Backend), numbers(Side::Client)),
@@ -241,6 +246,9 @@ mod tests {
             ("a blind refusal", half, B, RST | ACK, 0, 77, (syn, None), false),
             ("SYN-ACK refused", answered, C, RST, ISN.wrapping_add(31), 0, (syn, backend), true),
             ("challenge refused", half, C, RST, ISN.wrapping_add(31), 0, (syn, backend), false),
+            ("no such connection", half, B, RST, ISN, 0, (syn, None), true),
+            ("a stray one", half, B, RST, ISN.wrapping_add(9), 0, (syn, None), false),
+            ("not after an answer", answered, B, RST, ISN, 0, (syn, backend), false),
             ("no numbers", open, C, RST, 1, 0, (None, None), true),
         ] {
             let segment = Segment { flags: TcpFlags(bits), seq, ack, len: 0, data: false };

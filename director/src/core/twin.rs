@@ -5,8 +5,10 @@
 //! not acknowledge, it would make that one reset the client's connection with the other. So it waits until
 //! the others have been asked. If none knows of another session, it goes on where it may still belong to the
 //! one that is here: it acknowledges a little more than the backend's first number (the handshake was
-//! completed at a director that died before it could tell), or that number is not known although the
-//! backend has had time to repeat it. Otherwise it goes to nobody.
+//! completed at a director that died before it could tell). If that number is not known (replies came by
+//! another director, or the SYN was lost), the backend is asked for it ([`super::probe`]): it shows it, or
+//! that there is no such connection; if its answer goes another way as well, the session here is believed to
+//! be the right one as soon as the backend has had time to repeat its SYN-ACK. Otherwise it goes to nobody.
 
 use holdfast_schema::flow::{FlowKey, Protocol};
 use holdfast_schema::session::SessionFlags;
@@ -14,6 +16,7 @@ use holdfast_schema::session::SessionFlags;
 use super::counters::Count;
 use super::frame::{Frame, Verdict};
 use super::meta::{Content, Meta, Segment};
+use super::probe::at_rest;
 use super::reason::DropReason;
 use super::waiting::WaitFor;
 use super::{Core, Moment, Release};
@@ -53,9 +56,13 @@ pub(super) fn is_in_question(session: &Session<'_>, segment: &Segment, now_ms: u
 
 /// Whether a segment in question may be of this session, if nobody knows another one.
 fn may_be_its(session: &Session<'_>, segment: &Segment, now_ms: u64) -> bool {
-    match number_of(session) {
-        Some(number) => segment.ack.wrapping_sub(number) < AHEAD,
-        None => session.age_ms(now_ms) >= REPEATED_MS,
+    if let Some(number) = number_of(session) {
+        return segment.ack.wrapping_sub(number) < AHEAD;
+    }
+    match at_rest(session, Side::Backend).next {
+        // It has answered the question for it, perhaps with more on its way than the client has got.
+        [Some(end), _] => segment.ack.wrapping_sub(end).wrapping_add(AHEAD) <= 2 * AHEAD,
+        _ => session.was_probed() && session.age_ms(now_ms) >= REPEATED_MS,
     }
 }
 
@@ -111,6 +118,9 @@ impl Core {
                     return Verdict::Parked;
                 }
             }
+        }
+        if !may_be_its && !known {
+            return self.ask_backend(at, frame, slot, segment, DropReason::OtherBackend);
         }
         if !may_be_its {
             return self.drop(DropReason::OtherBackend);

@@ -172,6 +172,18 @@ impl Session<'_> {
         self.table.change(self.record, |bits| bits | state::ASKED);
     }
 
+    /// Whether its backend was asked for its numbers.
+    pub fn was_probed(&self) -> bool {
+        self.record.get(word::STATE) & state::PROBED != 0
+    }
+
+    /// Notes that it was.
+    pub fn note_probed(&self) {
+        if !self.was_probed() {
+            self.table.change(self.record, |bits| bits | state::PROBED);
+        }
+    }
+
     /// Whether its backend was sent a SYN of another opening of its client.
     pub fn had_foreign_syn(&self) -> bool {
         self.record.get(word::STATE) & state::FOREIGN_SYN != 0

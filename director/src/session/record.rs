@@ -119,6 +119,8 @@ pub(super) mod state {
     pub const ASKED: u64 = 1 << 41;
     /// Its backend was sent a SYN of another opening.
     pub const FOREIGN_SYN: u64 = 1 << 42;
+    /// Its backend was asked for its numbers.
+    pub const PROBED: u64 = 1 << 43;
 }
 
 /// What a record is, in the low bits of its version.

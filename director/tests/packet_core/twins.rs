@@ -40,6 +40,19 @@ impl Second {
         second
     }
 
+    /// What becomes of a segment when nobody knows more.
+    fn asked_in_vain(&mut self, segment: &Packet) -> Vec<(Verdict, Vec<u8>)> {
+        let sent = self.lab.one(&segment.bytes());
+        if sent.0 != Verdict::Parked {
+            return vec![sent];
+        }
+        let id = self.lab.questions().last().expect("it is asked about").id;
+        let mut left = self.lab.answer(MissAnswer::DontKnow { id });
+        self.lab.pass(20);
+        left.extend(self.lab.poll());
+        left
+    }
+
     /// A segment of the client that acknowledges this number of its backend.
     fn ack(&self, isn: u32) -> Packet {
         Packet::tcp(self.first.client, self.first.vip, ACK, 101, isn + 1)
@@ -294,34 +307,59 @@ fn an_answer_to_another_backend_never_goes_to_the_own() {
     }
 }
 
+/// The SYN was lost on its way to the own backend, or its answer went by another director.
 #[test]
-fn an_answer_to_a_backend_whose_number_is_not_known_waits_for_that() {
+fn an_answer_to_a_backend_whose_number_is_not_known_asks_for_it() {
     for answer in ["own", "no", "unknown", "nothing"] {
-        let mut second = Second::new(46_008);
-        let ack = second.ack(FIRST_ISN);
-        let (own, id) = (second.record(), second.is_asked_about(&ack).id);
-        let mut left = match answer {
-            "own" => second.lab.answer(MissAnswer::Found { id, record: own.clone() }),
-            "no" => second.lab.answer(MissAnswer::NoWithAuthority { id }),
-            "unknown" => second.lab.answer(MissAnswer::DontKnow { id }),
-            _ => vec![],
-        };
-        second.lab.pass(20);
-        left.extend(second.lab.poll());
-        assert_eq!(left, [(Verdict::Drop(DropReason::OtherBackend), ack.bytes())], "{answer}");
-        // By now its backend would have repeated the SYN-ACK, had the client not answered it.
-        second.lab.pass(7_500);
-        let left = match second.lab.one(&ack.bytes()) {
-            (Verdict::Parked, _) => {
-                let id = second.lab.questions()[0].id;
-                second.lab.answer(MissAnswer::DontKnow { id })
+        for shown in ["number", "another", "reset", "nothing"] {
+            let mut second = Second::new(46_008);
+            let data = second.ack(FIRST_ISN).payload(b"data");
+            let (own, id) = (second.record(), second.is_asked_about(&data).id);
+            let mut left = match answer {
+                "own" => second.lab.answer(MissAnswer::Found { id, record: own.clone() }),
+                "no" => second.lab.answer(MissAnswer::NoWithAuthority { id }),
+                "unknown" => second.lab.answer(MissAnswer::DontKnow { id }),
+                _ => vec![],
+            };
+            second.lab.pass(20);
+            left.extend(second.lab.poll());
+            // It would answer a segment in the window, and reset the client for what that acknowledges.
+            let (local, backend) = (second.local, second.backend);
+            let probe = |ack| Packet::tcp(local, backend, ACK, 100, ack).own(false).bytes();
+            assert_eq!(left, [(Verdict::Transmit, probe(100))], "{answer}");
+            let reply = |bits, seq, ack| Packet::tcp(second.backend, second.local, bits, seq, ack);
+            let reply = match shown {
+                "number" => Some(reply(ACK, FIRST_ISN + 1 + 700, 101)),
+                "another" => Some(reply(ACK, OWN_ISN + 1, 101)),
+                "reset" => Some(reply(RST, 100, 0)),
+                _ => None,
+            };
+            if let Some(reply) = reply {
+                second.lab.sent(&reply.bytes());
             }
-            // Somebody has answered before.
-            sent => vec![sent],
-        };
-        // Replies may come through another director: most likely it is this session's.
-        assert_eq!(left, second.to_own(&ack), "{answer}");
-        assert_eq!(second.lab.sent(&ack.bytes()), second.to_own(&ack)[0].1);
+            let bare = second.ack(FIRST_ISN);
+            assert_eq!(
+                second.asked_in_vain(&bare),
+                match shown {
+                    "number" => second.to_own(&bare),
+                    "reset" => vec![(Verdict::Drop(DropReason::MissUnknown), bare.bytes())],
+                    _ => vec![(Verdict::Drop(DropReason::OtherBackend), bare.bytes())],
+                },
+                "{answer}, {shown}: that asks for no answer"
+            );
+            // By now its backend would have repeated the SYN-ACK, had the client not answered it: most likely
+            // all that it says comes through another director.
+            second.lab.pass(7_500);
+            let left = second.asked_in_vain(&data);
+            match shown {
+                "number" | "nothing" => assert_eq!(left, second.to_own(&data), "{answer}, {shown}"),
+                "another" => {
+                    assert_eq!(left, [(Verdict::Transmit, probe(OWN_ISN + 1))], "{answer}")
+                }
+                _ => assert!(matches!(left[..], [(Verdict::Drop(_), _)]), "{answer}: {left:?}"),
+            }
+            second.lab.check_counters();
+        }
     }
 }
 

@@ -100,7 +100,7 @@ const FIXED: &[(&str, Kind, &[&str], &str)] = &[
         Counter,
         &["kind"],
         "Packets answered by the director itself: echo replies, TCP resets, ICMP errors; \"probe\": a client's \
-         segment far from all that is known, in whose place its backend was asked for its numbers.",
+         segment that may be of another connection, in whose place its backend was asked for its numbers.",
     ),
     (
         "holdfast_dropped_packets_total",

@@ -9,6 +9,7 @@ use super::marks::Mark;
 use super::rules::Rule;
 use super::{Event, World};
 use crate::director::frame;
+use crate::endpoint::segment::Flags;
 use crate::endpoint::{
     self, Backend, BackendConfig, Client, ClientPlan, EventKind, Setting, Target, TcpConfig,
     Transport,
@@ -241,6 +242,15 @@ impl World {
         // for that. If it did harm, an end says so.
         let reused = flow.is_some_and(|flow| self.sockets_reused.contains(&flow));
         if reused && matches!(event.kind, EventKind::Misrouted(_)) {
+            return;
+        }
+        // A director asks a backend for its number, which it cannot have: the SYN was lost on the way.
+        if let (EventKind::Misrouted(stray), Some(flow)) = (&event.kind, flow)
+            && (stray.flags, stray.data) == (Flags::ACK, 0)
+            && let IpAddr::V4(address) = event.local.ip()
+            && let Some(backend) = cluster::backend_at(address)
+            && self.oracle.was_offered(flow, backend, stray.seq)
+        {
             return;
         }
         // A flow that nobody knew began anew, where new flows go by now.

@@ -85,6 +85,12 @@ impl Oracle {
             || latest.is_none_or(|latest| latest.isn == record.incarnation.isn)
     }
 
+    /// Whether a SYN with this number was sent to this backend.
+    pub(super) fn was_offered(&self, flow: FlowId, backend: u32, isn: u32) -> bool {
+        let of_it = |opening: &Opening| opening.isn == isn && opening.tried.contains(&backend);
+        self.openings.get(&flow).is_some_and(|openings| openings.iter().any(of_it))
+    }
+
     /// A backend answers a SYN.
     fn answered(&mut self, flow: FlowId, backend: u32, client_isn: u32, isn: u32) {
         self.answers.entry((flow, client_isn, isn)).or_default().insert(backend);
