@@ -290,13 +290,25 @@ async fn replicate_all(node: &Node) {
     let since_ms = mono_ms();
     node.leaving.store(true, Ordering::Release);
     let deadline = tokio::time::Instant::now() + REPLICATION;
-    while forwarder.sessions().unreplicated_before(since_ms) > 0 {
-        if tokio::time::Instant::now() >= deadline {
-            let left = forwarder.sessions().unreplicated_before(since_ms);
-            tracing::warn!(left, "sessions that only this director knew could not be replicated");
-            return;
-        }
+    loop {
         // Each look is a walk over the whole table.
+        let table = forwarder.sessions().clone();
+        let look = tokio::task::spawn_blocking(move || table.unreplicated_before(since_ms));
+        match look.await {
+            Ok(0) => break,
+            Ok(left) if tokio::time::Instant::now() >= deadline => {
+                tracing::warn!(
+                    left,
+                    "sessions that only this director knew could not be replicated"
+                );
+                return;
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "it is not known which sessions only this director knew");
+                return;
+            }
+        }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     // Of two directors one votes alone: what it has committed is nowhere else until the other one

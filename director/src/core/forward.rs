@@ -187,7 +187,14 @@ impl Core {
         }
         if tcp
             && segment.flags.has(TcpFlags::RST)
-            && !track::reset_is_believed(flags, side, segment, isn, |of| session.numbers(of))
+            && !track::reset_is_believed(
+                flags,
+                side,
+                segment,
+                isn,
+                twin::was_asked_late(&session, at.now_ms),
+                |of| session.numbers(of),
+            )
         {
             // Nothing is noted of it: its number would pass for the sender's at the next one.
             self.counters.add(Count::ResetsUnbelieved, 1);

@@ -143,7 +143,8 @@ impl Core {
     /// or that may be of another backend's connection. If there is no such connection, its reset ends the session
     /// ([`track::reset_is_believed`](super::track::reset_is_believed)).
     ///
-    /// Not for a segment that asks for no answer: the client would answer the backend's answer with another one.
+    /// For a segment that asks for no answer once at the most: the client would answer the backend's answer with
+    /// another one.
     #[cold]
     pub(super) fn ask_backend(
         &mut self,
@@ -156,7 +157,8 @@ impl Core {
         let session = self.table.session(slot);
         // No number of the backend: the client's is none that the client expects.
         let isn = Some(session.incarnation().isn);
-        let probe = probe_of(&session, Side::Backend, isn).filter(|_| segment.len > 0);
+        let once = |_: &BareSegment| segment.len > 0 || !session.was_probed();
+        let probe = probe_of(&session, Side::Backend, isn).filter(once);
         let hop = at.tables.next_hop(&session.reply().src);
         let asked = probe.zip(hop).and_then(|(probe, hop)| answer::bare(frame, &probe, &hop));
         if asked.is_none() {

@@ -6,9 +6,9 @@
 //! the others have been asked. If none knows of another session, it goes on where it may still belong to the
 //! one that is here: it acknowledges a little more than the backend's first number (the handshake was
 //! completed at a director that died before it could tell). If that number is not known (replies came by
-//! another director, or the SYN was lost), the backend is asked for it ([`super::probe`]): it shows it, or
-//! that there is no such connection; if its answer goes another way as well, the session here is believed to
-//! be the right one as soon as the backend has had time to repeat its SYN-ACK. Otherwise it goes to nobody.
+//! another director, or the SYN was lost), the backend is asked for it ([`super::probe`]): it shows it, or,
+//! when it has had time to repeat its SYN-ACK, that there is no such connection; if its answer goes another
+//! way as well, the session here is then believed to be the right one. Otherwise it goes to nobody.
 
 use holdfast_schema::flow::{FlowKey, Protocol};
 use holdfast_schema::session::SessionFlags;
@@ -51,7 +51,12 @@ pub(super) fn is_in_question(session: &Session<'_>, segment: &Segment, now_ms: u
     let speaks = segment.flags.has(TcpFlags::ACK) && !segment.flags.has(TcpFlags::SYN);
     speaks
         && number_of(session) != Some(segment.ack)
-        && !(session.was_asked() && may_be_its(session, segment, now_ms))
+        && (has_shown(session) || !(session.was_asked() && may_be_its(session, segment, now_ms)))
+}
+
+/// Whether a backend that nobody saw answer the SYN has shown its number all the same.
+fn has_shown(session: &Session<'_>) -> bool {
+    number_of(session).is_none() && at_rest(session, Side::Backend).next[0].is_some()
 }
 
 /// Whether a segment in question may be of this session, if nobody knows another one.
@@ -62,8 +67,13 @@ fn may_be_its(session: &Session<'_>, segment: &Segment, now_ms: u64) -> bool {
     match at_rest(session, Side::Backend).next {
         // It has answered the question for it, perhaps with more on its way than the client has got.
         [Some(end), _] => segment.ack.wrapping_sub(end).wrapping_add(AHEAD) <= 2 * AHEAD,
-        _ => session.was_probed() && session.age_ms(now_ms) >= REPEATED_MS,
+        _ => was_asked_late(session, now_ms),
     }
+}
+
+/// Whether a backend was asked for its number, and has had time to show it by repeating its SYN-ACK.
+pub(super) fn was_asked_late(session: &Session<'_>, now_ms: u64) -> bool {
+    session.was_probed() && session.age_ms(now_ms) >= REPEATED_MS
 }
 
 /// Whether a segment of the client with this acknowledgement completes the handshake with the session's
@@ -92,8 +102,9 @@ impl Core {
         let known = number_of(&session).is_some();
         // What is a little further on than the own backend's number is not the other's.
         let beside = known && may_be_its(&session, segment, at.now_ms);
-        if session.has_twin() && !beside {
-            match self.table.resolve_twin(slot, at.now_ms, known, segment.ack) {
+        if session.has_twin() {
+            let excluded = known && !beside;
+            match self.table.resolve_twin(slot, at.now_ms, excluded, segment.ack) {
                 TwinVerdict::Other(other) => {
                     self.replaced = self.replaced.wrapping_add(1);
                     return self.known(at, frame, key, meta, (other, Side::Client));
@@ -103,7 +114,9 @@ impl Core {
             }
         }
         let may_be_its = may_be_its(&session, segment, at.now_ms);
+        let asked = session.was_asked();
         match self.waited_since_ns {
+            _ if asked && may_be_its => {}
             Some(since_ns) if may_be_its || self.is_over(at.now_ns, since_ns) => {}
             // The question goes on.
             Some(_) => return self.park(at, frame, key, meta, WaitFor::Answer),
@@ -126,7 +139,23 @@ impl Core {
             return self.drop(DropReason::OtherBackend);
         }
         self.table.session(slot).note_asked();
+        if has_shown(&self.table.session(slot)) {
+            self.note_agreement(slot);
+        }
         self.known(at, frame, key, meta, (slot, Side::Client))
+    }
+
+    /// A client acknowledges what a backend has shown that nobody saw answer the SYN: they have agreed on the
+    /// session, and no SYN-ACK will come any more to show it.
+    fn note_agreement(&mut self, slot: Slot) {
+        let session = self.table.session(slot);
+        let undecided = session.has_twin();
+        let agreed = SessionFlags::BACKEND_ANSWERED;
+        session.set_flags(session.flags().with(agreed).with(SessionFlags::ESTABLISHED));
+        self.note_young(slot);
+        if undecided {
+            self.table.twin_won(slot);
+        }
     }
 
     /// Whether a session is here, but packets of its client may wait to be told of another one.

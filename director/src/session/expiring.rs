@@ -288,9 +288,9 @@ impl Step<'_> {
         let answered = missing == 0 || probes == PROBES && self.now >= due;
         if answered || self.now >= first + TURN_MS + PROBES * REPEAT_MS {
             self.end(slot, version);
-            if probes > 0 {
+            if self.answers_for(record, bits) && probes > 0 {
                 count_many(&self.table.counts.ends_given_up, missing);
-            } else if self.probes(record, bits, first) {
+            } else if self.answers_for(record, bits) && self.probes(record, bits, first) {
                 count_many(&self.table.counts.ends_unprobed, missing);
             }
             return 0;
@@ -318,6 +318,15 @@ impl Step<'_> {
         };
         record.owner() == self.table.me
             || leads(self.forwarding.shard(record.bucket())) && orphaned()
+    }
+
+    /// Whether the ends of a session are told by this director, or by nobody: one that leads probes also those of a
+    /// living owner that has adopted the session, for it may have started again, and does not hear of its resets.
+    fn answers_for(&self, record: Record<'_>, bits: u64) -> bool {
+        let owner = record.owner();
+        owner == self.table.me
+            || bits & state::ORPHANED != 0
+            || owner == record.incarnation().creator
     }
 
     /// Whether the owner has had the session in one life since it made it. Else it may have started again,

@@ -119,7 +119,7 @@ impl Session<'_> {
 
     /// Has what was seen here told to all at once, and not with the next refresh.
     pub fn tell_soon(&self) {
-        self.table.change(self.record, |bits| bits | state::ADOPTED);
+        self.table.change(self.record, |bits| bits | state::FAR);
         self.table.look_soon(self.record);
     }
 

@@ -92,7 +92,7 @@ pub(super) mod state {
     pub const DETACHED: u64 = 1 << 21;
     /// Its owner is this director.
     pub const OWNED: u64 = 1 << 22;
-    /// Its owner changed here, or its numbers are far from those known to all, and the store was not told yet.
+    /// Its owner changed here and the store was not told yet.
     pub const ADOPTED: u64 = 1 << 23;
     /// Freed.
     pub const DEAD: u64 = 1 << 24;
@@ -121,6 +121,8 @@ pub(super) mod state {
     pub const FOREIGN_SYN: u64 = 1 << 42;
     /// Its backend was asked for its numbers.
     pub const PROBED: u64 = 1 << 43;
+    /// Its numbers here are far from those that all know.
+    pub const FAR: u64 = 1 << 44;
 }
 
 /// What a record is, in the low bits of its version.

@@ -215,7 +215,8 @@ impl Step<'_> {
         record.put(word::DUE, next);
         // With the fence in `look_soon`: what others changed after we read it is not missed.
         fence(Ordering::SeqCst);
-        if (record.get(word::STATE) ^ bits) & OTHERS != 0 {
+        let now = record.get(word::STATE);
+        if (now ^ bits) & OTHERS != 0 || now & !bits & state::FAR != 0 {
             record.put(word::DUE, 0);
         }
     }
@@ -359,7 +360,7 @@ impl Step<'_> {
         }
         let interval = refresh_ms(record, slot);
         let last = record.get(word::REFRESHED);
-        let adopted = bits & state::ADOPTED != 0;
+        let adopted = bits & (state::ADOPTED | state::FAR) != 0;
         let ripe = self.now >= last + interval || adopted && self.now >= due;
         if !ripe {
             return if adopted { due } else { last + interval };
@@ -376,6 +377,8 @@ impl Step<'_> {
 
     /// Hands out an update; returns when to repeat it if it brings no confirmation.
     fn update(&mut self, record: Record<'_>, flags: SessionFlags) -> u64 {
+        // What is seen from now on is told another time.
+        self.table.change(record, |bits| bits & !(state::ADOPTED | state::FAR));
         // Only what was seen here: repeating others' reports would make them a little younger each
         // time.
         let half = |first: usize| {
@@ -397,7 +400,6 @@ impl Step<'_> {
             backend_seen: half(word::BACKEND),
         };
         self.say(record, flags, SessionChange::Update(update));
-        self.table.change(record, |bits| bits & !state::ADOPTED);
         self.progress.updated += 1;
         self.now + REPEAT_MS
     }
@@ -423,8 +425,9 @@ impl Step<'_> {
             return when;
         }
         if self.policy.quorum {
+            let told = state::ADOPTED | state::FAR;
+            self.table.change(record, |bits| bits & !told | state::PROPOSED);
             let description = record.describe(self.now);
-            self.table.change(record, |bits| bits & !state::ADOPTED | state::PROPOSED);
             self.say(record, description.flags, SessionChange::Create(description));
             self.progress.created += 1;
         }

@@ -183,15 +183,15 @@ impl SessionTable {
     }
 
     /// The client's segment with this acknowledgement does not fit the session in this slot, which has a
-    /// twin: if it is the twin's, that takes its place. One of the two backends' numbers has to tell; `known`
-    /// is that of this session's.
-    pub fn resolve_twin(&self, slot: Slot, now_ms: u64, known: bool, ack: u32) -> TwinVerdict {
+    /// twin: if it is the twin's, that takes its place. One of the two backends' numbers has to tell;
+    /// `excluded`: that of this session's says that it is not of this one.
+    pub fn resolve_twin(&self, slot: Slot, now_ms: u64, excluded: bool, ack: u32) -> TwinVerdict {
         let record = self.record(slot);
         let key = record.key(Side::Client);
         let Some(mut aside) = self.twins.aside.try_lock() else { return TwinVerdict::Contended };
         let is_its = |other: &SessionRecord| match other.flags.has(SessionFlags::BACKEND_ANSWERED) {
             true => other.backend_seen.seq == ack,
-            false => known,
+            false => excluded,
         };
         if aside.get(&key).is_some_and(|(_, other)| !is_its(other)) {
             return TwinVerdict::Own;

@@ -307,6 +307,24 @@ fn an_answer_to_another_backend_never_goes_to_the_own() {
     }
 }
 
+fn reply_of(second: &Second, bits: u8, seq: u32, ack: u32) -> Packet {
+    Packet::tcp(second.backend, second.local, bits, seq, ack)
+}
+
+/// The SYN was lost on its way to the own backend.
+#[test]
+fn a_backend_that_never_got_the_syn_ends_the_session_when_it_is_asked_late() {
+    let mut second = Second::new(46_017);
+    let data = second.ack(FIRST_ISN).payload(b"data");
+    second.lab.pass(7_500);
+    let probe = Packet::tcp(second.local, second.backend, ACK, 100, 100).own(false).bytes();
+    assert_eq!(second.asked_in_vain(&data), [(Verdict::Transmit, probe)]);
+    second.lab.sent(&reply_of(&second, RST, 100, 0).bytes());
+    assert!(second.record().flags.closing());
+    let left = second.asked_in_vain(&data);
+    assert!(matches!(left[..], [(Verdict::Drop(_), _)]), "never to that backend: {left:?}");
+}
+
 /// The SYN was lost on its way to the own backend, or its answer went by another director.
 #[test]
 fn an_answer_to_a_backend_whose_number_is_not_known_asks_for_it() {
@@ -327,36 +345,53 @@ fn an_answer_to_a_backend_whose_number_is_not_known_asks_for_it() {
             let (local, backend) = (second.local, second.backend);
             let probe = |ack| Packet::tcp(local, backend, ACK, 100, ack).own(false).bytes();
             assert_eq!(left, [(Verdict::Transmit, probe(100))], "{answer}");
-            let reply = |bits, seq, ack| Packet::tcp(second.backend, second.local, bits, seq, ack);
             let reply = match shown {
-                "number" => Some(reply(ACK, FIRST_ISN + 1 + 700, 101)),
-                "another" => Some(reply(ACK, OWN_ISN + 1, 101)),
-                "reset" => Some(reply(RST, 100, 0)),
+                "number" => Some(reply_of(&second, ACK, FIRST_ISN + 1 + 700, 101)),
+                "another" => Some(reply_of(&second, ACK, OWN_ISN + 1, 101)),
+                "reset" => Some(reply_of(&second, RST, 100, 0)),
                 _ => None,
             };
             if let Some(reply) = reply {
                 second.lab.sent(&reply.bytes());
             }
             let bare = second.ack(FIRST_ISN);
+            let left = second.asked_in_vain(&bare);
+            let agreed = second.record().flags.has(SessionFlags::ESTABLISHED);
+            assert_eq!(agreed, shown == "number", "both name the same number: {shown}");
             assert_eq!(
-                second.asked_in_vain(&bare),
+                left,
                 match shown {
                     "number" => second.to_own(&bare),
-                    "reset" => vec![(Verdict::Drop(DropReason::MissUnknown), bare.bytes())],
                     _ => vec![(Verdict::Drop(DropReason::OtherBackend), bare.bytes())],
                 },
                 "{answer}, {shown}: that asks for no answer"
             );
+            if shown == "reset" {
+                // So does Linux before its SYN-ACK was acknowledged, and repeats it.
+                assert!(!second.record().flags.closing());
+                second.lab.pass(900);
+                let syn_ack = reply_of(&second, SYN | ACK, OWN_ISN, 101);
+                let to_client = syn_ack.forwarded(second.first.vip, second.first.client).bytes();
+                assert_eq!(second.lab.sent(&syn_ack.bytes()), to_client);
+                let own = second.ack(OWN_ISN);
+                assert_eq!(second.lab.sent(&own.bytes()), second.to_own(&own)[0].1);
+                continue;
+            }
             // By now its backend would have repeated the SYN-ACK, had the client not answered it: most likely
             // all that it says comes through another director.
             second.lab.pass(7_500);
             let left = second.asked_in_vain(&data);
             match shown {
-                "number" | "nothing" => assert_eq!(left, second.to_own(&data), "{answer}, {shown}"),
                 "another" => {
                     assert_eq!(left, [(Verdict::Transmit, probe(OWN_ISN + 1))], "{answer}")
                 }
-                _ => assert!(matches!(left[..], [(Verdict::Drop(_), _)]), "{answer}: {left:?}"),
+                _ => assert_eq!(left, second.to_own(&data), "{answer}, {shown}"),
+            }
+            // Or it has got no SYN at all.
+            if shown == "another" {
+                let reset = reply_of(&second, RST, OWN_ISN + 1, 0);
+                second.lab.sent(&reset.bytes());
+                assert!(second.record().flags.closing());
             }
             second.lab.check_counters();
         }
@@ -403,6 +438,17 @@ fn a_segment_that_fits_neither_twin_decides_nothing() {
     second.lab.pass(20);
     assert_eq!(second.lab.poll(), [(Verdict::Drop(DropReason::OtherBackend), stray.bytes())]);
     let ack = second.ack(FIRST_ISN);
+    assert_eq!(second.lab.sent(&ack.bytes()), second.to_first(&ack)[0].1);
+}
+
+/// Numbers of two backends are near each other once in 4,096 times.
+#[test]
+fn the_exact_number_of_the_other_backend_decides_if_the_own_one_is_near() {
+    let mut second = Second::answered(46_018);
+    let mut first = second.first_answered();
+    first.backend_seen.seq = OWN_ISN + 500;
+    second.lab.table.twin(&first);
+    let ack = second.ack(OWN_ISN + 499);
     assert_eq!(second.lab.sent(&ack.bytes()), second.to_first(&ack)[0].1);
 }
 

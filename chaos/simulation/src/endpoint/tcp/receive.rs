@@ -72,6 +72,18 @@ impl Tcp {
             self.send_syn(out);
             return;
         }
+        // As Linux does it, before anything else: the listener goes on waiting.
+        if self.state == State::SynReceived
+            && flags.has(Flags::ACK)
+            && !flags.has(Flags::RST)
+            && self.position(segment.ack) != 1
+        {
+            let mut reset = Segment::bare(self.local, self.remote, Flags::RST);
+            reset.seq = segment.ack;
+            out.push(reset.encode(&[]));
+            self.signals.push_back(Signal::WrongAck(segment.seq, segment.ack));
+            return;
+        }
         let end = at + i64::from(segment.len());
         let acceptable = if end == at { at >= next } else { end > next } && at < next + window;
         if flags.has(Flags::RST) {
@@ -117,13 +129,6 @@ impl Tcp {
     fn take_ack(&mut self, now_us: u64, segment: &Segment<'_>, out: &mut Vec<Vec<u8>>) -> bool {
         let acked = self.position(segment.ack);
         if self.state == State::SynReceived {
-            if acked != 1 {
-                let mut reset = Segment::bare(self.local, self.remote, Flags::RST);
-                reset.seq = segment.ack;
-                out.push(reset.encode(&[]));
-                self.signals.push_back(Signal::WrongAck(segment.seq, segment.ack));
-                return false;
-            }
             self.unacked = 1;
             self.establish(now_us);
         }
