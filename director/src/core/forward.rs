@@ -158,7 +158,7 @@ impl Core {
         if half_open
             && side == Side::Client
             && self.table.expects_twins()
-            && twin::is_in_question(&session, segment, at.now_ms)
+            && twin::is_in_question(&session, segment)
         {
             return Err(Obstacle::Twin);
         }
@@ -187,15 +187,12 @@ impl Core {
         }
         if tcp
             && segment.flags.has(TcpFlags::RST)
-            && !track::reset_is_believed(
-                flags,
-                side,
-                segment,
-                isn,
-                twin::was_asked_late(&session, at.now_ms),
-                |of| session.numbers(of),
-            )
+            && !track::reset_is_believed(flags, side, segment, isn, |of| session.numbers(of))
         {
+            if track::denies_agreement(flags, side, segment) {
+                session.note_denied();
+                return Err(Obstacle::Reason(DropReason::OtherBackend));
+            }
             // Nothing is noted of it: its number would pass for the sender's at the next one.
             self.counters.add(Count::ResetsUnbelieved, 1);
             return Ok(());
@@ -209,6 +206,9 @@ impl Core {
             return Ok(());
         }
         let after = track::after(flags, key.protocol, side, segment, isn, completes);
+        if half_open && side == Side::Backend && !twin::is_of_opening(after, isn, segment) {
+            return Ok(()); // Its numbers are an earlier connection's, and would pass for this one's.
+        }
         session.touch(side, at.now_ms, segment.seq.wrapping_add(segment.len), segment.ack);
         if after != flags {
             session.set_flags(after);

@@ -89,9 +89,9 @@ pub(super) fn at_rest(session: &Session<'_>, side: Side) -> AtRest {
     }
 }
 
-/// The bare old segment that makes one end tell its numbers. If the connection is gone there, its reset has the
-/// number that it is known to send next, or `otherwise`. None: the numbers are not even known roughly.
-fn probe_of(session: &Session<'_>, side: Side, otherwise: Option<u32>) -> Option<BareSegment> {
+/// The bare old segment that makes one end tell its numbers; it acknowledges `ack`, or what that end is known to send
+/// next. None: the numbers are not even known roughly.
+fn probe_of(session: &Session<'_>, side: Side, ack: Option<u32>) -> Option<BareSegment> {
     // Packets of an end lead from `src` to `dst`.
     let key = match side {
         Side::Client => session.key(),
@@ -102,7 +102,8 @@ fn probe_of(session: &Session<'_>, side: Side, otherwise: Option<u32>) -> Option
         src: (key.dst.v4_octets()?, key.dst_port),
         dst: (key.src.v4_octets()?, key.src_port),
         seq: later(rest.expected)?.wrapping_sub(1),
-        ack: later(rest.next).or(otherwise)?,
+        // If the connection is gone there, this is the number of the reset that comes back.
+        ack: ack.or(later(rest.next))?,
         flags: TcpFlags::ACK,
     })
 }
@@ -140,8 +141,12 @@ impl Core {
     }
 
     /// Asks the backend of a session for its numbers, in the place of a client's segment that they seem to refute,
-    /// or that may be of another backend's connection. If there is no such connection, its reset ends the session
-    /// ([`track::reset_is_believed`](super::track::reset_is_believed)).
+    /// or that may be of another backend's connection.
+    ///
+    /// Where nobody saw the SYN answered, the question acknowledges what the client does: a backend that has agreed
+    /// with the client tells its numbers, also if it waits for the end of the handshake. Any other one resets it,
+    /// with the number that the client expects next; no director forwards that
+    /// ([`denies_agreement`](super::track::denies_agreement)). `late`: it would have repeated its SYN-ACK by now.
     ///
     /// For a segment that asks for no answer once at the most: the client would answer the backend's answer with
     /// another one.
@@ -152,19 +157,20 @@ impl Core {
         frame: &mut Frame<'_>,
         slot: Slot,
         segment: &Segment,
+        late: bool,
         otherwise: DropReason,
     ) -> Verdict {
         let session = self.table.session(slot);
-        // No number of the backend: the client's is none that the client expects.
-        let isn = Some(session.incarnation().isn);
-        let once = |_: &BareSegment| segment.len > 0 || !session.was_probed();
-        let probe = probe_of(&session, Side::Backend, isn).filter(once);
+        let established = session.flags().established();
+        let asks = segment.len > 0 || established && !session.was_probed();
+        let ack = (!established).then_some(segment.ack);
+        let probe = probe_of(&session, Side::Backend, ack).filter(|_| asks);
         let hop = at.tables.next_hop(&session.reply().src);
         let asked = probe.zip(hop).and_then(|(probe, hop)| answer::bare(frame, &probe, &hop));
         if asked.is_none() {
             return self.drop(otherwise);
         }
-        session.note_probed();
+        session.note_probed(late);
         self.counters.add(Count::AnsweredProbe, 1);
         Verdict::Transmit
     }

@@ -68,7 +68,7 @@ reasons! {
     ParkTooLarge "park_too_large" "The packet's session is unknown here, and the packet does not fit the waiting room.";
     MissTimeout "miss_timeout" "Nobody knew or denied the packet's session in time.";
     MissUnknown "miss_unknown" "Others were asked for the packet's session, and could not tell.";
-    OtherBackend "other_backend" "The client answers another backend than its session's here (its SYN came to two directors), or perhaps does, and nobody told of that session in time.";
+    OtherBackend "other_backend" "The client answers another backend than its session's here (its SYN came to two directors), or perhaps does, and nobody told of that session in time; or a backend denies a connection that nobody saw begin.";
     SessionDenied "session_denied" "Everybody denies the packet's session, and its listener drops such packets.";
     ReplyDenied "reply_denied" "Everybody denies the session of a backend's packet.";
     IcmpDenied "icmp_denied" "Everybody denies the session that an ICMP error is about.";

@@ -10,30 +10,24 @@ use crate::wire::TcpFlags;
 /// Whether a reset of one side is taken for the end of the session. Anybody can send a RST with the
 /// right addresses and ports, and an endpoint ignores it unless its number is the one expected next
 /// (RFC 5961 section 3.2); a session that ended for less would be forgotten under a living
-/// connection. `numbers` tells sequence end and acknowledgement of a side's last packet; `asked`, whether the
-/// backend was asked for its number so late that it would have shown it by itself: then it has no such connection
-/// (before that, Linux resets whatever does not acknowledge its SYN-ACK, and goes on waiting).
+/// connection. `numbers` tells sequence end and acknowledgement of a side's last packet.
 ///
 /// One that is not believed is forwarded all the same: if the endpoint takes it, the session ends
-/// with its idle timeout.
+/// with its idle timeout. Not so the answer of a backend to what acknowledges another backend's number
+/// ([`denies_agreement`]): it has the very number that the client expects of the other one.
 #[cold]
 pub(super) fn reset_is_believed(
     flags: SessionFlags,
     side: Side,
     segment: &Segment,
     isn: u32,
-    asked: bool,
     numbers: impl Fn(Side) -> Option<(u32, u32)>,
 ) -> bool {
-    let is_ack = segment.flags.has(TcpFlags::ACK);
     // A client that waits for its SYN-ACK resets whatever else it is answered (an older connection that has
     // the port at the backend), and goes on waiting (RFC 9293 section 3.10.7.3).
     let answered = flags.established() || flags.has(SessionFlags::BACKEND_ANSWERED);
     if side == Side::Client && !answered {
         return false;
-    }
-    if side == Side::Backend && !answered && asked && !is_ack && segment.seq == isn {
-        return true;
     }
     let (own, peers) = match side {
         Side::Client => (numbers(Side::Client), numbers(Side::Backend)),
@@ -42,7 +36,7 @@ pub(super) fn reset_is_believed(
     // A backend that refuses a SYN has no number yet; it acknowledges the SYN, and data in it.
     let refuses = side == Side::Backend
         && !flags.established()
-        && is_ack
+        && segment.flags.has(TcpFlags::ACK)
         && (segment.ack == isn.wrapping_add(1)
             || peers.is_some_and(|(sent, _)| sent == segment.ack));
     // The first number is what the other endpoint expects (0: it sent no more than a SYN). The second
@@ -51,6 +45,16 @@ pub(super) fn reset_is_believed(
         || peers.is_some_and(|(_, expected)| expected != 0 && expected == segment.seq)
         || own.is_some_and(|(end, _)| end == segment.seq)
         || own.is_none() && peers.is_none()
+}
+
+/// Whether a reset says that its backend has not agreed with the client on the connection: it answers a segment
+/// that acknowledges another number than the backend's SYN-ACK had (RFC 9293 section 3.10.7.4, and .1 if there is
+/// none).
+pub(super) fn denies_agreement(flags: SessionFlags, side: Side, segment: &Segment) -> bool {
+    side == Side::Backend
+        && !flags.established()
+        && segment.flags.has(TcpFlags::RST)
+        && !segment.flags.has(TcpFlags::ACK)
 }
 
 /// The flags a session has after a packet of one side. A reset was believed before. `isn` is the client's
@@ -248,30 +252,12 @@ mod tests {
             ("a blind refusal", half, B, RST | ACK, 0, 77, (syn, None), false),
             ("SYN-ACK refused", answered, C, RST, ISN.wrapping_add(31), 0, (syn, backend), true),
             ("challenge refused", half, C, RST, ISN.wrapping_add(31), 0, (syn, backend), false),
-            ("a stray one", half, B, RST, ISN.wrapping_add(9), 0, (syn, None), false),
+            ("another connection's", half, B, RST, 700, 0, (syn, None), false),
             ("no numbers", open, C, RST, 1, 0, (None, None), true),
         ] {
             let segment = Segment { flags: TcpFlags(bits), seq, ack, len: 0, data: false };
             let numbers = |of| if of == C { numbers.0 } else { numbers.1 };
-            for asked in [false, true] {
-                let is = reset_is_believed(state, side, &segment, ISN, asked, numbers);
-                assert_eq!(is, believed, "{name}");
-            }
-        }
-        let segment = Segment { flags: TcpFlags(RST), seq: ISN, ack: 0, len: 0, data: false };
-        for (asked, state, believed) in
-            [(true, half, true), (false, half, false), (true, answered, false)]
-        {
-            let is =
-                reset_is_believed(
-                    state,
-                    B,
-                    &segment,
-                    ISN,
-                    asked,
-                    |of| if of == C { syn } else { None },
-                );
-            assert_eq!(is, believed, "no such connection: {asked}");
+            assert_eq!(reset_is_believed(state, side, &segment, ISN, numbers), believed, "{name}");
         }
     }
 

@@ -6,9 +6,9 @@
 //! the others have been asked. If none knows of another session, it goes on where it may still belong to the
 //! one that is here: it acknowledges a little more than the backend's first number (the handshake was
 //! completed at a director that died before it could tell). If that number is not known (replies came by
-//! another director, or the SYN was lost), the backend is asked for it ([`super::probe`]): it shows it, or,
-//! when it has had time to repeat its SYN-ACK, that there is no such connection; if its answer goes another
-//! way as well, the session here is then believed to be the right one. Otherwise it goes to nobody.
+//! another director, or the SYN was lost), the backend is asked for it ([`super::probe`]): one that has agreed
+//! with the client shows it, any other one denies it. If neither comes here when it has had time to repeat its
+//! SYN-ACK, the session is believed to be the right one. Otherwise the segment goes to nobody.
 
 use holdfast_schema::flow::{FlowKey, Protocol};
 use holdfast_schema::session::SessionFlags;
@@ -47,11 +47,11 @@ fn number_of(session: &Session<'_>) -> Option<u32> {
 /// Whether a segment of the client may belong to another session of the opening that made this one: it
 /// acknowledges another number than this one's backend began with, or that number is not known.
 #[inline]
-pub(super) fn is_in_question(session: &Session<'_>, segment: &Segment, now_ms: u64) -> bool {
+pub(super) fn is_in_question(session: &Session<'_>, segment: &Segment) -> bool {
     let speaks = segment.flags.has(TcpFlags::ACK) && !segment.flags.has(TcpFlags::SYN);
     speaks
         && number_of(session) != Some(segment.ack)
-        && (has_shown(session) || !(session.was_asked() && may_be_its(session, segment, now_ms)))
+        && (has_shown(session) || !(session.was_asked() && may_be_its(session, segment)))
 }
 
 /// Whether a backend that nobody saw answer the SYN has shown its number all the same.
@@ -60,20 +60,21 @@ fn has_shown(session: &Session<'_>) -> bool {
 }
 
 /// Whether a segment in question may be of this session, if nobody knows another one.
-fn may_be_its(session: &Session<'_>, segment: &Segment, now_ms: u64) -> bool {
+fn may_be_its(session: &Session<'_>, segment: &Segment) -> bool {
     if let Some(number) = number_of(session) {
         return segment.ack.wrapping_sub(number) < AHEAD;
     }
     match at_rest(session, Side::Backend).next {
         // It has answered the question for it, perhaps with more on its way than the client has got.
         [Some(end), _] => segment.ack.wrapping_sub(end).wrapping_add(AHEAD) <= 2 * AHEAD,
-        _ => was_asked_late(session, now_ms),
+        _ => session.is_believed_without_number(),
     }
 }
 
-/// Whether a backend was asked for its number, and has had time to show it by repeating its SYN-ACK.
-pub(super) fn was_asked_late(session: &Session<'_>, now_ms: u64) -> bool {
-    session.was_probed() && session.age_ms(now_ms) >= REPEATED_MS
+/// Whether a half-open session's backend speaks of it: it has answered its SYN, or acknowledges what it may have
+/// got of it. (A port in TIME_WAIT answers a SYN with an acknowledgement of the connection before.)
+pub(super) fn is_of_opening(after: SessionFlags, isn: u32, segment: &Segment) -> bool {
+    after.has(SessionFlags::BACKEND_ANSWERED) || (1..AHEAD).contains(&segment.ack.wrapping_sub(isn))
 }
 
 /// Whether a segment of the client with this acknowledgement completes the handshake with the session's
@@ -101,7 +102,7 @@ impl Core {
         let session = self.table.session(slot);
         let known = number_of(&session).is_some();
         // What is a little further on than the own backend's number is not the other's.
-        let beside = known && may_be_its(&session, segment, at.now_ms);
+        let beside = known && may_be_its(&session, segment);
         if session.has_twin() {
             let excluded = known && !beside;
             match self.table.resolve_twin(slot, at.now_ms, excluded, segment.ack) {
@@ -113,8 +114,8 @@ impl Core {
                 TwinVerdict::Own => {}
             }
         }
-        let may_be_its = may_be_its(&session, segment, at.now_ms);
-        let asked = session.was_asked();
+        let may_be_its = may_be_its(&session, segment);
+        let (asked, late) = (session.was_asked(), session.age_ms(at.now_ms) >= REPEATED_MS);
         match self.waited_since_ns {
             _ if asked && may_be_its => {}
             Some(since_ns) if may_be_its || self.is_over(at.now_ns, since_ns) => {}
@@ -133,7 +134,7 @@ impl Core {
             }
         }
         if !may_be_its && !known {
-            return self.ask_backend(at, frame, slot, segment, DropReason::OtherBackend);
+            return self.ask_backend(at, frame, slot, segment, late, DropReason::OtherBackend);
         }
         if !may_be_its {
             return self.drop(DropReason::OtherBackend);

@@ -177,11 +177,26 @@ impl Session<'_> {
         self.record.get(word::STATE) & state::PROBED != 0
     }
 
-    /// Notes that it was.
-    pub fn note_probed(&self) {
-        if !self.was_probed() {
-            self.table.change(self.record, |bits| bits | state::PROBED);
+    /// Notes that it was; `late`: when it would have repeated its SYN-ACK if nobody had answered that.
+    pub fn note_probed(&self, late: bool) {
+        let bit = if late { state::PROBED | state::PROBED_LATE } else { state::PROBED };
+        if self.record.get(word::STATE) & bit != bit {
+            self.table.change(self.record, |bits| bits | bit);
         }
+    }
+
+    /// Notes that its backend has denied the connection with the client.
+    pub fn note_denied(&self) {
+        if self.record.get(word::STATE) & state::DENIED == 0 {
+            self.table.change(self.record, |bits| bits | state::DENIED);
+        }
+    }
+
+    /// Whether its client most likely has agreed with its backend, of which nothing comes here: that one was
+    /// asked late, and has not denied it.
+    pub fn is_believed_without_number(&self) -> bool {
+        let bits = self.record.get(word::STATE);
+        bits & state::PROBED_LATE != 0 && bits & state::DENIED == 0
     }
 
     /// Whether its backend was sent a SYN of another opening of its client.

@@ -119,10 +119,14 @@ pub(super) mod state {
     pub const ASKED: u64 = 1 << 41;
     /// Its backend was sent a SYN of another opening.
     pub const FOREIGN_SYN: u64 = 1 << 42;
-    /// Its backend was asked for its numbers.
-    pub const PROBED: u64 = 1 << 43;
     /// Its numbers here are far from those that all know.
-    pub const FAR: u64 = 1 << 44;
+    pub const FAR: u64 = 1 << 43;
+    /// Its backend was asked for its numbers.
+    pub const PROBED: u64 = 1 << 44;
+    /// It was asked when it would have repeated its SYN-ACK if nobody had answered that.
+    pub const PROBED_LATE: u64 = 1 << 45;
+    /// It has denied the connection with the client.
+    pub const DENIED: u64 = 1 << 46;
 }
 
 /// What a record is, in the low bits of its version.

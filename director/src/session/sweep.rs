@@ -211,12 +211,15 @@ impl Step<'_> {
         if self.now < due && !self.urgent(record, bits, flags) {
             return;
         }
+        let said = self.progress.updated + self.progress.created;
         let next = self.examine(slot, record, version, bits, due);
         record.put(word::DUE, next);
         // With the fence in `look_soon`: what others changed after we read it is not missed.
         fence(Ordering::SeqCst);
+        // (What was far before this look may have been told by it, and be far again.)
         let now = record.get(word::STATE);
-        if (now ^ bits) & OTHERS != 0 || now & !bits & state::FAR != 0 {
+        let told = self.progress.updated + self.progress.created > said;
+        if (now ^ bits) & OTHERS != 0 || (told || bits & state::FAR == 0) && now & state::FAR != 0 {
             record.put(word::DUE, 0);
         }
     }

@@ -9,7 +9,8 @@ use super::table::SessionTable;
 
 impl SessionTable {
     /// The session in this slot as its homes are to be told of it: one that this director owns and the
-    /// store does not have, or has without knowing how far its handshake is. Safe to call with any slot; it tells of whatever session is there now.
+    /// store does not have, or has without knowing how far its handshake is. Safe to call with any slot; it tells
+    /// of whatever session is there now.
     pub fn young(&self, slot: Slot, now_ms: u64) -> Option<SessionRecord> {
         let record = self.record(slot);
         let version = record.live()?;

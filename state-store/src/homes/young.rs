@@ -230,7 +230,7 @@ impl Young {
     /// Sessions that nobody will replicate, because their owners are gone: at most so many that are due to
     /// be handed to their shards, for the first time or again. Whoever has applied one says so
     /// ([`Young::applied`]). For a thread that comes again and again: after somebody is gone it takes a visit
-    /// for each [`STEP`] records to find all.
+    /// for each `STEP` records to find all.
     pub fn orphans(&mut self, now_ms: u64, most: usize) -> Vec<Orphan> {
         self.look(STEP);
         self.expire(now_ms);
