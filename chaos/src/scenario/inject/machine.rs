@@ -43,7 +43,13 @@ pub async fn disk_full(run: &mut Run, target: Site) -> Result<Effect> {
     if ended.await.is_ok() {
         effect.notes.push("its daemon ended, as one should that can write no more".into());
         crash::router_leaves(run, &[target], &mut effect).await;
-    } else if says_no_space(run, target) {
+        return Ok(effect);
+    }
+    // Not later: it might end unseen.
+    disks::empty(&run.plan, target)?;
+    run.lasting = None;
+    run.progress.say("there is room on the disk again");
+    if says_no_space(run, target) {
         effect.notes.push("its daemon went on, and said why it could not write".into());
     } else {
         effect.missing.push("its daemon did not notice".into());
