@@ -245,9 +245,12 @@ fn the_packet_path_allocates_nothing() {
         assert!(bench.process(&flows(&nowhere)).iter().all(Option::is_none));
         assert!(bench.process(&[vec![], vec![0; 60], vec![0xff; 200]]).iter().all(Option::is_none));
     }
-    // What does not fit a session waits, is asked about, and goes on; a SYN-ACK makes it another one.
-    bench.lab.pass(1_000);
-    let far = |port| Packet::tcp(at(CLIENT, port + 10_000), at(VIP, WEB), ACK, 1 << 30, 1);
+    // What does not fit a session waits, is asked about, and goes on, or makes its backend be asked; a SYN-ACK makes
+    // it another one.
+    let of_known =
+        |port, ack| Packet::tcp(at(CLIENT, port + 10_000), at(VIP, WEB), ACK, 1 << 30, ack);
+    let far = |port| of_known(port, 1);
+    let refuted = |port| of_known(port, 1 << 30).payload(b"data");
     let of_another: Vec<Vec<u8>> = known
         .iter()
         .filter(|record| record.key.src_port < 40_000)
@@ -260,11 +263,13 @@ fn the_packet_path_allocates_nothing() {
             Packet::tcp(from, to, SYN | ACK, 9, 1 << 20).bytes()
         })
         .collect();
-    for packets in [flows(&far), of_another] {
+    for packets in [flows(&refuted), flows(&far), of_another] {
+        bench.lab.pass(1_000);
         assert!(bench.process(&packets).iter().all(Option::is_none));
         assert_eq!(bench.ask(), usize::from(FLOWS));
         assert_eq!(bench.deny_all(), usize::from(FLOWS));
     }
+    assert_eq!(bench.lab.counters().count(Count::AnsweredProbe), u64::from(FLOWS));
     bench.put_down(&mut opened_ring);
     // A twin takes the place of each of these, when the client shows that it is meant.
     let twin = |port| Packet::tcp(at(CLIENT, port + 20_000), at(VIP, WEB), SYN, 100, 0);
@@ -281,7 +286,7 @@ fn the_packet_path_allocates_nothing() {
     bench.put_down(&mut opened_ring);
     // Half of them are told before, half only when that is asked.
     known.iter().skip(known.len() / 2).for_each(|first| bench.lab.table.twin(first));
-    let acked = |port| Packet::tcp(at(CLIENT, port + 20_000), at(VIP, WEB), ACK, 101, 77);
+    let acked = |port| Packet::tcp(at(CLIENT, port + 20_000), at(VIP, WEB), ACK, 101, 1 << 30);
     let half = usize::from(FLOWS / 2);
     assert_eq!(bench.process(&flows(&acked)).iter().flatten().count(), half);
     assert_eq!(bench.ask(), half);
