@@ -2,6 +2,8 @@
 
 mod basics;
 mod expiring;
+mod flushing;
+mod lasting;
 mod model;
 #[cfg(feature = "loom")]
 mod models;
