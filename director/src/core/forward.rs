@@ -158,7 +158,7 @@ impl Core {
         if half_open
             && side == Side::Client
             && self.table.expects_twins()
-            && twin::is_in_question(&session, segment)
+            && twin::is_in_question(&session, at.now_ms, segment)
         {
             return Err(Obstacle::Twin);
         }
@@ -206,7 +206,9 @@ impl Core {
             return Ok(());
         }
         let after = track::after(flags, key.protocol, side, segment, isn, completes);
-        if half_open && side == Side::Backend && !twin::is_of_opening(after, isn, segment) {
+        let reset = segment.flags.has(TcpFlags::RST);
+        if half_open && side == Side::Backend && !reset && !twin::is_of_opening(after, isn, segment)
+        {
             return Ok(()); // Its numbers are an earlier connection's, and would pass for this one's.
         }
         session.touch(side, at.now_ms, segment.seq.wrapping_add(segment.len), segment.ack);

@@ -146,7 +146,9 @@ impl Core {
     /// Where nobody saw the SYN answered, the question acknowledges what the client does: a backend that has agreed
     /// with the client tells its numbers, also if it waits for the end of the handshake. Any other one resets it,
     /// with the number that the client expects next; no director forwards that
-    /// ([`denies_agreement`](super::track::denies_agreement)). `late`: it would have repeated its SYN-ACK by now.
+    /// ([`denies_agreement`](super::track::denies_agreement)). (So does the right one if it has agreed by a SYN
+    /// cookie and keeps nothing: RFC 4987 section 3.6. That connection is not carried on.) `late`: it would have
+    /// repeated its SYN-ACK by now.
     ///
     /// For a segment that asks for no answer once at the most: the client would answer the backend's answer with
     /// another one.
@@ -162,7 +164,7 @@ impl Core {
     ) -> Verdict {
         let session = self.table.session(slot);
         let established = session.flags().established();
-        let asks = segment.len > 0 || established && !session.was_probed();
+        let asks = segment.len > 0 || !session.was_probed();
         let ack = (!established).then_some(segment.ack);
         let probe = probe_of(&session, Side::Backend, ack).filter(|_| asks);
         let hop = at.tables.next_hop(&session.reply().src);
@@ -170,7 +172,7 @@ impl Core {
         if asked.is_none() {
             return self.drop(otherwise);
         }
-        session.note_probed(late);
+        session.note_probed(late, at.now_ms);
         self.counters.add(Count::AnsweredProbe, 1);
         Verdict::Transmit
     }

@@ -40,9 +40,11 @@ pub(super) fn reset_is_believed(
         && (segment.ack == isn.wrapping_add(1)
             || peers.is_some_and(|(sent, _)| sent == segment.ack));
     // The first number is what the other endpoint expects (0: it sent no more than a SYN). The second
-    // may be ahead of it, while data are on their way.
+    // may be ahead of it, while data are on their way. A backend of which nothing is known may not be the
+    // one that the client agrees with: that a reset has the number expected of the other one shows nothing.
     refuses
-        || peers.is_some_and(|(_, expected)| expected != 0 && expected == segment.seq)
+        || (answered || own.is_some())
+            && peers.is_some_and(|(_, expected)| expected != 0 && expected == segment.seq)
         || own.is_some_and(|(end, _)| end == segment.seq)
         || own.is_none() && peers.is_none()
 }
@@ -253,6 +255,17 @@ mod tests {
             ("SYN-ACK refused", answered, C, RST, ISN.wrapping_add(31), 0, (syn, backend), true),
             ("challenge refused", half, C, RST, ISN.wrapping_add(31), 0, (syn, backend), false),
             ("another connection's", half, B, RST, 700, 0, (syn, None), false),
+            (
+                "of one that nobody heard, what the client expects",
+                half,
+                B,
+                RST,
+                900,
+                0,
+                (client, None),
+                false,
+            ),
+            ("of one that has shown its number", half, B, RST, 900, 0, (client, backend), true),
             ("no numbers", open, C, RST, 1, 0, (None, None), true),
         ] {
             let segment = Segment { flags: TcpFlags(bits), seq, ack, len: 0, data: false };

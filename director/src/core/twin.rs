@@ -7,8 +7,9 @@
 //! one that is here: it acknowledges a little more than the backend's first number (the handshake was
 //! completed at a director that died before it could tell). If that number is not known (replies came by
 //! another director, or the SYN was lost), the backend is asked for it ([`super::probe`]): one that has agreed
-//! with the client shows it, any other one denies it. If neither comes here when it has had time to repeat its
-//! SYN-ACK, the session is believed to be the right one. Otherwise the segment goes to nobody.
+//! with the client shows it, any other one denies it. If neither comes here though it has had time to repeat its
+//! SYN-ACK and to answer the question, the session is believed to be the right one. Otherwise the segment goes to
+//! nobody.
 
 use holdfast_schema::flow::{FlowKey, Protocol};
 use holdfast_schema::session::SessionFlags;
@@ -32,6 +33,10 @@ const RESETS: usize = 16;
 /// answered: after one, three and seven seconds (RFC 6298 section 2), and some for the way.
 const REPEATED_MS: u64 = 7_500;
 
+/// How long (ms) a backend has to deny the connection that it was asked about: more than the way there and back,
+/// and the next try of its client comes little later (RFC 6298 section 2).
+const DENIES_MS: u64 = 500;
+
 /// How much a client may have been sent before anybody has told that its handshake is complete. Another
 /// backend's number is within this once in 4,096 times.
 const AHEAD: u32 = 1 << 20;
@@ -47,11 +52,11 @@ fn number_of(session: &Session<'_>) -> Option<u32> {
 /// Whether a segment of the client may belong to another session of the opening that made this one: it
 /// acknowledges another number than this one's backend began with, or that number is not known.
 #[inline]
-pub(super) fn is_in_question(session: &Session<'_>, segment: &Segment) -> bool {
+pub(super) fn is_in_question(session: &Session<'_>, now_ms: u64, segment: &Segment) -> bool {
     let speaks = segment.flags.has(TcpFlags::ACK) && !segment.flags.has(TcpFlags::SYN);
     speaks
         && number_of(session) != Some(segment.ack)
-        && (has_shown(session) || !(session.was_asked() && may_be_its(session, segment)))
+        && (has_shown(session) || !(session.was_asked() && may_be_its(session, now_ms, segment)))
 }
 
 /// Whether a backend that nobody saw answer the SYN has shown its number all the same.
@@ -60,15 +65,25 @@ fn has_shown(session: &Session<'_>) -> bool {
 }
 
 /// Whether a segment in question may be of this session, if nobody knows another one.
-fn may_be_its(session: &Session<'_>, segment: &Segment) -> bool {
+fn may_be_its(session: &Session<'_>, now_ms: u64, segment: &Segment) -> bool {
     if let Some(number) = number_of(session) {
         return segment.ack.wrapping_sub(number) < AHEAD;
     }
     match at_rest(session, Side::Backend).next {
         // It has answered the question for it, perhaps with more on its way than the client has got.
         [Some(end), _] => segment.ack.wrapping_sub(end).wrapping_add(AHEAD) <= 2 * AHEAD,
-        _ => session.is_believed_without_number(),
+        _ => is_believed(session, now_ms, segment),
     }
+}
+
+/// Whether a client most likely has agreed with a backend of which nothing comes here: it would have repeated its
+/// SYN-ACK by now, and had the time to deny what it was asked. What only acknowledges does no harm anywhere else;
+/// before data go there it is asked once more.
+fn is_believed(session: &Session<'_>, now_ms: u64, segment: &Segment) -> bool {
+    session.age_ms(now_ms) >= REPEATED_MS
+        && session
+            .not_denied_for_ms(segment.len > 0, now_ms)
+            .is_some_and(|since| since >= DENIES_MS)
 }
 
 /// Whether a half-open session's backend speaks of it: it has answered its SYN, or acknowledges what it may have
@@ -102,7 +117,7 @@ impl Core {
         let session = self.table.session(slot);
         let known = number_of(&session).is_some();
         // What is a little further on than the own backend's number is not the other's.
-        let beside = known && may_be_its(&session, segment);
+        let beside = known && may_be_its(&session, at.now_ms, segment);
         if session.has_twin() {
             let excluded = known && !beside;
             match self.table.resolve_twin(slot, at.now_ms, excluded, segment.ack) {
@@ -114,7 +129,7 @@ impl Core {
                 TwinVerdict::Own => {}
             }
         }
-        let may_be_its = may_be_its(&session, segment);
+        let may_be_its = may_be_its(&session, at.now_ms, segment);
         let (asked, late) = (session.was_asked(), session.age_ms(at.now_ms) >= REPEATED_MS);
         match self.waited_since_ns {
             _ if asked && may_be_its => {}

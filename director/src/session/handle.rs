@@ -6,7 +6,9 @@ use holdfast_schema::cluster::{BackendId, DirectorId, ListenerId};
 use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{ForwardingMode, Incarnation, SessionFlags, SessionRecord};
 
-use super::record::{Record, TIME_BASE_MS, half, high, low, pack, side_words, state, word};
+use super::record::{
+    PROBED_UNIT_MS, Record, TIME_BASE_MS, half, high, low, pack, side_words, state, word,
+};
 use super::table::SessionTable;
 use super::{Side, Slot};
 
@@ -178,11 +180,22 @@ impl Session<'_> {
     }
 
     /// Notes that it was; `late`: when it would have repeated its SYN-ACK if nobody had answered that.
-    pub fn note_probed(&self, late: bool) {
+    pub fn note_probed(&self, late: bool, now_ms: u64) {
         let bit = if late { state::PROBED | state::PROBED_LATE } else { state::PROBED };
         if self.record.get(word::STATE) & bit != bit {
-            self.table.change(self.record, |bits| bits | bit);
+            let then = (now_ms / PROBED_UNIT_MS) << state::PROBED_AT_SHIFT;
+            self.table.change(self.record, |bits| bits & !state::PROBED_AT | bit | then);
         }
+    }
+
+    /// How long ago (ms, to 64) its backend was asked first, or first late; None if it never was, or has denied the
+    /// connection with the client since.
+    pub fn not_denied_for_ms(&self, late: bool, now_ms: u64) -> Option<u64> {
+        let bits = self.record.get(word::STATE);
+        let asked = if late { state::PROBED_LATE } else { state::PROBED };
+        let then = bits >> state::PROBED_AT_SHIFT;
+        let since = (now_ms / PROBED_UNIT_MS).wrapping_sub(then) & 0xffff;
+        (bits & (asked | state::DENIED) == asked).then_some(since * PROBED_UNIT_MS)
     }
 
     /// Notes that its backend has denied the connection with the client.
@@ -190,13 +203,6 @@ impl Session<'_> {
         if self.record.get(word::STATE) & state::DENIED == 0 {
             self.table.change(self.record, |bits| bits | state::DENIED);
         }
-    }
-
-    /// Whether its client most likely has agreed with its backend, of which nothing comes here: that one was
-    /// asked late, and has not denied it.
-    pub fn is_believed_without_number(&self) -> bool {
-        let bits = self.record.get(word::STATE);
-        bits & state::PROBED_LATE != 0 && bits & state::DENIED == 0
     }
 
     /// Whether its backend was sent a SYN of another opening of its client.

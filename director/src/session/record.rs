@@ -127,7 +127,15 @@ pub(super) mod state {
     pub const PROBED_LATE: u64 = 1 << 45;
     /// It has denied the connection with the client.
     pub const DENIED: u64 = 1 << 46;
+    /// The lowest of the 16 bits that tell when it was asked first, or first late ([`PROBED_UNIT_MS`]).
+    pub const PROBED_AT_SHIFT: u32 = 48;
+    /// All of them.
+    pub const PROBED_AT: u64 = 0xffff << PROBED_AT_SHIFT;
 }
+
+/// The unit (ms) in which a record keeps when its backend was asked for its numbers: it comes round after
+/// more than an hour, and a half-open session lives for seconds.
+pub(super) const PROBED_UNIT_MS: u64 = 64;
 
 /// What a record is, in the low bits of its version.
 #[derive(Clone, Copy, PartialEq, Eq)]

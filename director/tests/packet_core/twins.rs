@@ -1,5 +1,7 @@
 //! A SYN came twice, and two directors have opened a session for it.
 
+mod agreement;
+
 use std::net::SocketAddrV4;
 
 use holdfast_director::core::{Count, DropReason, MissAnswer, MissQuestion, Verdict};
@@ -328,77 +330,6 @@ fn an_answer_to_another_backend_never_goes_to_the_own() {
 
 fn reply_of(second: &Second, bits: u8, seq: u32, ack: u32) -> Packet {
     Packet::tcp(second.backend, second.local, bits, seq, ack)
-}
-
-/// The SYN was lost on its way to the own backend, or its answer went by another director.
-#[test]
-fn an_answer_to_a_backend_whose_number_is_not_known_asks_for_it() {
-    for answer in ["own", "no", "unknown", "nothing"] {
-        for shown in ["number", "earlier", "reset", "nothing"] {
-            let mut second = Second::new(46_008);
-            let data = second.ack(FIRST_ISN).payload(b"data");
-            let (own, id) = (second.record(), second.is_asked_about(&data).id);
-            let mut left = match answer {
-                "own" => second.lab.answer(MissAnswer::Found { id, record: own.clone() }),
-                "no" => second.lab.answer(MissAnswer::NoWithAuthority { id }),
-                "unknown" => second.lab.answer(MissAnswer::DontKnow { id }),
-                _ => vec![],
-            };
-            second.lab.pass(20);
-            left.extend(second.lab.poll());
-            // Linux looks at the acknowledgement of a handshake's end before it looks at the window.
-            let probe = Packet::tcp(second.local, second.backend, ACK, 100, FIRST_ISN + 1);
-            let probe = vec![(Verdict::Transmit, probe.own(false).bytes())];
-            assert_eq!(left, probe, "{answer}");
-            second.hears(shown);
-            let agreed = shown == "number";
-            let bare = second.ack(FIRST_ISN);
-            let to_nobody = vec![(Verdict::Drop(DropReason::OtherBackend), bare.bytes())];
-            let left = second.asked_in_vain(&bare);
-            assert_eq!(left, if agreed { second.to_own(&bare) } else { to_nobody }, "{shown}");
-            assert_eq!(second.record().flags.has(SessionFlags::ESTABLISHED), agreed, "{shown}");
-            if shown == "reset" {
-                // Its own SYN-ACK may still be on its way: whom the client has agreed with, it will say.
-                let syn_ack = reply_of(&second, SYN | ACK, OWN_ISN, 101);
-                let to_client = syn_ack.forwarded(second.first.vip, second.first.client).bytes();
-                assert_eq!(second.lab.sent(&syn_ack.bytes()), to_client);
-                let own = second.ack(OWN_ISN);
-                assert_eq!(second.lab.sent(&own.bytes()), second.to_own(&own)[0].1);
-            }
-            second.lab.check_counters();
-        }
-    }
-}
-
-/// By then its backend would have repeated the SYN-ACK, had the client not answered it: most likely all that it
-/// says comes through another director. But one that denies the connection never gets the client's data.
-#[test]
-fn a_backend_that_was_asked_late_is_believed_to_be_the_right_one_unless_it_denies() {
-    for (early, late) in [
-        ("nothing", "nothing"),
-        ("earlier", "nothing"),
-        ("nothing", "reset"),
-        ("reset", "nothing"),
-        ("reset", "reset"),
-    ] {
-        let mut second = Second::new(46_017);
-        let data = second.ack(FIRST_ISN).payload(b"data");
-        let probe = Packet::tcp(second.local, second.backend, ACK, 100, FIRST_ISN + 1);
-        let probe = vec![(Verdict::Transmit, probe.own(false).bytes())];
-        assert_eq!(second.asked_in_vain(&data), probe);
-        second.hears(early);
-        second.lab.pass(7_500);
-        assert_eq!(second.asked_in_vain(&data), probe, "once more, now that it says something");
-        second.hears(late);
-        let denied = [early, late].contains(&"reset");
-        for _ in 0..2 {
-            let left = second.asked_in_vain(&data);
-            let to_own = second.to_own(&data);
-            assert_eq!(left, if denied { probe.clone() } else { to_own }, "{early}, {late}");
-        }
-        assert!(!second.record().flags.closing(), "anybody can make up what is denied");
-        second.lab.check_counters();
-    }
 }
 
 /// The handshake was completed at a director that died before it could tell.
