@@ -1,12 +1,13 @@
 //! The judgement, with records and facts made by hand.
 
-use std::collections::BTreeSet;
+mod between;
+mod openings;
 
-use clap::ValueEnum;
+use std::collections::BTreeSet;
 
 use super::burst::Young;
 use super::judge::{self, Facts, Terms, judge};
-use super::report::{How, Report, Stalls, Verdict};
+use super::report::{Stalls, Verdict};
 use super::steps::StepName;
 use crate::router::paths::Paths;
 use crate::workload::record::{Cohort, Patience, Record, Transport};
@@ -285,178 +286,6 @@ fn few_young_ones_are_never_passed_over_in_silence() {
     assert!(reason.ends_with(words), "{reason}");
 }
 
-/// Fifty old ones, and one that is not opened: begun then, on its way to that director; it fails at once with
-/// that error, or is never answered.
-fn unopened(name: StepName, opened: u64, director: Option<&str>, errno: Option<i32>) -> Report {
-    let mut facts = facts(name, 10_000);
-    facts.before.extend(director.map(|d| (60, d.to_owned())));
-    judge(&with_unopened(opened, errno), &[facts], &TERMS)
-}
-
-fn with_unopened(opened: u64, errno: Option<i32>) -> Vec<Record> {
-    let mut records = fifty(1_000);
-    let mut one = Record::new(60, Cohort::Young, Transport::Tcp, records[0].remote, opened);
-    if errno.is_some() {
-        one.failed(opened + 10, "connecting: an error", errno);
-    }
-    records.push(one);
-    records
-}
-
-const NO_ROUTE: Option<i32> = Some(libc::ENETUNREACH);
-const REFUSED: Option<i32> = Some(libc::ECONNREFUSED);
-
-#[test]
-fn connections_that_cannot_be_opened_fail_whatever_leaves_a_director_at_work() {
-    for name in StepName::value_variants().iter().filter(|n| **n != StepName::KillAll) {
-        for errno in [None, NO_ROUTE, REFUSED] {
-            // Long after the router had left whoever was hit.
-            let report = unopened(*name, 15_000, None, errno);
-            let reason = format!("in {} 1 connections could not be opened", name.name());
-            assert_eq!((report.verdict, report.reason), (Verdict::Fail, reason));
-            let lost = &report.steps[0].lost[0];
-            assert_eq!((lost.how, lost.excused), (How::NotOpened, false), "it is listed");
-            let line = report.steps[0].losses[0].as_str();
-            assert!(line.starts_with("young ? > 203.0.113.10:7001: not opened: "), "{line}");
-        }
-    }
-    for name in [StepName::DrainNode, StepName::OneWay, StepName::CutOff, StepName::BlockedLinks] {
-        let reason = unopened(name, 10_050, None, NO_ROUTE).reason;
-        assert!(reason.contains("1 connections could not be opened"), "{}: {reason}", name.name());
-    }
-}
-
-#[test]
-fn connections_that_cannot_be_opened_are_excused_where_nobody_could_take_them() {
-    let crash = unopened(StepName::KillDaemon, 11_090, None, NO_ROUTE);
-    assert_eq!(crash.verdict, Verdict::Pass, "{}", crash.reason);
-    let told = "; 1 could not be opened in kill-daemon (the router still sent them to a director that was gone)";
-    assert!(crash.reason.contains(told), "{}", crash.reason);
-    let later = &crash.steps[0].ages[3];
-    assert_eq!((later.unconnected, later.refused), (1, 0));
-    assert!(crash.steps[0].lost[0].excused && crash.steps[0].losses.is_empty());
-    let verdict = |name, opened, director, errno| unopened(name, opened, director, errno).verdict;
-    let kill = StepName::KillDaemon;
-    assert_eq!(verdict(kill, 11_091, None, NO_ROUTE), Verdict::Fail);
-    assert_eq!(verdict(kill, 10_050, Some("d2"), NO_ROUTE), Verdict::Fail, "its director lives");
-    assert_eq!(verdict(kill, 10_050, Some("d1"), None), Verdict::Fail, "a SYN is repeated");
-    assert_eq!(verdict(kill, 10_050, Some("d1"), REFUSED), Verdict::Fail, "who is dead is silent");
-    let all = StepName::KillAll;
-    assert_eq!(verdict(all, 20_000, None, NO_ROUTE), Verdict::Pass, "nobody serves");
-    assert_eq!(verdict(all, 20_001, None, NO_ROUTE), Verdict::Fail, "all serve again");
-    assert_eq!(verdict(all, 15_000, None, REFUSED), Verdict::Fail, "somebody says no");
-    assert_eq!(verdict(all, 15_000, None, None), Verdict::Fail, "there was time for another SYN");
-    let soon = Terms { taken_ms: 27_000, ..TERMS };
-    let judged =
-        |terms: &Terms| judge(&with_unopened(15_000, None), &[facts(all, 10_000)], terms).verdict;
-    assert_eq!(
-        judged(&soon),
-        Verdict::Pass,
-        "5 s before the repair, and a second SYN 5 s after it"
-    );
-    assert_eq!(judged(&Terms { taken_ms: 27_001, ..soon }), Verdict::Fail);
-}
-
-#[test]
-fn where_the_only_director_is_hit_nobody_serves_until_the_repair() {
-    let verdict = |alone, opened| {
-        let facts = Facts { alone, ..facts(StepName::KillDaemon, 10_000) };
-        judge(&with_unopened(opened, NO_ROUTE), &[facts], &TERMS).verdict
-    };
-    assert_eq!(verdict(true, 20_000), Verdict::Pass);
-    assert_eq!(verdict(true, 20_001), Verdict::Fail);
-    assert_eq!(verdict(false, 19_000), Verdict::Fail);
-}
-
-/// What can become of a connection that is opened at a time.
-const HARM: [fn(u64) -> Record; 7] = [
-    |at| talking(60, Cohort::Young, at, at + 200),
-    |at| failing(talking(60, Cohort::Young, at, at + 200), at + 300, Some(libc::ECONNRESET)),
-    |at| failing(talking(60, Cohort::Bulk, at, at + 200), at + 300, None),
-    |at| {
-        let mut moved = talking(60, Cohort::Young, at, at + 500);
-        moved.answered_by("b2", at + 400);
-        moved.finished(at + 600);
-        moved
-    },
-    |at| {
-        let mut damaged = talking(60, Cohort::Bulk, at, at + 500);
-        damaged.corrupt(at + 400);
-        damaged.finished(at + 600);
-        damaged
-    },
-    |at| Record::new(60, Cohort::Young, Transport::Tcp, "203.0.113.10:1".parse().unwrap(), at),
-    |at| {
-        let to = "203.0.113.10:1".parse().unwrap();
-        let mut late = Record::new(60, Cohort::Young, Transport::Tcp, to, at);
-        late.connected(at + 50_000);
-        late.finished(at + 50_100);
-        late
-    },
-];
-
-fn failing(mut record: Record, at: u64, errno: Option<i32>) -> Record {
-    record.failed(at, "exchanging: an error", errno);
-    record
-}
-
-#[test]
-fn between_two_steps_and_before_the_first_nothing_has_an_excuse() {
-    for name in StepName::value_variants() {
-        // Judged at 22,000 and 52,000.
-        let steps = [facts(*name, 10_000), facts(StepName::KillDaemon, 40_000)];
-        for (number, harm) in HARM.iter().enumerate() {
-            for (opened, of) in
-                [(5_000, None), (22_001, Some(0)), (38_000, Some(0)), (52_001, Some(1))]
-            {
-                let mut records = fifty(1_000);
-                records.push(harm(opened));
-                let report = judge(&records, &steps, &TERMS);
-                let case = format!("{} {number} {opened}: {}", name.name(), report.reason);
-                assert_eq!(report.verdict, Verdict::Fail, "{case}");
-                let words = match of {
-                    None => "before the first step",
-                    Some(0) => name.name(),
-                    _ => "kill-daemon",
-                };
-                assert!(report.reason.contains(words), "{case}");
-                let ages = report.steps.iter().flat_map(|s| &s.ages);
-                let count = ages.map(|a| a.lost + a.unconnected + a.wrong_backend + a.corrupt);
-                assert_eq!(count.sum::<u64>(), u64::from(of.is_some()), "it counts once: {case}");
-            }
-        }
-    }
-}
-
-#[test]
-fn what_is_opened_between_two_steps_and_comes_to_no_harm_says_nothing_of_them() {
-    for name in [StepName::DrainNode, StepName::KillDaemon] {
-        let mut records = fifty(1_000);
-        let mut one = talking(60, Cohort::Young, 22_001, 23_000);
-        one.finished(23_250);
-        records.push(one);
-        let steps = [facts(name, 10_000), facts(StepName::HangDaemon, 40_000)];
-        let step = &judge(&records, &steps, &TERMS).steps[0];
-        assert_eq!(step.ages.iter().map(|a| a.eligible).sum::<u64>(), 50);
-        assert_eq!((step.cohorts.len(), step.young.total), (1, 0));
-    }
-}
-
-#[test]
-fn the_slowest_opening_of_a_step_is_told() {
-    let mut records = fifty(1_000);
-    for (id, opened, took) in
-        [(60, 5_000, 4_000), (61, 9_990, 1_030), (62, 10_050, 3_010), (63, 22_001, 5_000)]
-    {
-        let mut one = Record::new(id, Cohort::Young, Transport::Tcp, records[0].remote, opened);
-        one.connected(opened + took);
-        one.finished(opened + took + 10);
-        records.push(one);
-    }
-    let step = &judge(&records, &[facts(StepName::KillDaemon, 10_000)], &TERMS).steps[0];
-    assert_eq!(step.slowest_opening_ms, Some(3_010));
-}
-
 /// Fifty old ones, and one of another age that is lost: opened then, at that director, so.
 fn with_one(
     name: StepName,
@@ -543,52 +372,6 @@ fn when_all_are_gone_silence_is_waited_for_longer() {
     let patient = Facts { patience_ms: 60_000, ..crash };
     let report = judge(&records, &[patient], &TERMS);
     assert_eq!(report.verdict, Verdict::Pass, "{}", report.reason);
-}
-
-#[test]
-fn before_the_first_step_nothing_has_an_excuse() {
-    let steps = [facts(StepName::KillDaemon, 10_000)];
-    let failed = |change: fn(&mut Record), reason: &str| {
-        let mut records = fifty(1_000);
-        change(&mut records[0]);
-        let report = judge(&records, &steps, &TERMS);
-        assert_eq!((report.verdict, report.reason.as_str()), (Verdict::Fail, reason));
-    };
-    let lost = "before the first step 1 connections were lost (echo: reset)";
-    failed(|r| r.failed(9_000, "reset", None), lost);
-    let moved = "before the first step 1 connections moved to another backend";
-    failed(|r| r.answered_by("b2", 9_000), moved);
-    let damaged = "before the first step the data of 1 connections was damaged";
-    failed(|r| r.corrupt(9_000), damaged);
-
-    failed(
-        |r| {
-            *r = talking(0, Cohort::Young, 5_000, 6_000);
-            r.failed(6_100, "reset", None);
-        },
-        "before the first step 1 connections were lost (young: reset)",
-    );
-    failed(
-        |r| {
-            *r = Record::new(0, Cohort::Young, Transport::Tcp, r.remote, 5_000);
-            r.failed(5_100, "connecting: refused", Some(libc::ECONNREFUSED));
-        },
-        "before the first step 1 connections were lost (young: connecting: refused)",
-    );
-    let mut records = fifty(1_000);
-    let mut never = Record::new(60, Cohort::Bulk, Transport::Tcp, records[1].remote, 5_000);
-    never.failed(5_100, "connection refused", None);
-    records.push(never);
-    let report = judge(&records, &steps, &TERMS);
-    assert_eq!(report.verdict, Verdict::Pass, "{}", report.reason);
-
-    let mut records = fifty(1_000);
-    records[0].failed(9_000, "reset", None);
-    assert_eq!(judge(&records, &[], &TERMS).verdict, Verdict::Fail, "also without a step");
-    let released = Terms { releases_before: 1, ..TERMS };
-    let report = judge(&fifty(1_000), &steps, &released);
-    assert_eq!(report.verdict, Verdict::Unknown);
-    assert!(report.reason.contains("before the first step guards let go 1 times"));
 }
 
 #[test]
