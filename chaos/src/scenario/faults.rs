@@ -8,7 +8,7 @@ use super::steps::StepName;
 pub enum Rule {
     /// Nothing.
     Nothing,
-    /// At most so many of a thousand that changed director; the others nothing.
+    /// At most so many of a thousand that changed director, and none by a reset; the others nothing.
     AtMost(u64),
     /// Those that could not live, and nothing else.
     Excused(Excuse),
@@ -172,7 +172,8 @@ impl Rule {
             Rule::Nothing => "none may be lost".into(),
             Rule::AtMost(per_mille) => {
                 format!(
-                    "of those that changed director at most {per_mille} in 1000 may be lost, of others none"
+                    "of those that changed director at most {per_mille} in 1000 may be lost, but none by a \
+                     reset, of others none"
                 )
             }
             Rule::Excused(Excuse { why, all: true, .. }) => {
@@ -201,7 +202,7 @@ impl Rule {
     pub fn spares(self, loss: Loss) -> bool {
         match self {
             Rule::Nothing => false,
-            Rule::AtMost(_) => loss.moved != Some(false),
+            Rule::AtMost(_) => loss.moved != Some(false) && !loss.reset,
             Rule::Excused(excuse) => {
                 (excuse.all || loss.maybe_hit) && (excuse.reset || !loss.reset)
             }
@@ -261,13 +262,17 @@ mod tests {
         assert_eq!(spared(StepName::BlockedLinks, Age::Later), [true, false, true, false]);
         assert_eq!(spared(StepName::KillAll, Age::Young), [true, true, false, false]);
         assert_eq!(spared(StepName::Reshuffle, Age::Newborn), [false; 4]);
-        let moved = |moved| Rule::AtMost(1).spares(Loss { moved, maybe_hit: true, reset: true });
-        assert_eq!([Some(true), None, Some(false)].map(moved), [true, true, false]);
+        let share = |moved, reset| Rule::AtMost(1).spares(Loss { moved, maybe_hit: true, reset });
+        let all = [Some(true), None, Some(false)];
+        assert_eq!(all.map(|moved| share(moved, false)), [true, true, false]);
+        assert_eq!(all.map(|moved| share(moved, true)), [false; 3], "no share covers a reset");
     }
 
     #[test]
     fn the_words_say_what_is_excused() {
         let text = |step, age| rule(step, age).text();
+        let share = text(StepName::KillDaemon, Age::Young);
+        assert!(share.contains("at most 1 in 1000 may be lost, but none by a reset, of"), "{share}");
         let crash = text(StepName::KillDaemon, Age::Later);
         assert!(
             crash.contains("may be lost, but none by a reset, of others none: what"),

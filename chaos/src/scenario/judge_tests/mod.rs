@@ -228,14 +228,17 @@ fn young_ones_are_counted_apart() {
     assert_eq!(planned.reason, "drain-node lost 1 of 52 eligible connections");
 }
 
-/// A thousand young connections on the director that fails; the first `lost` of them are lost.
-fn crowd(lost: usize) -> (Vec<Record>, Facts) {
+const RESET: Option<i32> = Some(libc::ECONNRESET);
+const TIMED_OUT: Option<i32> = Some(libc::ETIMEDOUT);
+
+/// A thousand young connections on the director that fails; the first `lost` of them are lost that way.
+fn crowd(lost: usize, how: Option<i32>) -> (Vec<Record>, Facts) {
     let mut records = fifty(1_000);
     for id in 100..1_100 {
         let mut record = talking(id, Cohort::Young, 8_000, 13_000);
         if ((id - 100) as usize) < lost {
             record = talking(id, Cohort::Young, 8_000, 9_900);
-            record.failed(10_200, "exchanging: reset", Some(libc::ECONNRESET));
+            record.failed(10_200, "exchanging: an error", how);
         } else {
             record.finished(13_250);
         }
@@ -251,7 +254,7 @@ fn crowd(lost: usize) -> (Vec<Record>, Facts) {
 fn young_ones_are_held_to_account_where_the_terms_say_so() {
     let terms = Terms { young_needed: 1_000, ..TERMS };
     let judged = |lost, terms: &Terms| {
-        let (records, facts) = crowd(lost);
+        let (records, facts) = crowd(lost, TIMED_OUT);
         let report = judge(&records, &[facts], terms);
         (report.verdict, report.reason)
     };
@@ -271,7 +274,7 @@ fn young_ones_are_held_to_account_where_the_terms_say_so() {
 #[test]
 fn few_young_ones_are_never_passed_over_in_silence() {
     let judged = |needed| {
-        let (mut records, facts) = crowd(0);
+        let (mut records, facts) = crowd(0, None);
         records.truncate(50 + 999);
         let report = judge(&records, &[facts], &Terms { young_needed: needed, ..TERMS });
         (report.verdict, report.reason)
@@ -325,7 +328,12 @@ fn the_newest_are_excused_only_if_their_director_may_have_been_hit() {
 
 #[test]
 fn no_living_connection_may_be_reset() {
-    let reset: fn(&mut Record) = |r| r.failed(10_400, "reset", Some(libc::ECONNRESET));
+    let (records, facts) = crowd(1, RESET);
+    let share = judge(&records, &[facts], &TERMS);
+    assert_eq!(share.verdict, Verdict::Fail, "one in a thousand, but not by a reset");
+    let words = "kill-daemon lost 1 of 1000 young connections";
+    assert!(share.reason.starts_with(words), "{}", share.reason);
+    let reset: fn(&mut Record) = |r| r.failed(10_400, "reset", RESET);
     let newborn = |name, director| with_one(name, 9_970, director, reset).0;
     for name in [StepName::KillDaemon, StepName::CutOff, StepName::BlockedLinks] {
         assert_eq!(newborn(name, Some("d1")), Verdict::Fail, "{}", name.name());
@@ -333,14 +341,14 @@ fn no_living_connection_may_be_reset() {
     }
     assert_eq!(newborn(StepName::KillAll, Some("d1")), Verdict::Pass, "nobody is left who knew it");
     // After ten seconds of silence it was no living one any more.
-    let late: fn(&mut Record) = |r| r.failed(25_000, "reset", Some(libc::ECONNRESET));
+    let late: fn(&mut Record) = |r| r.failed(25_000, "reset", RESET);
     assert_eq!(with_one(StepName::KillDaemon, 9_970, Some("d1"), late).0, Verdict::Pass);
 }
 
 #[test]
 fn what_could_not_live_is_shown_and_not_judged() {
     let terms = Terms { young_needed: 1_001, ..TERMS };
-    let (records, facts) = crowd(1_000);
+    let (records, facts) = crowd(1_000, RESET);
     let all = Facts { name: StepName::KillAll, ..facts };
     let report = judge(&records, &[all], &terms);
     assert_eq!(report.verdict, Verdict::Pass, "{}", report.reason);
@@ -354,7 +362,7 @@ fn what_could_not_live_is_shown_and_not_judged() {
 
 #[test]
 fn a_fault_that_ends_nobody_may_cost_nobody() {
-    let (records, facts) = crowd(1);
+    let (records, facts) = crowd(1, TIMED_OUT);
     let way = Facts { name: StepName::OneWay, failed: BTreeSet::new(), ..facts };
     let report = judge(&records, &[way], &TERMS);
     assert!(report.reason.contains("one-way lost 1 of 1000 young"), "{}", report.reason);
