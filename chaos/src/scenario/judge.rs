@@ -18,6 +18,9 @@ pub const ENOUGH_TAKEOVERS: u64 = 40;
 pub const ENOUGH_YOUNG: u64 = 1_000;
 /// Added to `replicate-after` until a connection counts as old enough.
 pub const MARGIN_MS: u64 = 1_000;
+/// What was due this long before a step is still under way in it: a SYN that nobody answers is repeated after
+/// one second, and then after three (ms).
+const UNDER_WAY_MS: u64 = 3_000;
 /// How many losses are told one by one.
 const TOLD: usize = 8;
 
@@ -150,8 +153,7 @@ pub fn patience(facts: &[Facts]) -> Patience {
     let mut patience = Patience::default();
     for (i, step) in facts.iter().enumerate() {
         let until = facts.get(i + 1).map_or(u64::MAX, |next| next.begin_ms);
-        // What was due shortly before it was still under way.
-        patience.between(step.begin_ms.saturating_sub(1_000), until, step.patience_ms);
+        patience.between(step.begin_ms.saturating_sub(UNDER_WAY_MS), until, step.patience_ms);
     }
     patience
 }
@@ -195,7 +197,8 @@ pub fn judge(records: &[Record], facts: &[Facts], terms: &Terms) -> Report {
         })
         .collect();
     let first_ms = facts.first().map_or(u64::MAX, |first| first.begin_ms);
-    let (verdict, reason) = verdict(&before(records, first_ms, terms), &steps, terms);
+    let before = before(records, first_ms, terms, &patience);
+    let (verdict, reason) = verdict(&before, &steps, terms);
     let took_ms = terms.taken_ms.saturating_sub(terms.began_ms);
     Report { verdict, reason, seed: terms.seed, took_ms, steps, ..Report::default() }
 }
@@ -207,13 +210,13 @@ struct Before {
     doubts: Vec<String>,
 }
 
-fn before(records: &[Record], first_ms: u64, terms: &Terms) -> Before {
+fn before(records: &[Record], first_ms: u64, terms: &Terms, patience: &Patience) -> Before {
     let early = |at: &u64| *at < first_ms;
     let lost: Vec<&Record> = records
         .iter()
         // Whoever had no connection yet cannot lose one; young ones are opened all the time.
         .filter(|r| r.cohort == Cohort::Young || r.connected_ms.is_some())
-        .filter(|r| r.lost_ms(terms.taken_ms).is_some_and(|at| early(&at)))
+        .filter(|r| r.lost_with(patience, terms.taken_ms).is_some_and(|at| early(&at)))
         .collect();
     let moved = records.iter().filter(|r| r.moved_ms.iter().any(early)).count();
     let corrupt = records.iter().filter(|r| r.corrupt_ms.iter().any(early)).count();

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 
-use super::super::judge::{Terms, judge};
+use super::super::judge::{Facts, Terms, judge};
 use super::super::report::{How, Report, Verdict};
 use super::super::steps::StepName;
 use super::{TERMS, facts, fifty};
@@ -104,4 +104,25 @@ fn the_slowest_opening_of_a_step_is_told() {
     }
     let step = &judge(&records, &[facts(StepName::KillDaemon, 10_000)], &TERMS).steps[0];
     assert_eq!(step.slowest_opening_ms, Some(3_010));
+}
+
+/// Its first two SYNs went out before the fault, and were lost: the third comes three seconds after the first.
+#[test]
+fn an_opening_that_was_under_way_when_all_were_killed_has_time_until_they_are_back() {
+    let verdict = |opened, earlier: &[Facts]| {
+        let mut records = fifty(1_000);
+        let mut one = Record::new(60, Cohort::Young, Transport::Tcp, records[0].remote, opened);
+        one.connected(opened + 31_000);
+        one.finished(opened + 31_100);
+        records.push(one);
+        let all = Facts { patience_ms: 40_000, ..facts(StepName::KillAll, 40_000) };
+        let report = judge(&records, &[earlier, &[all]].concat(), &TERMS);
+        (report.verdict, report.reason)
+    };
+    let crash = [facts(StepName::KillDaemon, 10_000)];
+    for earlier in [&crash[..], &[]] {
+        let (judged, reason) = verdict(37_000, earlier);
+        assert_eq!(judged, Verdict::Pass, "{reason}");
+        assert_eq!(verdict(36_999, earlier).0, Verdict::Fail, "it had time before");
+    }
 }
