@@ -15,7 +15,8 @@ BUILD := $(CARGO) build --release --locked --workspace --exclude holdfast-simula
 # make demo
 SEED ?= 1
 REPORT ?= target/demo-report.json
-# What the report says was built.
+# What was built, as reports and failures of the simulation say it: with -dirty, if it is not what that
+# commit has.
 COMMIT = $(shell git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || echo unknown)
 # make chaos
 FAULTS ?=
@@ -82,7 +83,7 @@ test: packages ## Everything CI runs
 soak: SEEDS = $(SOAK_SEEDS)
 .PHONY: soak
 soak: packages ## Run SEEDS seeds of the simulation, beginning with FROM, on all processors
-	HOLDFAST_COMMIT=$$(git rev-parse --short HEAD) $(CARGO) run --release --locked --quiet -p holdfast-simulation -- \
+	HOLDFAST_COMMIT=$(COMMIT) $(CARGO) run --release --locked --quiet -p holdfast-simulation -- \
 	    soak --seeds $(SEEDS) --from $(FROM) --marks
 
 .PHONY: bench

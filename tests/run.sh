@@ -71,7 +71,8 @@ stage_models() { $CARGO test --release --locked --quiet -p holdfast-director --l
 # `make soak SEEDS=10000` runs more of them.
 stage_simulation() {
     $CARGO test --release --locked -p holdfast-simulation
-    HOLDFAST_COMMIT=$(git rev-parse --short HEAD 2>/dev/null || echo unknown) \
+    # As in the Makefile: a tree with changes is not the commit.
+    HOLDFAST_COMMIT=$(git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || echo unknown) \
         $CARGO run --release --locked --quiet -p holdfast-simulation -- soak --seeds 300 --marks
 }
 
