@@ -12,6 +12,8 @@ BIN := $(TARGET_DIR)/release
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 BUILD := $(CARGO) build --release --locked --workspace --exclude holdfast-simulation --bins
 
+# make demo, make chaos: more options of the program
+ARGS ?=
 # make demo
 SEED ?= 1
 REPORT ?= target/demo-report.json
@@ -22,6 +24,9 @@ COMMIT = $(shell git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/
 FAULTS ?=
 SEEDS ?= 1
 MATRIX ?= target/chaos-report.json
+# Somebody named a seed: that one only. Who names both is told that they exclude each other.
+named = $(filter-out file,$(origin $(1)))
+CHAOS_SEEDS = $(if $(call named,SEED),--seed $(SEED) $(if $(call named,SEEDS),--seeds $(SEEDS)),--seeds $(SEEDS))
 # make soak; its SEEDS
 SOAK_SEEDS := 10000
 FROM ?= 1
@@ -38,8 +43,9 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  Variables, and what they are unless set:"
-	@echo "    demo    SEED=$(SEED) REPORT=$(REPORT)"
-	@echo "    chaos   SEEDS=$(SEEDS) MATRIX=$(MATRIX) FAULTS=$(or $(FAULTS),(all; or some, with commas))"
+	@echo "    demo    SEED=$(SEED) REPORT=$(REPORT) ARGS=$(or $(ARGS),(more options of \`holdfast-chaos demo'))"
+	@echo "    chaos   SEEDS=$(SEEDS) (so many, from 1 on) or SEED=N (this one) MATRIX=$(MATRIX)"
+	@echo "            FAULTS=$(or $(FAULTS),(all; or some, with commas)) ARGS=$(or $(ARGS),(as above))"
 	@echo "    soak    SEEDS=$(SOAK_SEEDS) FROM=$(FROM)"
 	@echo "    lab-up  DIRECTORS=$(DIRECTORS) BACKENDS=$(BACKENDS) CLIENTS=$(CLIENTS) LAB=$(LAB) (lab-down: LAB)"
 
@@ -60,12 +66,12 @@ build: packages ## Build all binaries
 .PHONY: demo
 demo: build ## Raise the lab, run the cluster through its faults on real traffic, print what survived
 	@mkdir -p $(dir $(abspath $(REPORT)))
-	$(SUDO) $(BIN)/holdfast-chaos demo --bin-dir $(BIN) --seed $(SEED) --commit $(COMMIT) --report $(abspath $(REPORT))
+	$(SUDO) $(BIN)/holdfast-chaos demo --bin-dir $(BIN) --seed $(SEED) $(ARGS) --commit $(COMMIT) --report $(abspath $(REPORT))
 
 .PHONY: chaos
-chaos: build ## A matrix of faults in labs of up to six directors (SEEDS=5, FAULTS=kill-all,cut-off, MATRIX=FILE)
+chaos: build ## A matrix of faults in labs of up to six directors (SEEDS=5 or SEED=3, FAULTS=kill-all,cut-off, MATRIX=FILE)
 	@mkdir -p $(dir $(abspath $(MATRIX)))
-	$(SUDO) $(BIN)/holdfast-chaos chaos --bin-dir $(BIN) --seeds $(SEEDS) $(if $(FAULTS),--faults $(FAULTS)) --commit $(COMMIT) --report $(abspath $(MATRIX))
+	$(SUDO) $(BIN)/holdfast-chaos chaos --bin-dir $(BIN) $(CHAOS_SEEDS) $(if $(FAULTS),--faults $(FAULTS)) $(ARGS) --commit $(COMMIT) --report $(abspath $(MATRIX))
 
 .PHONY: lab-up
 lab-up: build ## Raise the lab and leave it standing (DIRECTORS, BACKENDS, CLIENTS, LAB=lab.json)

@@ -6,8 +6,8 @@ use super::report::Environment;
 use crate::clock::unix_ms;
 use crate::lab::plan::Plan;
 
-/// What is known when a run begins.
-pub fn now(plan: &Plan, commit: Option<&str>) -> Environment {
+/// What is known when a run begins that `command` repeats.
+pub fn now(plan: &Plan, commit: Option<&str>, command: String) -> Environment {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     let kernel = uname().map_or_else(
         |_| "unknown".to_owned(),
@@ -18,7 +18,7 @@ pub fn now(plan: &Plan, commit: Option<&str>) -> Environment {
     );
     Environment {
         commit: commit.unwrap_or("unknown").to_owned(),
-        command: words(std::env::args()),
+        command,
         began_unix_ms: unix_ms(),
         kernel,
         processor: field(&read("/proc/cpuinfo"), "model name").unwrap_or("unknown").to_owned(),
@@ -54,27 +54,9 @@ fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     })
 }
 
-/// A command line that a shell reads as these words.
-fn words(words: impl Iterator<Item = String>) -> String {
-    let quoted = words.map(|word| {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
-        match !word.is_empty() && word.chars().all(plain) {
-            true => word,
-            false => format!("'{}'", word.replace('\'', r"'\''")),
-        }
-    });
-    quoted.collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_command_can_be_pasted_into_a_shell() {
-        let line = ["demo", "--seed", "7", "it's here", ""].map(str::to_owned);
-        assert_eq!(words(line.into_iter()), r"demo --seed 7 'it'\''s here' ''");
-    }
 
     #[test]
     fn files_of_the_kernel_are_read() {

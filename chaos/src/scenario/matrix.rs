@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 
+use super::again::{Again, checkout};
 use super::burst::Young;
 use super::environment;
 use super::faults::{Rule, rule, what};
@@ -88,13 +89,12 @@ fn jobs(faults: &[StepName], seeds: impl Iterator<Item = u64> + Clone) -> Result
     for bed in &BEDS {
         let wanted = |f: &&StepName| faults.is_empty() || faults.contains(f);
         let chosen: Vec<StepName> = bed.faults.iter().filter(wanted).copied().collect();
-        // A director that drains alone needs a second one, which another fault may have brought.
-        let needed = if chosen.contains(&StepName::DrainTwo) { 3 } else { 2 };
-        let brought: usize = chosen.iter().map(|f| f.newcomers()).sum();
-        let missing = needed.max(usize::from(bed.directors)) - usize::from(bed.directors);
-        let directors = bed.directors + missing.saturating_sub(brought) as u8;
-        steps::check("--faults", &chosen, directors.into())?;
+        let left_out = bed.faults.iter().take_while(|f| !wanted(f));
+        // Whoever they would have brought is there from the beginning: as many may be hit as in the
+        // whole matrix, and the same ones are.
+        let directors = bed.directors + left_out.map(|f| f.newcomers() as u8).sum::<u8>();
         if !chosen.is_empty() {
+            steps::check("--faults", &chosen, directors.into())?;
             all.push((bed, directors, chosen));
         }
     }
@@ -118,6 +118,8 @@ pub async fn chaos(chaos: Chaos) -> Result<ExitCode> {
         None => 1..=chaos.seeds,
     };
     let jobs = jobs(&chaos.faults, seeds)?;
+    let again = Again::of("chaos", std::env::args());
+    let command = command(&chaos, &again);
     for file in chaos.report.iter().chain(&page(&chaos)) {
         files::remove(file)?;
     }
@@ -126,6 +128,7 @@ pub async fn chaos(chaos: Chaos) -> Result<ExitCode> {
     let standing = Rc::new(RefCell::new(None));
     let work = {
         let (chaos, runs, standing) = (chaos.clone(), runs.clone(), standing.clone());
+        let command = command.clone();
         async move {
             crate::ready_for_a_lab().await?;
             doctor::clean_up(netns_before).await;
@@ -138,9 +141,9 @@ pub async fn chaos(chaos: Chaos) -> Result<ExitCode> {
                     job.directors,
                     list(&job.faults)
                 );
-                let report = one(&chaos, job, &standing).await?;
+                let report = one(&chaos, job, &again, &standing).await?;
                 runs.borrow_mut().push(report);
-                write(&chaos, &combine(&chaos, &runs.borrow(), now_ms() - began_ms))?;
+                write(&chaos, &combine(&command, &runs.borrow(), now_ms() - began_ms))?;
             }
             Ok(())
         }
@@ -155,7 +158,7 @@ pub async fn chaos(chaos: Chaos) -> Result<ExitCode> {
         Outcome::Interrupted(code) => Ok(ExitCode::from(code)),
         Outcome::Done(Err(error)) if runs.borrow().is_empty() => Err(error),
         Outcome::Done(ended) => {
-            let mut report = combine(&chaos, &runs.borrow(), now_ms() - began_ms);
+            let mut report = combine(&command, &runs.borrow(), now_ms() - began_ms);
             if let Err(error) = ended {
                 eprintln!("error: {error:#}");
                 report.reason = format!("the matrix broke off: {error:#}; {}", report.reason);
@@ -175,7 +178,12 @@ pub async fn chaos(chaos: Chaos) -> Result<ExitCode> {
 }
 
 /// One lab from its raising to its removal.
-async fn one(chaos: &Chaos, job: Job, standing: &RefCell<Option<String>>) -> Result<Report> {
+async fn one(
+    chaos: &Chaos,
+    job: Job,
+    again: &Again,
+    standing: &RefCell<Option<String>>,
+) -> Result<Report> {
     let began_ms = now_ms();
     let ground = Ground { directors: job.directors, ..chaos.ground() };
     let (clocks, own_disk) = (job.bed.machines.is_some(), job.bed.machines);
@@ -187,7 +195,8 @@ async fn one(chaos: &Chaos, job: Job, standing: &RefCell<Option<String>>) -> Res
         young: Young::of_matrix(chaos.young),
     };
     *standing.borrow_mut() = Some(plan.run.clone());
-    let environment = environment::now(&plan, chaos.commit.as_deref());
+    let command = again.command(&[("SEED", job.seed.to_string()), ("FAULTS", joined(&job.faults))]);
+    let environment = environment::now(&plan, chaos.commit.as_deref(), command);
     let progress = Progress::new();
     let ended = whole_run(plan.clone(), settings, job.faults, progress, began_ms).await;
     let mut report = ended.unwrap_or_else(|error| {
@@ -223,22 +232,22 @@ fn list(faults: &[StepName]) -> String {
     faults.iter().map(|f| f.name()).collect::<Vec<_>>().join(", ")
 }
 
+/// The same for a command line.
+fn joined(faults: &[StepName]) -> String {
+    list(faults).replace(", ", ",")
+}
+
 /// The command that does the same again.
-fn command(chaos: &Chaos) -> String {
-    let mut text = String::from("holdfast-chaos chaos");
-    if !chaos.faults.is_empty() {
-        write!(text, " --faults {}", list(&chaos.faults).replace(", ", ",")).ok();
-    }
-    match chaos.seed {
-        Some(seed) => write!(text, " --seed {seed}").ok(),
-        None => write!(text, " --seeds {}", chaos.seeds).ok(),
+fn command(chaos: &Chaos, again: &Again) -> String {
+    let seeds = match chaos.seed {
+        Some(seed) => ("SEED", seed.to_string()),
+        None => ("SEEDS", chaos.seeds.to_string()),
     };
-    write!(text, " --young {}", chaos.young).ok();
-    text
+    again.command(&[seeds, ("FAULTS", joined(&chaos.faults))])
 }
 
 /// All runs together.
-fn combine(chaos: &Chaos, runs: &[Report], took_ms: u64) -> MatrixReport {
+fn combine(command: &str, runs: &[Report], took_ms: u64) -> MatrixReport {
     let mut faults: Vec<FaultReport> = Vec::new();
     for step in runs.iter().flat_map(|r| &r.steps) {
         let at = faults.iter().position(|f| f.name == step.name).unwrap_or_else(|| {
@@ -282,7 +291,8 @@ fn combine(chaos: &Chaos, runs: &[Report], took_ms: u64) -> MatrixReport {
     } else {
         told.join("; ")
     };
-    MatrixReport { verdict, reason, command: command(chaos), took_ms, faults, runs: runs.to_vec() }
+    let (command, runs) = (command.to_owned(), runs.to_vec());
+    MatrixReport { verdict, reason, command, took_ms, faults, runs }
 }
 
 /// The matrix as text.
@@ -309,7 +319,13 @@ fn render(report: &MatrixReport) -> String {
     }
     let took = report.took_ms / 1000;
     writeln!(text, "\n{}: {} ({took} s)", word(report.verdict), report.reason).ok();
-    writeln!(text, "Again: {}", report.command).ok();
+    let commit = report.runs.first().map_or("", |r| r.environment.commit.as_str());
+    writeln!(text, "Again, {}: {}", checkout(commit), report.command).ok();
+    // One lab of many takes minutes, all of them hours.
+    for bad in report.runs.iter().filter(|r| r.verdict != Verdict::Pass && report.runs.len() > 1) {
+        let Report { seed, lab, environment, .. } = bad;
+        writeln!(text, "Only lab {lab} of seed {seed}: {}", environment.command).ok();
+    }
     text
 }
 
@@ -349,18 +365,65 @@ mod tests {
         assert_eq!(some.len(), 1);
         assert_eq!(some[0].faults, [StepName::KillDaemon, StepName::OneWay], "in the lab's order");
         let two = jobs(&[StepName::DrainTwo], std::iter::once(7)).unwrap();
-        assert_eq!(two[0].directors, 3, "one has to be left");
+        assert_eq!(two[0].directors, 6, "as in the whole matrix, where four have joined by then");
         let error = jobs(&[StepName::UndrainNode], std::iter::once(7)).err().unwrap();
         assert!(error.to_string().contains("--faults: at step 1"), "{error}");
     }
 
+    /// So it hits the same one there ([`super::super::draws`]).
     #[test]
-    fn the_command_that_repeats_it_is_understood() {
-        let given = arguments(&["--faults", "one-way,kill-all", "--seed", "3", "--young", "200"]);
-        let text = command(&given);
-        assert_eq!(text, "holdfast-chaos chaos --faults one-way,kill-all --seed 3 --young 200");
-        let words: Vec<&str> = text.split(' ').skip(2).collect();
-        assert_eq!(command(&arguments(&words)), text);
+    fn a_fault_alone_finds_as_many_directors_as_in_the_whole_matrix() {
+        for bed in &BEDS {
+            let mut there = bed.directors;
+            for fault in bed.faults {
+                // What is drained is drained by the step before.
+                if *fault != StepName::UndrainNode {
+                    let alone = jobs(&[*fault], std::iter::once(7)).unwrap();
+                    assert_eq!(alone.len(), 1);
+                    assert_eq!(alone[0].directors, there, "{}", fault.name());
+                }
+                there += fault.newcomers() as u8;
+            }
+        }
+    }
+
+    /// The program's arguments as `make` would give them, without doing anything.
+    fn made(command: &str) -> Vec<String> {
+        let words = command.strip_prefix("make ").unwrap();
+        let mut make = std::process::Command::new("sh");
+        make.arg("-c").arg(format!("make --dry-run {words}"));
+        make.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        // What another make was told, which may be running us.
+        for variable in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "SEED", "SEEDS", "FAULTS", "ARGS"] {
+            make.env_remove(variable);
+        }
+        let said = make.output().unwrap();
+        let said = String::from_utf8(said.stdout).unwrap();
+        let line = said.lines().find(|l| l.contains("holdfast-chaos chaos ")).expect(&said);
+        let (_, line) = line.split_once("holdfast-chaos chaos ").unwrap();
+        line.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_command_that_repeats_it_is_understood_by_make() {
+        for given in [
+            &["--faults", "one-way,kill-all", "--seed", "3", "--young", "200"][..],
+            &["--seeds", "5", "--report", "elsewhere.json"],
+            &[],
+        ] {
+            let chaos = arguments(given);
+            let words = ["holdfast-chaos", "chaos"].iter().chain(given).map(|w| (*w).to_owned());
+            let command = command(&chaos, &Again::of("chaos", words));
+            let made = made(&command);
+            let again = arguments(&made.iter().map(String::as_str).collect::<Vec<_>>());
+            let what = |c: &Chaos| (c.faults.clone(), c.seed, c.seeds, c.young);
+            assert_eq!(what(&again), what(&chaos), "{command}: {made:?}");
+            assert!(again.commit.is_some() && again.report.is_some(), "{made:?}");
+        }
+    }
+
+    #[test]
+    fn a_command_line_that_makes_no_sense_is_refused() {
         for wrong in
             [&["--seed", "1", "--seeds", "2"][..], &["--faults", "flood"], &["--seeds", "x"]]
         {
@@ -376,23 +439,30 @@ mod tests {
         let long = AgeReport::new(Age::Long, String::new());
         let step = StepReport { ages: vec![long, young], ..StepReport::of_a_crash() };
         let (reason, lab) = ("so".into(), "three".into());
-        Report { verdict, reason, seed, took_ms: 1, lab, steps: vec![step], ..Report::default() }
+        let (commit, command) = ("0123456789ab".into(), format!("make chaos SEED={seed}"));
+        let environment = Environment { commit, command, ..Environment::default() };
+        let steps = vec![step];
+        Report { verdict, reason, seed, took_ms: 1, lab, environment, steps, ..Report::default() }
     }
 
     #[test]
     fn seeds_are_added_up_and_the_worst_verdict_counts() {
-        let given = arguments(&["--seeds", "2"]);
-        let all = combine(&given, &[run(1, Verdict::Pass, 0), run(2, Verdict::Unknown, 0)], 5);
+        let given = "make chaos SEEDS=2";
+        let all = combine(given, &[run(1, Verdict::Pass, 0), run(2, Verdict::Unknown, 0)], 5);
         assert_eq!(all.verdict, Verdict::Unknown);
         assert_eq!(all.reason, "seed 2, three: UNKNOWN: so");
         assert_eq!(all.faults[0].ages[1].bound, Some(0.0015));
         let text = render(&all);
         assert!(text.contains("2 of 2") && text.contains("< 0.15 %"), "{text}");
-        let failed = combine(&given, &[run(1, Verdict::Fail, 3), run(2, Verdict::Unknown, 0)], 5);
+        let (whole, lab) =
+            ("commit 0123456789ab: make chaos SEEDS=2\n", "seed 2: make chaos SEED=2\n");
+        assert!(text.contains(whole) && text.ends_with(lab), "{text}");
+        assert!(!text.contains("make chaos SEED=1"), "a lab that passed needs none: {text}");
+        let failed = combine(given, &[run(1, Verdict::Fail, 3), run(2, Verdict::Unknown, 0)], 5);
         assert_eq!((failed.verdict, failed.faults[0].ages[1].lost), (Verdict::Fail, 3));
-        let order = combine(&given, &[run(1, Verdict::Unknown, 0), run(2, Verdict::Fail, 3)], 5);
+        let order = combine(given, &[run(1, Verdict::Unknown, 0), run(2, Verdict::Fail, 3)], 5);
         assert_eq!(order.reason, "seed 2, three: FAIL: so; seed 1, three: UNKNOWN: so");
-        let passed = combine(&given, &[run(1, Verdict::Pass, 0)], 5);
+        let passed = combine(given, &[run(1, Verdict::Pass, 0)], 5);
         assert_eq!(passed.reason, "1 faults, and nothing was lost that had to survive");
         // One in a thousand is too many where fewer moved, whatever the other seeds had.
         let share = |seed, moved, lost, excess| {
@@ -402,11 +472,11 @@ mod tests {
             *young = AgeReport { moved, moved_lost: lost, excess: Some(excess), ..young.clone() };
             run
         };
-        let sum = combine(&given, &[share(1, 900, 1, 1), share(2, 900, 0, 0)], 5);
+        let sum = combine(given, &[share(1, 900, 1, 1), share(2, 900, 0, 0)], 5);
         assert_eq!(sum.faults[0].ages[1].excess, Some(1));
         let mut all = run(1, Verdict::Pass, 400);
         all.steps[0].name = StepName::KillAll;
-        let excused = combine(&given, &[all], 5).reason;
+        let excused = combine(given, &[all], 5).reason;
         let words =
             "had to survive; 400 more were lost that may be: 400 in kill-all (until the store has";
         assert!(excused.contains(words), "{excused}");

@@ -1,8 +1,10 @@
 //! The scenario: a lab, traffic, steps one after another, a verdict.
 
+pub mod again;
 pub mod ages;
 pub mod burst;
 pub mod clients;
+pub mod draws;
 pub mod environment;
 pub mod faults;
 pub mod inject;
@@ -36,6 +38,7 @@ use crate::files;
 use crate::html;
 use crate::interrupt::{Outcome, guarded};
 use crate::lab::{self, Plan, describe, down};
+use again::Again;
 use burst::Young;
 use progress::Progress;
 use report::{Environment, Report, Timeline, Verdict};
@@ -73,7 +76,9 @@ pub async fn demo(demo: Demo) -> Result<ExitCode> {
     }
     steps::check("--steps", &steps, plan.directors.len())?;
     let planned = plan.clone();
-    let environment = environment::now(&plan, demo.commit.as_deref());
+    let again = Again::of("demo", std::env::args());
+    let command = again.command(&[("SEED", demo.seed.to_string())]);
+    let environment = environment::now(&plan, demo.commit.as_deref(), command);
     let work = async move {
         crate::ready_for_a_lab().await?;
         Ok(whole_run(planned, settings, steps, Progress::new(), began_ms).await)

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::report::{AgeReport, Report, StepReport, Verdict};
+use super::again::checkout;
+use super::report::{AgeReport, Environment, Report, StepReport, Verdict};
 
 /// The whole report as text.
 pub fn render(report: &Report) -> String {
@@ -59,6 +60,10 @@ pub fn render(report: &Report) -> String {
     let verdict = word(report.verdict);
     let (seed, took) = (report.seed, report.took_ms / 1000);
     writeln!(text, "\n{verdict}: {} (seed {seed}, {took} s)", report.reason).ok();
+    let Environment { commit, command, .. } = &report.environment;
+    if !command.is_empty() {
+        writeln!(text, "Again, {}: {command}", checkout(commit)).ok();
+    }
     text
 }
 
@@ -133,8 +138,8 @@ pub const AGE_HEAD: [&str; 10] = [
 
 /// What a table of ages is about.
 pub const AGE_INTRO: &str = "\nBy age when the fault came: long, young (from 50 ms), newborn, opened \
-    later. Bound: where none was lost,\nthe share that is lost at the most, with 95 % confidence \
-    (3/n).\n\n";
+    later. Reset: lost by a reset, not by\nsilence that a reset came after. Bound: where none was lost, the \
+    share that is lost at the most, with 95 %\nconfidence (3/n).\n\n";
 
 /// The rows of a step in a table of ages.
 pub fn age_rows(step: &str, runs: &str, ages: &[AgeReport]) -> Vec<Vec<String>> {
@@ -219,6 +224,11 @@ mod tests {
                 }],
                 ..StepReport::of_a_crash()
             }],
+            environment: Environment {
+                commit: "0123456789ab".into(),
+                command: "make demo SEED=3".into(),
+                ..Environment::default()
+            },
             ..Report::default()
         };
         let text = render(&report);
@@ -228,5 +238,7 @@ mod tests {
         assert!(text.contains("120 of 120"), "{text}");
         assert!(text.contains("< 800 !"), "a bound that was missed is marked: {text}");
         assert!(text.contains("PASS: nothing was lost (seed 3, 200 s)"), "{text}");
+        let again = "Again, in a checkout of commit 0123456789ab: make demo SEED=3\n";
+        assert!(text.ends_with(again), "{text}");
     }
 }

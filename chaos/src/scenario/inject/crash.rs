@@ -12,10 +12,11 @@ use crate::lab::plan::Site;
 use crate::lab::{bird, cluster, links, spawn};
 use crate::router::bfd;
 use crate::scenario::run::Run;
+use crate::scenario::steps::StepName;
 use crate::scenario::wait::{until, until_every};
 
 /// The director that leads most shards, and another one by chance: that one first.
-pub async fn with_leader(run: &mut Run, serving: &[Site]) -> Result<Vec<Site>> {
+pub async fn with_leader(run: &Run, serving: &[Site]) -> Result<Vec<Site>> {
     let mut leads: BTreeMap<String, usize> = BTreeMap::new();
     for group in ask(run, &[]).await?.groups {
         if let Some(leader) = group.leader.filter(|_| group.name != "control") {
@@ -26,16 +27,16 @@ pub async fn with_leader(run: &mut Run, serving: &[Site]) -> Result<Vec<Site>> {
     let leader = *serving.iter().max_by_key(|s| led(s)).context("nobody serves")?;
     ensure!(led(&leader) > 0, "no director that serves leads a shard");
     let others: Vec<Site> = serving.iter().copied().filter(|s| *s != leader).collect();
-    let index = run.random(others.len());
-    Ok(vec![*others.get(index).context("a second director is needed")?, leader])
+    let others = run.draw(StepName::KillWithLeader, others);
+    Ok(vec![*others.first().context("a second director is needed")?, leader])
 }
 
 /// A director that does not lead the control group.
-pub async fn follower(run: &mut Run, serving: &[Site]) -> Result<Vec<Site>> {
+pub async fn follower(run: &Run, serving: &[Site]) -> Result<Vec<Site>> {
     let leader = ask(run, &[]).await?.leader.context("the control group has no leader")?;
     let followers: Vec<Site> = serving.iter().copied().filter(|s| s.name() != leader).collect();
-    let index = run.random(followers.len());
-    Ok(vec![*followers.get(index).context("every director leads")?])
+    let followers = run.draw(StepName::FreezeFollower, followers);
+    Ok(vec![*followers.first().context("every director leads")?])
 }
 
 /// A crash has its effect when the router has left every route of the directors.

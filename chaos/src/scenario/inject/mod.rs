@@ -88,7 +88,7 @@ pub async fn prepare(run: &mut Run, step: StepName, targets: &[Site]) -> Result<
 }
 
 /// The directors that a step is about.
-pub async fn choose(run: &mut Run, step: StepName) -> Result<Vec<Site>> {
+pub async fn choose(run: &Run, step: StepName) -> Result<Vec<Site>> {
     let serving: Vec<Site> = run.serving().collect();
     let count = match step {
         StepName::AddNode | StepName::AddThree => {
@@ -107,13 +107,9 @@ pub async fn choose(run: &mut Run, step: StepName) -> Result<Vec<Site>> {
         StepName::FreezeFollower => return crash::follower(run, &serving).await,
         _ => 1,
     };
-    let mut left = serving;
-    ensure!(left.len() >= count, "{} directors serve, {count} are needed", left.len());
-    let mut chosen = Vec::new();
-    for _ in 0..count {
-        let index = run.random(left.len());
-        chosen.push(left.remove(index));
-    }
+    ensure!(serving.len() >= count, "{} directors serve, {count} are needed", serving.len());
+    let mut chosen = run.draw(step, serving);
+    chosen.truncate(count);
     Ok(chosen)
 }
 

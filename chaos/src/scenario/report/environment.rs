@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub struct Environment {
     /// The commit that was built; `unknown` if nobody told.
     pub commit: String,
-    /// The command that repeats the run.
+    /// The command that repeats the run, in a checkout of that commit.
     pub command: String,
     /// When it began (Unix time, ms).
     pub began_unix_ms: i64,

@@ -7,11 +7,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 
 use super::burst::{BEFORE_MS, Young};
 use super::clients::Clients;
+use super::draws::Draw;
 use super::faults::what;
 use super::inject::{self, Effect, Lasting, Victims, names};
 use super::judge::{Facts, MARGIN_MS, Terms, judge_step, patience};
@@ -78,7 +77,6 @@ pub struct Run {
     pub restarted: Vec<Site>,
     settings: Settings,
     clients: Clients,
-    random: StdRng,
     began_ms: u64,
     facts: Vec<Facts>,
     releases: Releases,
@@ -129,7 +127,6 @@ impl Run {
             restarted: Vec::new(),
             settings,
             clients,
-            random: StdRng::seed_from_u64(settings.seed),
             began_ms,
             facts: Vec::new(),
             releases: Releases::default(),
@@ -150,9 +147,10 @@ impl Run {
         self.plan.directors().filter(|d| !self.drained.contains(d))
     }
 
-    /// A number below `below`, decided by the seed.
-    pub fn random(&mut self, below: usize) -> usize {
-        self.random.random_range(0..below.max(1))
+    /// These directors in the order in which the step hits them, as the seed decides.
+    pub fn draw(&self, step: StepName, among: Vec<Site>) -> Vec<Site> {
+        let before = self.facts.iter().filter(|f| f.name == step).count();
+        Draw { seed: self.settings.seed, step, nth: before as u64 }.order(among)
     }
 
     async fn open_traffic(&mut self) -> Result<()> {
