@@ -47,6 +47,12 @@ const LOOK: &str = r#"<script>addEventListener("load", () => {
     cells: [...row.querySelectorAll("td")].map((cell) => cell.textContent)}));
   const phases = [...document.querySelectorAll("tr[data-phase]")].map((row) =>
     [...row.querySelectorAll("td")].map((cell) => cell.textContent));
+  const fates = [...document.querySelectorAll("details.fate")].map((fate) => {
+    const rows = [...fate.querySelectorAll("tbody tr")];
+    return {fault: fate.dataset.fault, how: fate.dataset.how, standing: fate.dataset.standing,
+      summary: fate.querySelector("summary").textContent, rows: rows.length,
+      shown: rows.filter((row) => row.checkVisibility()).length};
+  });
   const line = document.querySelector("svg.timeline");
   let tip = "";
   if (line) {
@@ -60,7 +66,7 @@ const LOOK: &str = r#"<script>addEventListener("load", () => {
   document.getElementById("theme").click();
   const look = document.createElement("pre");
   look.id = "look";
-  look.textContent = JSON.stringify({plots, rows, phases, tip, backgrounds: [before, background()],
+  look.textContent = JSON.stringify({plots, rows, phases, fates, tip, backgrounds: [before, background()],
     title: document.title, heading: document.querySelector("h1").textContent,
     text: document.querySelector("main").innerText,
     elsewhere: performance.getEntriesByType("resource").map((r) => r.name),
@@ -113,28 +119,46 @@ fn page_of(report: &Value, dir: &Path) -> String {
     std::fs::read_to_string(dir.join("report.html")).unwrap()
 }
 
+/// Runs that passed are folded away, and so are losses that had an excuse; what is not shown has no place.
+fn unfolded(page: &str) -> String {
+    page.replace("<details class=\"run\"", "<details open class=\"run\"")
+        .replace("<details class=\"losses\">", "<details open class=\"losses\">")
+}
+
 fn texts(row: &Value) -> Vec<String> {
     let cells = row.as_array().unwrap().iter();
     cells.map(|cell| cell.as_str().unwrap().trim().to_owned()).collect()
 }
 
-/// All plots, each with everything that it shall show, and nothing outside of it; `runs` of them.
-fn whole(seen: &Seen, runs: usize) {
+/// Classes of what a time line and the stalls of a step show.
+type Shown = [&'static str; 2];
+/// A run in which everything happens.
+const EVERYTHING: Shown = [
+    "kind stall-max stall-p99 fault fault-now fault-name announced silent withdrawn differs plan election \
+     busy axis",
+    "q-calm q-before q-during q-moved q-after aim grid",
+];
+/// One whose steps do not all have an aim.
+const WITHOUT_AIMS: Shown = [EVERYTHING[0], "q-calm q-before q-during q-moved q-after grid"];
+/// A real one, whose tables are alike, and whose steps do not all move connections.
+const OF_A_LAB: Shown = [
+    "kind stall-max stall-p99 fault fault-now fault-name announced withdrawn plan busy axis",
+    "q-calm q-before q-during q-after grid",
+];
+
+/// All plots, each with everything that it shall show, and nothing outside of it: a time line for each run,
+/// and stalls for each of its steps, so many of them.
+fn whole(seen: &Seen, steps: &[usize], [timeline, stalls]: Shown) {
     assert_eq!(seen.console, [] as [&str; 0]);
     let plots = seen.found["plots"].as_array().unwrap();
     let kinds: Vec<&str> = plots.iter().map(|p| p["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["timeline", "stalls", "stalls"].repeat(runs));
+    let of_run = |steps: &usize| [&["timeline"][..], &["stalls"].repeat(*steps)].concat();
+    assert_eq!(kinds, steps.iter().flat_map(of_run).collect::<Vec<_>>());
     for plot in plots {
         assert_eq!(plot["outside"], serde_json::json!([]));
         let size = (plot["width"].as_f64(), plot["height"].as_f64());
         assert!(size.0 > Some(200.0) && size.1 > Some(100.0), "{plot}");
-        let classes = match plot["kind"].as_str() {
-            Some("timeline") => {
-                "kind stall-max stall-p99 fault fault-now fault-name announced silent withdrawn \
-                 differs plan election busy axis"
-            }
-            _ => "q-calm q-before q-during q-moved q-after aim grid",
-        };
+        let classes = if plot["kind"] == "timeline" { timeline } else { stalls };
         for class in classes.split(' ') {
             assert!(plot["shapes"][class].as_u64() > Some(0), "no {class} in {plot}");
         }
@@ -164,7 +188,7 @@ fn a_browser_shows_every_plot_and_the_numbers_of_the_report() {
     let dir = tempfile::tempdir().unwrap();
     let page = page_of(&fixture::report(), dir.path());
     let seen = open(&page, dir.path(), 1280);
-    whole(&seen, 1);
+    whole(&seen, &[2], EVERYTHING);
     let found = &seen.found;
     let heading = found["heading"].as_str().unwrap();
     assert!(heading.contains("FAIL"), "{heading}");
@@ -194,25 +218,100 @@ fn a_browser_shows_every_plot_and_the_numbers_of_the_report() {
 #[test]
 fn a_narrow_window_shows_the_same() {
     let dir = tempfile::tempdir().unwrap();
-    whole(&open(&page_of(&fixture::report(), dir.path()), dir.path(), 800), 1);
+    let seen = open(&page_of(&fixture::report(), dir.path()), dir.path(), 800);
+    whole(&seen, &[2], EVERYTHING);
 }
 
 #[test]
 fn a_matrix_has_all_its_runs_and_their_sum() {
     let dir = tempfile::tempdir().unwrap();
     let page = page_of(&fixture::matrix(), dir.path());
-    // Runs that passed are folded away; what is not shown has no place.
-    let seen = open(
-        &page.replace("<details class=\"run\"", "<details open class=\"run\""),
-        dir.path(),
-        1280,
-    );
-    whole(&seen, 2);
+    let seen = open(&unfolded(&page), dir.path(), 1280);
+    whole(&seen, &[2, 2], EVERYTHING);
     has_rows(&seen, "survivors", fixture::MATRIX);
     let text = seen.found["text"].as_str().unwrap();
-    for part in ["lab three, seed 8", "happened in 2 of 2 runs", "holdfast-chaos chaos --seeds 2"] {
+    for part in [
+        "lab three, seed 8",
+        "happened in 2 of 2 runs",
+        "Again, in a checkout of commit 0123456789ab:\n",
+        "make chaos SEEDS=2\n",
+        "make chaos SEED=7 FAULTS=kill-daemon\n",
+        "make chaos SEED=8 FAULTS=kill-daemon\n",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
+}
+
+/// What a real matrix looks like: more faults, directors and changes than anybody makes up.
+#[test]
+fn a_matrix_of_a_lab_is_drawn_as_a_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let report = fixture::of_a_lab();
+    let page = unfolded(&page_of(&report, dir.path()));
+    for width in [1280, 800] {
+        let seen = open(&page, dir.path(), width);
+        whole(&seen, &[10, 6], OF_A_LAB);
+        let rows = seen.found["rows"].as_array().unwrap();
+        let number = |cell: &Value| cell.as_str().unwrap().replace(',', "").parse::<u64>().ok();
+        for step in
+            report["runs"].as_array().unwrap().iter().flat_map(|r| r["steps"].as_array().unwrap())
+        {
+            for age in step["ages"].as_array().unwrap().iter().filter(|a| a["eligible"] != 0) {
+                let of_it: Vec<&Value> = rows
+                    .iter()
+                    .filter(|r| r["table"].as_str().unwrap().ends_with("survivors"))
+                    .filter(|r| r["fault"] == step["name"] && r["cohort"] == age["age"])
+                    .collect();
+                assert_eq!(of_it.len(), 2, "in the sum of all seeds, and in the run: {age}");
+                for row in of_it {
+                    for (cell, name) in ["eligible", "moved", "survived", "lost"].iter().enumerate()
+                    {
+                        assert_eq!(
+                            number(&row["cells"][cell + 1]),
+                            age[name].as_u64(),
+                            "{name}: {row}"
+                        );
+                    }
+                }
+            }
+        }
+        let text = seen.found["text"].as_str().unwrap();
+        for part in [
+            "1,636 lost; of 20 that are known one by one 20 silence; 1 not opened",
+            "and 1,617 more that an older program did not list",
+            "≤ 565",
+            "routes moved after 5 s",
+            "in a checkout of commit d674058",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+}
+
+#[test]
+fn two_thousand_losses_are_all_there_and_folded_away_by_fate() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = page_of(&fixture::many_lost(), dir.path());
+    assert!(page.len() < 1_000_000, "{} bytes", page.len());
+    let began = Instant::now();
+    let seen = open(&page, dir.path(), 1280);
+    println!("opened within {:?}", began.elapsed());
+    whole(&seen, &[2], WITHOUT_AIMS);
+    let fates = seen.found["fates"].as_array().unwrap();
+    assert_eq!(fates.len(), fixture::MANY.len());
+    for (fate, (how, error, count, excused)) in fates.iter().zip(fixture::MANY) {
+        let standing = if excused { "excused" } else { "held" };
+        assert_eq!((&fate["how"], &fate["standing"]), (&how.into(), &standing.into()));
+        assert_eq!((&fate["fault"], &fate["rows"]), (&"kill-all".into(), &count.into()));
+        let summary = fate["summary"].as_str().unwrap();
+        assert!(summary.starts_with(&format!("{count} {how} {error}")), "{summary}");
+        // What is folded away costs nothing to open.
+        assert_eq!(fate["shown"], if excused { 0.into() } else { Value::from(count) }, "{summary}");
+    }
+    let text = seen.found["text"].as_str().unwrap();
+    let sum = "1,800 lost; 900 reset, 300 silent-then-reset, 600 silence; 200 not opened";
+    assert!(text.contains(sum), "{text}");
+    assert!(!text.contains("did not list"), "{text}");
 }
 
 #[test]

@@ -38,13 +38,14 @@ pub fn head(report: &MatrixReport) -> Head {
 /// The rest of the page.
 pub fn body(report: &MatrixReport) -> String {
     let mut html = section("Every fault, all seeds together", AGES, &tables::faults(report));
-    html += &section(
-        "Labs",
-        "A lab is raised for each seed; its faults follow one another.",
-        &labs(report),
-    );
-    let command = escape(&report.command);
-    html += &section("How to repeat it", "", &format!("<pre class=\"command\">{command}</pre>"));
+    let beneath = match report.runs.iter().any(|run| repeats(run).is_some()) {
+        true => " The command beneath repeats that lab only.",
+        false => "",
+    };
+    let note = format!("A lab is raised for each seed; its faults follow one another.{beneath}");
+    html += &section("Labs", &note, &labs(report));
+    let commit = report.runs.first().map_or("", |r| r.environment.commit.as_str());
+    html += &section("How to repeat it", "", &run::again(commit, &report.command));
     for (index, one) in report.runs.iter().enumerate() {
         let open = if one.verdict == Verdict::Pass && report.runs.len() > 1 { "" } else { " open" };
         writeln!(
@@ -53,7 +54,7 @@ pub fn body(report: &MatrixReport) -> String {
             verdict(one),
             escape(&title(one)),
             run::body(one),
-            section("Where it ran", "", &tables::environment(one)),
+            run::environment(one),
         )
         .ok();
     }
@@ -69,6 +70,11 @@ fn verdict(report: &Report) -> String {
     format!("<span class=\"verdict small {}\">{word}</span>", word.to_lowercase())
 }
 
+/// The command that repeats this lab alone; older programs told of each lab the command of all of them.
+fn repeats(report: &Report) -> Option<&str> {
+    Some(report.environment.command.as_str()).filter(|command| command.starts_with("make "))
+}
+
 fn labs(report: &MatrixReport) -> String {
     let mut html = String::from(
         "<table class=\"whole\"><thead><tr><th>lab<th class=\"n\">faults<th class=\"n\">took<th>verdict\
@@ -77,12 +83,14 @@ fn labs(report: &MatrixReport) -> String {
     for (index, one) in report.runs.iter().enumerate() {
         write!(
             html,
-            "<tr><td class=\"name\"><a href=\"#run-{index}\">{}</a><td class=\"n\">{}<td class=\"n\">{}<td>{}<td>{}</tr>",
+            "<tr><td class=\"name\"><a href=\"#run-{index}\">{}</a><td class=\"n\">{}<td class=\"n\">{}<td>{}\
+             <td>{}{}</tr>",
             escape(&title(one)),
             number(one.steps.len() as u64),
             span(one.took_ms),
             verdict(one),
-            escape(&one.reason)
+            escape(&one.reason),
+            repeats(one).map(|c| format!("<br><code>{}</code>", escape(c))).unwrap_or_default()
         )
         .ok();
     }

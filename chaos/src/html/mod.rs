@@ -3,6 +3,7 @@
 
 mod labels;
 mod lanes;
+mod lost;
 mod matrix;
 mod older;
 mod quantiles;

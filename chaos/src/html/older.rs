@@ -5,12 +5,17 @@ use anyhow::{Result, bail};
 
 use crate::scenario::faults::{Rule, rule};
 use crate::scenario::report::{AgeReport, MatrixReport, Report, StepReport, Verdict};
+use crate::scenario::steps::StepName;
 
 /// Says what is missing in the report of a run as far as its verdict tells it.
 pub fn complete(report: &mut Report) -> Result<()> {
     let failed = report.verdict == Verdict::Fail;
     for step in &mut report.steps {
         let name = step.name;
+        // They told how far apart its route changes were; when they came is when it had its effect.
+        if name == StepName::CutOff && step.ages.iter().all(|age| age.silent_reset.is_none()) {
+            step.routes_moved_ms = step.routes_moved_ms.map(|_| step.took_s.ms);
+        }
         for age in step.ages.iter_mut().filter(|age| age.excess.is_none()) {
             let nothing = rule(name, age.age) == Rule::Nothing;
             age.excess = Some(match (failed, nothing) {
@@ -53,8 +58,7 @@ pub fn complete_all(report: &mut MatrixReport) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::report::{Age, FaultReport};
-    use crate::scenario::steps::StepName;
+    use crate::scenario::report::{Age, FaultReport, Seconds};
 
     fn older(verdict: Verdict, name: StepName, age: Age, lost: u64) -> Report {
         let ages = vec![AgeReport {
@@ -94,6 +98,19 @@ mod tests {
         report.steps[0].ages[0].excess = Some(1);
         report.steps[0].ages[0].refused = 2;
         assert_eq!(completed(report).unwrap(), (1, 2));
+    }
+
+    #[test]
+    fn when_routes_moved_is_not_how_far_apart_they_did() {
+        let mut report = older(Verdict::Pass, StepName::CutOff, Age::Long, 0);
+        report.steps[0].took_s = Seconds { ms: 5_200 };
+        report.steps[0].routes_moved_ms = Some(0);
+        let mut today = report.clone();
+        complete(&mut report).unwrap();
+        assert_eq!(report.steps[0].routes_moved_ms, Some(5_200));
+        today.steps[0].ages[0].silent_reset = Some(0);
+        complete(&mut today).unwrap();
+        assert_eq!(today.steps[0].routes_moved_ms, Some(0), "it says so");
     }
 
     #[test]

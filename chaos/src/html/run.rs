@@ -3,14 +3,16 @@
 use std::fmt::Write as _;
 
 use super::text::{date, escape, number, span};
-use super::{Head, quantiles, section, tables, timeline};
+use super::{Head, lost, quantiles, section, tables, timeline};
+use crate::scenario::again::checkout;
 use crate::scenario::report::{Report, Verdict};
 use crate::scenario::toll::Toll;
 
 /// What is said of the ages and of what a fault may cost.
 pub const AGES: &str = "By age when the fault came: <b>long</b> (older than <code>replicate-after</code> \
     and a second), <b>young</b> (from 50 ms), <b>newborn</b>, and those opened <b>later</b>, while it went \
-    on. <b>Moved</b> are those that changed director, at the router. Bold: all are judged. Grey: some could \
+    on. <b>Moved</b> are those that changed director, at the router. <b>Reset</b> are those that were lost by \
+    one: who was silent for too long before it came was lost by silence. Bold: all are judged. Grey: some could \
     not live; where one was lost a line says which may be. <b class=\"bad\">Red</b> is what the verdict holds \
     against it; <b class=\"some\">amber</b> is within what may be lost. <b>Not opened</b> is held against it \
     wherever some director served, but for those that got an error because the router still sent them to one \
@@ -96,11 +98,12 @@ pub fn body(report: &Report) -> String {
     }
     html += &section(
         "Lost connections",
-        "What became of each, those first that the fault had no right to; grey ones could not live. \
-         Those that could not be opened are among them. Times \
-         count from the fault. The director is the one that the router sent it to before the fault, and \
-         when it had taken effect; ? where nobody asked, because it was opened or over in between.",
-        &tables::lost(report),
+        "What became of each, grouped by fate: what its client saw, and whether the fault may cost it that. \
+         What is held against the run comes first, grey ones could not live; open a group for its \
+         connections one by one. Those that could not be opened are among them. Times count from the fault. \
+         The director is the one that the router sent it to before the fault, and when it had taken effect; \
+         ? where nobody asked, because it was opened or over in between.",
+        &lost::fates(report),
     );
     html += &time_line(report);
     html + &stalls(report)
@@ -108,12 +111,15 @@ pub fn body(report: &Report) -> String {
 
 /// Where it ran, and how to repeat it.
 pub fn environment(report: &Report) -> String {
-    let command = escape(&report.environment.command);
-    section(
-        "Where it ran, and how to repeat it",
-        "",
-        &format!("{}<pre class=\"command\">{command}</pre>", tables::environment(report)),
-    )
+    let again = again(&report.environment.commit, &report.environment.command);
+    let content = format!("{}{again}", tables::environment(report));
+    section("Where it ran, and how to repeat it", "", &content)
+}
+
+/// A command, and where it repeats what it did.
+pub fn again(commit: &str, command: &str) -> String {
+    let (checkout, command) = (escape(&checkout(commit)), escape(command));
+    format!("<p class=\"note\">Again, {checkout}:</p><pre class=\"command\">{command}</pre>")
 }
 
 fn time_line(report: &Report) -> String {

@@ -1,19 +1,14 @@
 //! The tables of the page.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::quantiles::{PHASES, phases};
 use super::text::{date, escape, number, percent, span};
 use crate::scenario::faults::{Rule, excess, rule};
 use crate::scenario::report::{
-    AgeReport, CohortReport, How, LostConnection, MatrixReport, Report, StallPhases, StepReport,
-    StepStalls,
+    AgeReport, CohortReport, MatrixReport, Report, StallPhases, StepReport, StepStalls,
 };
 use crate::scenario::steps::StepName;
-
-/// How many lost connections of a step are listed.
-const LISTED: usize = 100;
 
 /// What became of the connections in each step by age; by kind in a table that opens when asked for.
 pub fn survivors(report: &Report) -> String {
@@ -91,11 +86,13 @@ fn age_rows(html: &mut String, of: StepName, ages: &[AgeReport], first: &dyn Fn(
         };
         let class = |n: u64| if n > 0 { lost } else { "n" };
         let name = age.age.name();
+        // An older program counted those among them that were reset when silence had lost them.
+        let at_most = if age.silent_reset.is_none() && age.reset > 0 { "≤ " } else { "" };
         write!(
             html,
             "<tr class=\"{judged}\" data-fault=\"{fault}\" data-cohort=\"{name}\">{first}\
              <td title=\"{}\">{name}<td class=\"n\">{}<td class=\"n\">{}<td class=\"n\">{}\
-             <td class=\"{}\">{}<td class=\"{}\">{}<td class=\"{}\">{}<td class=\"{}\">{}\
+             <td class=\"{}\">{}<td class=\"{}\">{}<td class=\"{}\">{at_most}{}<td class=\"{}\">{}\
              <td class=\"n\">{}<td class=\"n\">{}<td class=\"{}\">{}</tr>",
             escape(&age.rule),
             number(age.eligible),
@@ -132,8 +129,10 @@ fn fault(index: usize, step: &StepReport, rows: usize) -> String {
         escape(&step.director)
     );
     if step.happened {
+        let apart = step.name.is_planned() || step.name == StepName::ClockJump;
         match step.routes_moved_ms {
-            Some(ms) => write!(html, "routes moved in {}", span(ms)).ok(),
+            Some(ms) if apart => write!(html, "routes moved within {}", span(ms)).ok(),
+            Some(ms) => write!(html, "routes moved after {}", span(ms)).ok(),
             None => write!(html, "no route had to move").ok(),
         };
     } else {
@@ -199,97 +198,6 @@ pub fn stalls(all: &StallPhases, step: &StepStalls) -> String {
         .ok();
     }
     html + "</tbody></table>"
-}
-
-/// What became of each lost connection, as far as they are listed.
-pub fn lost(report: &Report) -> String {
-    let mut html = String::new();
-    for (index, step) in report.steps.iter().enumerate().filter(|(_, step)| !step.lost.is_empty()) {
-        let unexcused = step.lost.iter().filter(|l| !l.excused).count();
-        write!(
-            html,
-            "<details{}><summary><b>{} {} {}</b>: {}</summary><div class=\"wide high\"><table class=\"lost\">\
-             <thead><tr><th>age<th class=\"n\">ms old<th>kind<th>client &gt; VIP<th>backend<th>what became\
-             <th class=\"n\">at, ms<th class=\"n\">last byte, ms<th class=\"n\">exchanges<th>director</thead>\
-             <tbody>",
-            if unexcused > 0 { " open" } else { "" },
-            index + 1,
-            step.name.name(),
-            escape(&step.director),
-            escape(&fates(step)),
-        )
-        .ok();
-        step.lost.iter().take(LISTED).for_each(|lost| lost_row(&mut html, lost));
-        html.push_str("</tbody></table></div>");
-        let all: u64 = step.ages.iter().map(|a| a.lost + a.unconnected).sum();
-        let listed = step.lost.len().min(LISTED) as u64;
-        if all > listed {
-            write!(html, "<p class=\"note\">and {} more</p>", number(all - listed)).ok();
-        }
-        html.push_str("</details>");
-    }
-    if html.is_empty() {
-        html.push_str("<p>None.</p>");
-    }
-    html
-}
-
-/// How many were lost, and how: `7 lost; 5 reset, 2 silence; 1 not opened`.
-fn fates(step: &StepReport) -> String {
-    let unopened: u64 = step.ages.iter().map(|a| a.unconnected).sum();
-    let told = [lost_fates(step), format!("{} not opened", number(unopened))];
-    let there = [step.ages.iter().any(|a| a.lost > 0), unopened > 0];
-    let told = told.into_iter().zip(there).filter(|(_, there)| *there).map(|(text, _)| text);
-    told.collect::<Vec<_>>().join("; ")
-}
-
-/// The same of those that were opened.
-fn lost_fates(step: &StepReport) -> String {
-    let mut fates: BTreeMap<String, usize> = BTreeMap::new();
-    let opened = || step.lost.iter().filter(|l| l.how != How::NotOpened);
-    for lost in opened() {
-        *fates.entry(how(lost)).or_default() += 1;
-    }
-    let fates: Vec<String> = fates.iter().map(|(how, count)| format!("{count} {how}")).collect();
-    let all: u64 = step.ages.iter().map(|a| a.lost).sum();
-    let listed = opened().count() as u64;
-    let of = match all > listed {
-        true => format!("of {} that are known one by one ", number(listed)),
-        false => String::new(),
-    };
-    format!("{} lost; {of}{}", number(all.max(listed)), fates.join(", "))
-}
-
-/// The word of the report for a fate.
-fn how(lost: &LostConnection) -> String {
-    let word = serde_json::to_value(lost.how).ok();
-    word.and_then(|w| w.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
-fn lost_row(html: &mut String, lost: &LostConnection) {
-    let text = |of: &Option<String>| of.as_deref().map_or_else(|| "?".to_owned(), escape);
-    let client = lost.client.map_or_else(|| "?".to_owned(), |c| c.to_string());
-    let last = lost.last_byte_ms.map_or_else(|| "never".to_owned(), |ms| ms.to_string());
-    let director = match (&lost.director_before, &lost.director_after) {
-        (Some(before), Some(after)) if before == after => escape(before),
-        (before, after) => format!("{} → {}", text(before), text(after)),
-    };
-    write!(
-        html,
-        "<tr class=\"{}\"><td>{}<td class=\"n\">{}<td>{}<td>{client} &gt; {}<td>{}<td><b>{}</b> {}\
-         <td class=\"n\">{}<td class=\"n\">{last}<td class=\"n\">{}<td>{director}</tr>",
-        if lost.excused { "shown" } else { "judged" },
-        lost.age.name(),
-        lost.age_ms,
-        escape(&lost.kind),
-        lost.vip,
-        text(&lost.backend),
-        how(lost),
-        escape(&lost.error),
-        lost.at_ms,
-        number(lost.exchanges),
-    )
-    .ok();
 }
 
 /// Where the run was made.

@@ -2,7 +2,7 @@
 
 use super::faults::{Loss, Refusal, Rule, rule};
 use super::judge::{Facts, MARGIN_MS, Terms, is_over};
-use super::report::{Age, AgeReport, How, LOST_LISTED, LostConnection};
+use super::report::{Age, AgeReport, How, LostConnection};
 use crate::workload::record::{Patience, Record};
 
 /// Younger ones are newborn (ms).
@@ -40,7 +40,10 @@ pub fn tell(
     patience: &Patience,
 ) -> (Vec<AgeReport>, Vec<LostConnection>) {
     let within = |at: &u64| (facts.begin_ms..until).contains(at);
-    let mut ages = Age::ALL.map(|age| AgeReport::new(age, rule(facts.name, age).text()));
+    let mut ages = Age::ALL.map(|age| AgeReport {
+        silent_reset: Some(0),
+        ..AgeReport::new(age, rule(facts.name, age).text())
+    });
     let mut losses = Vec::new();
     for record in records {
         let Some(age) = age(record, facts, until, terms, patience) else { continue };
@@ -78,6 +81,8 @@ pub fn tell(
         cohort.lost += 1;
         cohort.moved_lost += u64::from(moved);
         cohort.reset += u64::from(lost.how == How::Reset);
+        let late = u64::from(lost.how == How::SilentThenReset);
+        cohort.silent_reset = cohort.silent_reset.map(|sum| sum + late);
         cohort.not_spared += u64::from(!spared);
         losses.push(lost);
     }
@@ -87,7 +92,6 @@ pub fn tell(
     }
     // What had no excuse is listed first.
     losses.sort_by_key(|l| (l.excused, l.age, l.at_ms));
-    losses.truncate(LOST_LISTED);
     (ages.into(), losses)
 }
 
@@ -145,11 +149,10 @@ fn opened_late(record: &Record) -> String {
 
 /// What the judgement has to know of a loss.
 fn loss(record: &Record, facts: &Facts, lost_ms: u64) -> Loss {
-    let in_time = record.ended_ms().is_some_and(|at| at <= lost_ms);
     Loss {
         moved: facts.before.contains_key(&record.id).then(|| facts.moved(record.id)),
         maybe_hit: facts.may_have_hit(record),
-        reset: in_time && how(record, lost_ms) == How::Reset,
+        reset: how(record, lost_ms) == How::Reset,
     }
 }
 
@@ -160,10 +163,12 @@ fn how(record: &Record, lost_ms: u64) -> How {
     let Some(ended) = record.ended.as_ref().filter(|e| e.error.is_some()) else {
         return How::Silence;
     };
+    // It was lost by its silence then; what the kernel said later is no other fate.
+    let late = ended.at_ms > lost_ms;
     match ended.errno {
+        Some(libc::ECONNRESET | libc::EPIPE) if late => How::SilentThenReset,
+        _ if late => How::Silence,
         Some(libc::ECONNRESET | libc::EPIPE) => How::Reset,
-        // It was lost by its silence; what the kernel said later is no other fate.
-        _ if ended.at_ms > lost_ms => How::Silence,
         Some(libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH) => How::TimedOut,
         None if ended.error.as_deref().is_some_and(is_close) => How::Closed,
         _ => How::Other,
@@ -303,14 +308,30 @@ mod tests {
         assert_eq!(ended("reading", Some(libc::ETIMEDOUT), 9_900), How::TimedOut);
         assert_eq!(ended("reading", Some(libc::ETIMEDOUT), 60_000), How::Silence);
         assert_eq!(ended("exchanging: early eof", None, 9_900), How::Closed);
-        assert_eq!(ended("exchanging", Some(libc::ECONNRESET), 60_000), How::Reset);
+        assert_eq!(ended("exchanging", Some(libc::ECONNRESET), 9_900), How::Reset);
+        assert_eq!(ended("exchanging", Some(libc::ECONNRESET), 60_000), How::SilentThenReset);
         assert_eq!(how(&record(1, 9_000), 10_500), How::Silence);
     }
 
     #[test]
-    fn what_had_no_excuse_is_listed_first_and_the_list_is_bounded() {
-        let mut records: Vec<Record> = (11..=310).map(|id| record(id, 9_990)).collect();
-        records.push(record(311, 9_000));
+    fn a_reset_after_the_silence_that_lost_it_is_no_loss_by_a_reset() {
+        let mut records = [record(1, 9_000), record(2, 9_000)];
+        // Silent from 9,500 on: lost when 10 s were over.
+        records[0].failed(19_499, "exchanging: reset", Some(libc::ECONNRESET));
+        records[1].failed(19_500, "exchanging: reset", Some(libc::ECONNRESET));
+        let facts = facts(StepName::KillDaemon);
+        let (ages, lost) = tell(&records, &facts, u64::MAX, &TERMS, &Patience::default());
+        let young = &ages[Age::Young as usize];
+        assert_eq!((young.lost, young.reset, young.silent_reset), (2, 1, Some(1)));
+        let told = |id| lost.iter().find(|l| l.id == id).map(|l| (l.how, l.at_ms));
+        assert_eq!(told(1), Some((How::Reset, 9_499)));
+        assert_eq!(told(2), Some((How::SilentThenReset, 500)));
+    }
+
+    #[test]
+    fn every_lost_one_is_listed_those_without_an_excuse_first() {
+        let mut records: Vec<Record> = (11..=2_010).map(|id| record(id, 9_990)).collect();
+        records.push(record(2_011, 9_000));
         for record in &mut records {
             record.failed(10_400, "exchanging: early eof", None);
         }
@@ -318,7 +339,7 @@ mod tests {
         let (ages, lost) =
             tell(&records, &facts(StepName::KillDaemon), u64::MAX, &TERMS, &patience);
         let newborn = &ages[Age::Newborn as usize];
-        assert_eq!((newborn.lost, newborn.not_spared), (300, 0));
-        assert_eq!((lost.len(), lost[0].id), (LOST_LISTED, 311));
+        assert_eq!((newborn.lost, newborn.not_spared), (2_000, 0));
+        assert_eq!((lost.len(), lost[0].id), (2_001, 2_011));
     }
 }

@@ -56,7 +56,10 @@ pub fn what(step: StepName) -> &'static str {
         StepName::DrainTwo => {
             "two directors are told to drain at the same moment, and then to come back"
         }
-        StepName::RollingRestart => "every daemon in turn is told to end and started again at once",
+        StepName::RollingRestart => {
+            "every director in turn, without a pause: drained, its daemon told to end and started again at \
+             once, undrained"
+        }
         StepName::KillWithLeader => {
             "kill -9 of two daemons at the same moment; the second leads more shards than any other"
         }

@@ -253,6 +253,7 @@ fn combine(command: &str, runs: &[Report], took_ms: u64) -> MatrixReport {
         let at = faults.iter().position(|f| f.name == step.name).unwrap_or_else(|| {
             let ages = Age::ALL.map(|age| AgeReport {
                 excess: Some(0),
+                silent_reset: Some(0),
                 ..AgeReport::new(age, rule(step.name, age).text())
             });
             faults.push(FaultReport {

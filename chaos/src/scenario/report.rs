@@ -1,10 +1,12 @@
 //! The report of a run: what programs read.
 
 mod environment;
+mod lost;
 mod stalls;
 mod timeline;
 
 pub use environment::Environment;
+pub use lost::{How, LostConnection};
 use serde::{Deserialize, Serialize};
 pub use stalls::{Distribution, Phase, StallPhases, StepStalls};
 pub use timeline::{Alive, Busy, Change, Fault, Lane, Said, StallSeries, Timeline};
@@ -91,7 +93,7 @@ pub struct MatrixReport {
     pub verdict: Verdict,
     /// Why, in a sentence.
     pub reason: String,
-    /// The command that repeats it.
+    /// The command that repeats it, in a checkout of the commit that its runs name. Each of them has its own.
     pub command: String,
     /// How long the whole took (ms).
     pub took_ms: u64,
@@ -136,7 +138,7 @@ pub struct StepReport {
     pub took_s: Seconds,
     /// From then until everything was restored and settled (s).
     pub repair_s: Seconds,
-    /// Crash steps: from the fault until the router had left the director's routes (ms). Planned steps:
+    /// From the fault until the router had left the director's routes (ms). Planned steps and `clock-jump`:
     /// from the first to the last route change.
     pub routes_moved_ms: Option<u64>,
     /// When the router's BFD gave the director up (ms after the fault); only when a machine is lost.
@@ -162,7 +164,7 @@ pub struct StepReport {
     /// All connections by their age when the fault came.
     #[serde(default)]
     pub ages: Vec<AgeReport>,
-    /// What became of those that were lost, one by one; at most [`LOST_LISTED`] of them.
+    /// What became of each of those that were lost or could not be opened, those without an excuse first.
     #[serde(default)]
     pub lost: Vec<LostConnection>,
 }
@@ -202,9 +204,6 @@ impl CohortReport {
         CohortReport { name: "echo".into(), eligible, survived, moved_backend, corrupt, stall_ms }
     }
 }
-
-/// How many lost connections a step lists.
-pub const LOST_LISTED: usize = 200;
 
 /// How old a connection was when the fault came.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -252,8 +251,12 @@ pub struct AgeReport {
     pub lost: u64,
     /// Of the lost ones, those that changed director.
     pub moved_lost: u64,
-    /// Of the lost ones, those that got a reset.
+    /// Of the lost ones, those that were lost by a reset.
     pub reset: u64,
+    /// Of the lost ones, those that were lost by silence, and got a reset later; none: an older program
+    /// wrote the report, and they are among `reset`.
+    #[serde(default)]
+    pub silent_reset: Option<u64>,
     /// Of the lost ones, those that the rule has no room for, whatever became of the others.
     #[serde(default)]
     pub not_spared: u64,
@@ -288,6 +291,7 @@ impl AgeReport {
             lost: 0,
             moved_lost: 0,
             reset: 0,
+            silent_reset: None,
             not_spared: 0,
             excess: None,
             wrong_backend: 0,
@@ -308,6 +312,7 @@ impl AgeReport {
         self.moved_lost += other.moved_lost;
         self.reset += other.reset;
         self.not_spared += other.not_spared;
+        self.silent_reset = self.silent_reset.zip(other.silent_reset).map(|(a, b)| a + b);
         self.excess = self.excess.zip(other.excess).map(|(a, b)| a + b);
         self.wrong_backend += other.wrong_backend;
         self.corrupt += other.corrupt;
@@ -326,63 +331,6 @@ impl AgeReport {
 /// With 0 of `n` lost, the probability of a loss is below 3/n with 95 % confidence.
 fn rule_of_three(n: u64, lost: u64) -> Option<f64> {
     (n > 0 && lost == 0).then(|| (3.0 / n as f64).min(1.0))
-}
-
-/// What became of a connection that was lost, and what is known of it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct LostConnection {
-    /// The number of its record.
-    pub id: u64,
-    /// Its kind.
-    pub kind: String,
-    /// Its age when the fault came.
-    pub age: Age,
-    /// The same in ms since connect() returned; negative: it was opened later.
-    pub age_ms: i64,
-    /// The client's side.
-    pub client: Option<std::net::SocketAddrV4>,
-    /// The VIP and port.
-    pub vip: std::net::SocketAddrV4,
-    /// The backend that answered first.
-    pub backend: Option<String>,
-    /// How it was lost.
-    pub how: How,
-    /// The same in the words of whoever noticed.
-    pub error: String,
-    /// The system's number for it.
-    pub errno: Option<i32>,
-    /// When (ms after the fault).
-    pub at_ms: i64,
-    /// When the last byte came (ms after the fault).
-    pub last_byte_ms: Option<i64>,
-    /// How many exchanges there were.
-    pub exchanges: u64,
-    /// The director that the router sent it to before.
-    pub director_before: Option<String>,
-    /// The director that the router sent it to when the fault had taken effect.
-    pub director_after: Option<String>,
-    /// Whether it is one of those that could not live.
-    pub excused: bool,
-}
-
-/// How a connection can be lost.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum How {
-    /// A reset came.
-    Reset,
-    /// Nobody answered any more, and the client's kernel gave up.
-    TimedOut,
-    /// The other side closed it.
-    Closed,
-    /// Nothing came for too long.
-    Silence,
-    /// What came was not what should have.
-    Damage,
-    /// It could not be opened, or not in time.
-    NotOpened,
-    /// Anything else.
-    Other,
 }
 
 /// Seconds with one decimal in JSON.

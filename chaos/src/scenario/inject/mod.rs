@@ -265,6 +265,12 @@ fn span(history: &History, targets: &[Site], since_ms: u64) -> Option<u64> {
     Some(spans.iter().map(|(_, last)| *last).max()? - first)
 }
 
+/// How long after a fault the router changed the last of these directors' routes.
+fn moved_after(history: &History, targets: &[Site], begin_ms: u64) -> Option<u64> {
+    let spans = targets.iter().filter_map(|t| history.span(&t.name(), begin_ms));
+    spans.map(|(_, last)| last.saturating_sub(begin_ms)).max()
+}
+
 /// Waits until the router (no longer) sends VIPs to these directors.
 async fn router_follows(
     run: &Run,

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use nix::sys::signal::Signal;
 
-use super::{Effect, End, Lasting, any_other, router_follows};
+use super::{Effect, End, Lasting, any_other, moved_after, router_follows};
 use crate::clock::now_ms;
 use crate::command::{SOON, run_in};
 use crate::lab::plan::{PEER_PORT, Site};
@@ -39,6 +39,7 @@ pub async fn cut_off(run: &mut Run, target: Site) -> Result<Effect> {
     let mut effect = drop_until_later(run, &rules).await?;
     packets_are_dropped(run, &mut effect).await;
     router_follows(run, &[target], false, ANNOUNCES_WORSE, &mut effect).await;
+    effect.routes_moved_ms = moved_after(&run.monitor.history(), &[target], effect.begin_ms);
     Ok(effect)
 }
 
