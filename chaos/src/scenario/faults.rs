@@ -275,7 +275,10 @@ mod tests {
     fn the_words_say_what_is_excused() {
         let text = |step, age| rule(step, age).text();
         let share = text(StepName::KillDaemon, Age::Young);
-        assert!(share.contains("at most 1 in 1000 may be lost, but none by a reset, of"), "{share}");
+        assert!(
+            share.contains("at most 1 in 1000 may be lost, but none by a reset, of"),
+            "{share}"
+        );
         let crash = text(StepName::KillDaemon, Age::Later);
         assert!(
             crash.contains("may be lost, but none by a reset, of others none: what"),
