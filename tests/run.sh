@@ -64,7 +64,7 @@ stage_assertions() { $CARGO test --locked --quiet -p holdfast-schema -p holdfast
 
 stage_unit() { $CARGO test --release --locked $WORKSPACE --exclude holdfast-tests; }
 
-# Every order in which loads and stores of the slab may take effect, with a few preemptions.
+# Every order in which loads and stores of slab, L1 and L2 may take effect, with a few preemptions.
 stage_models() { $CARGO test --release --locked --quiet -p holdfast-director --lib --features loom -- models_; }
 
 # Seeds of the simulation, in a minute or so, which have to reach all rare paths between them.

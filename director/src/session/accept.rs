@@ -10,6 +10,7 @@ use super::key::PackedKey;
 use super::open::OpenError;
 use super::record::{DEFAULT_AFTER, Record, TIME_BASE_MS, half, pack, state, word};
 use super::stats::count;
+use super::sync::yield_now;
 use super::table::SessionTable;
 
 /// How often a worker tries a record against a table that changes under it, before "next batch".
@@ -120,7 +121,7 @@ impl SessionTable {
         for attempt in 0..attempts {
             match self.try_accept(&keys, said, now, source)? {
                 Some(slot) => return Ok(slot),
-                None if attempt > 2 && source == Source::Store => std::thread::yield_now(),
+                None if attempt > 2 && source == Source::Store => yield_now(),
                 None => {}
             }
         }

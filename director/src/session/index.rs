@@ -9,10 +9,11 @@
 #![forbid(unsafe_code)]
 
 use ahash::RandomState;
-use dashmap::{DashMap, SharedValue};
+use dashmap::SharedValue;
 
 use super::key::PackedKey;
 use super::slab::Slab;
+use super::sync::DashMap;
 use super::{Side, Slot};
 
 /// Where an entry leads: the slot, and in the top bit the side.

@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use holdfast_schema::cluster::{BackendId, ListenerId};
 use holdfast_schema::flow::FlowKey;
@@ -17,6 +17,7 @@ use super::handle::Session;
 use super::index::Wait;
 use super::key::PackedKey;
 use super::open::OpenError;
+use super::sync::fence;
 use super::table::SessionTable;
 use super::{Side, Slot};
 use crate::tables::Configured;

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use holdfast_schema::bucket::ShardId;
 use holdfast_schema::cluster::DirectorId;
@@ -21,6 +21,7 @@ use super::record::{
     DEFAULT_AFTER, Record, SENT_SHIFT, TIME_BASE_MS, age, half, high, low, state, word,
 };
 use super::stats::{PassCounts, count};
+use super::sync::fence;
 use super::table::SessionTable;
 use crate::tables::ForwardingTables;
 

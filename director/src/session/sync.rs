@@ -1,5 +1,6 @@
-//! The atomics of slab, records and quiescence: the standard library's, or loom's in the models of
-//! `tests/models.rs`, which try every order in which loads and stores of threads may take effect.
+//! The atomics of slab, records and quiescence, and the map under L2: the real ones, or in the models of
+//! `tests/models` loom's and one built on loom's, whose loads and stores are tried in every order in which
+//! they may take effect.
 #![forbid(unsafe_code)]
 
 pub(super) use real_or_model::*;
@@ -9,6 +10,7 @@ mod real_or_model {
     pub(in crate::session) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
     pub(in crate::session) use std::thread::yield_now;
 
+    pub(in crate::session) use dashmap::DashMap;
     pub(in crate::session) use parking_lot::Mutex;
     use zerocopy::FromZeros;
 
@@ -37,8 +39,10 @@ mod real_or_model {
     pub(in crate::session) use loom::thread::yield_now;
 
     use crate::session::slab::WORDS;
+    pub(in crate::session) use crate::session::tests::models::map::DashMap;
 
-    pub(in crate::session) const GUESTS: usize = 1;
+    /// One thread without a handle, which may be a guest twice at a time.
+    pub(in crate::session) const GUESTS: usize = 2;
 
     pub(in crate::session) fn zeros(words: usize) -> Vec<AtomicU64> {
         (0..words).map(|_| AtomicU64::new(0)).collect()

@@ -1,7 +1,7 @@
 //! The table of all sessions this director knows: the slab, and L2 over it.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use ahash::RandomState;
@@ -22,6 +22,7 @@ use super::record::{Record, TIME_BASE_MS, high, pack, state, word};
 use super::refused::Refused;
 use super::slab::Slab;
 use super::stats::{Counts, PassCounts, TableStats, count};
+use super::sync::fence;
 use super::twin::Twins;
 use super::{Side, Slot};
 use crate::tables::Configured;
@@ -82,7 +83,7 @@ impl SessionTable {
     }
 
     /// The same with hashes that a seed decides: what they do to each other repeats.
-    #[cfg(feature = "simulation")]
+    #[cfg(any(feature = "simulation", all(test, feature = "loom")))]
     pub fn seeded(
         max_sessions: u32,
         max_half_open: u32,

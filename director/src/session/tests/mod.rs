@@ -6,7 +6,7 @@ mod flushing;
 mod lasting;
 mod model;
 #[cfg(feature = "loom")]
-mod models;
+pub(super) mod models;
 mod reborn;
 mod refusing;
 mod removing;
