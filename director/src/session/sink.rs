@@ -57,7 +57,8 @@ impl SessionSink for SessionTable {
                     record.report(first, seen, now);
                 }
             }
-            if record.owner() != update.owner {
+            // Only the word of the one who forwards the client's side moves the ownership.
+            if update.owner == update.from && record.owner() != update.owner {
                 let generation = record.get(word::OWNER) as u32;
                 self.set_owner(record, update.owner, generation.wrapping_add(1));
                 self.change(record, |bits| bits & !state::ADOPTED);

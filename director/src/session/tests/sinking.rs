@@ -304,3 +304,15 @@ fn others_half_open_sessions_leave_room_for_established_ones() {
     let stats = table.stats();
     assert_eq!((stats.sessions, stats.refused), (80, 20));
 }
+
+/// It was made before the adoption was known where it was made.
+#[test]
+fn a_report_of_the_backends_side_does_not_take_a_session_back() {
+    let (table, _handle) = table(8);
+    let said = record(1, 1, 1_000, established());
+    table.created(&said);
+    let (slot, _) = found(&table, &key(1)).unwrap();
+    table.updated(&update(&said, DirectorId(3)));
+    table.updated(&SessionUpdate { owner: OTHER, ..update(&said, DirectorId(4)) });
+    assert_eq!(table.session(slot).owner(), DirectorId(3));
+}
