@@ -339,8 +339,8 @@ impl Step<'_> {
             }
         } else if settled && !self.policy.quorum {
             // Others may carry it on, and nobody can tell them. It waits for the quorum, while there is
-            // room.
-            self.table.crowded()
+            // room, also among the ports that it takes one of.
+            self.table.is_in_the_way(record)
         } else {
             // Perhaps its create is on its way: then the store expires it, but not here first.
             bits & state::PROPOSED == 0 || self.now >= expires + UNCONFIRMED_MS

@@ -145,6 +145,19 @@ fn what_waits_for_the_quorum_gives_way_to_new_sessions() {
     bench.pass(2_000_002, ALONE);
     assert_eq!(bench.table.class_used(&reply(64)), 503);
 
+    // Those whose time is over though nobody could be told of them (all flows of a busy UDP service).
+    let (table, worker) = super::table(4_096);
+    let mut bench = Bench { table, worker, ..Bench::new() };
+    bench.sweeper = Sweeper::new(&bench.table);
+    for n in 1..504 {
+        bench.open(n * 64, established(), 0);
+    }
+    bench.pass(2_000_001, ALONE);
+    assert_eq!(bench.table.class_used(&reply(64)), 503, "there is room");
+    bench.open(504 * 64, established(), 2_000_000);
+    bench.pass(2_000_002, ALONE);
+    assert_eq!(bench.table.class_used(&reply(64)), 503);
+
     // The pool of half-open sessions, and its share of the class.
     for (step, sessions, most) in [(1, 256, 128), (64, 4_096, 126)] {
         let (table, worker) = super::table(sessions);
