@@ -150,7 +150,7 @@ impl Core {
         match &meta.content {
             Content::Transport(_) if speaks && session.flags().closing() => self.drop(reason),
             Content::Transport(segment) if speaks && refuted(&session, side, segment) => {
-                self.ask_backend(at, frame, slot, segment, false, reason)
+                self.ask_backend(at, frame, slot, segment, reason)
             }
             _ => {
                 let verdict = self.known(at, frame, key, meta, (slot, side));

@@ -147,8 +147,7 @@ impl Core {
     /// with the client tells its numbers, also if it waits for the end of the handshake. Any other one resets it,
     /// with the number that the client expects next; no director forwards that
     /// ([`denies_agreement`](super::track::denies_agreement)). (So does the right one if it has agreed by a SYN
-    /// cookie and keeps nothing: RFC 4987 section 3.6. That connection is not carried on.) `late`: it would have
-    /// repeated its SYN-ACK by now.
+    /// cookie and keeps nothing: RFC 4987 section 3.6. That connection is not carried on.)
     ///
     /// For a segment that asks for no answer once at the most: the client would answer the backend's answer with
     /// another one.
@@ -159,7 +158,6 @@ impl Core {
         frame: &mut Frame<'_>,
         slot: Slot,
         segment: &Segment,
-        late: bool,
         otherwise: DropReason,
     ) -> Verdict {
         let session = self.table.session(slot);
@@ -172,7 +170,7 @@ impl Core {
         if asked.is_none() {
             return self.drop(otherwise);
         }
-        session.note_probed(late, at.now_ms);
+        session.note_probed(at.now_ms);
         self.counters.add(Count::AnsweredProbe, 1);
         Verdict::Transmit
     }

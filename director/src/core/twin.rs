@@ -8,7 +8,7 @@
 //! completed at a director that died before it could tell). If that number is not known (replies came by
 //! another director, or the SYN was lost), the backend is asked for it ([`super::probe`]): one that has agreed
 //! with the client shows it, any other one denies it. If neither comes here though it has had time to repeat its
-//! SYN-ACK and to answer the question, the session is believed to be the right one. Otherwise the segment goes to
+//! SYN-ACK and was asked twice, the session is believed to be the right one. Otherwise the segment goes to
 //! nobody.
 
 use holdfast_schema::flow::{FlowKey, Protocol};
@@ -78,7 +78,7 @@ fn may_be_its(session: &Session<'_>, now_ms: u64, segment: &Segment) -> bool {
 
 /// Whether a client most likely has agreed with a backend of which nothing comes here: it would have repeated its
 /// SYN-ACK by now, and had the time to deny what it was asked. What only acknowledges does no harm anywhere else;
-/// before data go there it is asked once more.
+/// before data go there, it is asked twice.
 fn is_believed(session: &Session<'_>, now_ms: u64, segment: &Segment) -> bool {
     session.age_ms(now_ms) >= REPEATED_MS
         && session
@@ -130,7 +130,7 @@ impl Core {
             }
         }
         let may_be_its = may_be_its(&session, at.now_ms, segment);
-        let (asked, late) = (session.was_asked(), session.age_ms(at.now_ms) >= REPEATED_MS);
+        let asked = session.was_asked();
         match self.waited_since_ns {
             _ if asked && may_be_its => {}
             Some(since_ns) if may_be_its || self.is_over(at.now_ns, since_ns) => {}
@@ -149,7 +149,7 @@ impl Core {
             }
         }
         if !may_be_its && !known {
-            return self.ask_backend(at, frame, slot, segment, late, DropReason::OtherBackend);
+            return self.ask_backend(at, frame, slot, segment, DropReason::OtherBackend);
         }
         if !may_be_its {
             return self.drop(DropReason::OtherBackend);

@@ -179,22 +179,25 @@ impl Session<'_> {
         self.record.get(word::STATE) & state::PROBED != 0
     }
 
-    /// Notes that it was; `late`: when it would have repeated its SYN-ACK if nobody had answered that.
-    pub fn note_probed(&self, late: bool, now_ms: u64) {
-        let bit = if late { state::PROBED | state::PROBED_LATE } else { state::PROBED };
-        if self.record.get(word::STATE) & bit != bit {
+    /// Notes that it was.
+    pub fn note_probed(&self, now_ms: u64) {
+        let before = self.record.get(word::STATE);
+        if before & state::PROBED_TWICE == 0 {
+            let bit = if before & state::PROBED == 0 { state::PROBED } else { state::PROBED_TWICE };
             let then = (now_ms / PROBED_UNIT_MS) << state::PROBED_AT_SHIFT;
             self.table.change(self.record, |bits| bits & !state::PROBED_AT | bit | then);
         }
     }
 
-    /// How long ago (ms, to 64) its backend was asked first, or first late; None if it never was, or has denied the
-    /// connection with the client since.
-    pub fn not_denied_for_ms(&self, late: bool, now_ms: u64) -> Option<u64> {
+    /// For how long (ms, to 64) its backend has not denied the connection with the client since it was asked, or
+    /// asked `twice`; None if it was not, or has denied it.
+    pub fn not_denied_for_ms(&self, twice: bool, now_ms: u64) -> Option<u64> {
         let bits = self.record.get(word::STATE);
-        let asked = if late { state::PROBED_LATE } else { state::PROBED };
+        let asked = if twice { state::PROBED_TWICE } else { state::PROBED };
         let then = bits >> state::PROBED_AT_SHIFT;
         let since = (now_ms / PROBED_UNIT_MS).wrapping_sub(then) & 0xffff;
+        // Another worker's clock may be a little ahead.
+        let since = if since < 0x8000 { since } else { 0 };
         (bits & (asked | state::DENIED) == asked).then_some(since * PROBED_UNIT_MS)
     }
 

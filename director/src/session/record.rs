@@ -123,11 +123,11 @@ pub(super) mod state {
     pub const FAR: u64 = 1 << 43;
     /// Its backend was asked for its numbers.
     pub const PROBED: u64 = 1 << 44;
-    /// It was asked when it would have repeated its SYN-ACK if nobody had answered that.
-    pub const PROBED_LATE: u64 = 1 << 45;
+    /// It was asked again.
+    pub const PROBED_TWICE: u64 = 1 << 45;
     /// It has denied the connection with the client.
     pub const DENIED: u64 = 1 << 46;
-    /// The lowest of the 16 bits that tell when it was asked first, or first late ([`PROBED_UNIT_MS`]).
+    /// The lowest of the 16 bits that tell when it was asked last, of the first two times ([`PROBED_UNIT_MS`]).
     pub const PROBED_AT_SHIFT: u32 = 48;
     /// All of them.
     pub const PROBED_AT: u64 = 0xffff << PROBED_AT_SHIFT;
@@ -365,8 +365,11 @@ impl Record<'_> {
 
     /// One direction as it is told to others. A side never seen counts as seen at creation.
     pub(super) fn half_seen(&self, first: usize, now: u64) -> HalfSeen {
-        let (then, numbers) = self.merged(first);
-        let then = if then == 0 { self.get(word::CREATED) } else { then };
+        let (then, numbers) = match self.merged(first) {
+            // Its words are those of the slot's session before.
+            (0, _) => (self.get(word::CREATED), 0),
+            seen => seen,
+        };
         HalfSeen { age_ms: age(now, then), seq: high(numbers), ack: low(numbers) }
     }
 

@@ -241,3 +241,39 @@ fn operators_can_list_and_remove() {
     assert_eq!(found(&table, &key(2)), None);
     assert_eq!(table.stats().sessions, 3);
 }
+
+/// Others take what is told for news of it.
+#[test]
+fn a_backend_that_was_never_seen_has_no_numbers_of_the_slots_session_before() {
+    let (table, handle) = table(2);
+    let before = table.open(new_session(1, 1, established()), 0).unwrap();
+    table.open(new_session(2, 2, established()), 0).unwrap();
+    table.session(before).touch(Side::Backend, 10, 501, 101);
+    assert!(table.remove(before, &key(1)));
+    assert_eq!(table.open(new_session(3, 3, OPENED), 20), Err(OpenError::Full));
+    handle.quiescent();
+    let slot = table.open(new_session(3, 3, OPENED), 20).unwrap();
+    assert_eq!(slot, before);
+    let said = table.session(slot).describe(30);
+    assert_eq!(
+        (said.backend_seen.age_ms, said.backend_seen.seq, said.backend_seen.ack),
+        (10, 0, 0)
+    );
+}
+
+#[test]
+fn a_backend_is_given_time_to_deny_also_if_clocks_differ_a_little() {
+    let (table, _handle) = table(4);
+    let slot = table.open(new_session(1, 1, OPENED), 0).unwrap();
+    let session = table.session(slot);
+    let since = |now| [false, true].map(|twice| session.not_denied_for_ms(twice, now));
+    assert_eq!(since(9_000), [None, None]);
+    session.note_probed(6_400);
+    assert_eq!(since(6_399), [Some(0), None], "noted by a worker whose clock is ahead");
+    assert_eq!(since(6_912), [Some(512), None]);
+    session.note_probed(12_800);
+    session.note_probed(13_200);
+    assert_eq!(since(13_312), [Some(512); 2], "since the second time");
+    session.note_denied();
+    assert_eq!(since(20_000), [None, None]);
+}

@@ -49,7 +49,7 @@ fn an_answer_to_a_backend_whose_number_is_not_known_asks_for_it() {
 /// By then its backend would have repeated the SYN-ACK, had the client not answered it: most likely all that it
 /// says comes through another director. But one that denies the connection never gets the client's data.
 #[test]
-fn a_backend_that_was_asked_late_is_believed_to_be_the_right_one_unless_it_denies() {
+fn a_backend_that_was_asked_twice_is_believed_to_be_the_right_one_unless_it_denies() {
     for (early, late) in [
         ("nothing", "nothing"),
         ("earlier", "nothing"),
@@ -79,6 +79,20 @@ fn a_backend_that_was_asked_late_is_believed_to_be_the_right_one_unless_it_denie
     }
 }
 
+/// It has repeated its data since it began, each time farther apart: no more time is lost.
+#[test]
+fn a_backend_that_was_asked_from_the_beginning_is_believed_as_soon_as_it_can_be() {
+    let mut second = Second::new(46_026);
+    let data = second.ack(FIRST_ISN).payload(b"data");
+    for pause in [200, 400, 800, 1_600, 3_200] {
+        assert_ne!(second.asked_in_vain(&data), second.to_own(&data));
+        second.lab.pass(pause);
+    }
+    second.lab.pass(1_300);
+    assert_eq!(second.asked_in_vain(&data), second.to_own(&data));
+    second.lab.check_counters();
+}
+
 /// The client has sent much at once: what comes behind the segment that made its backend be asked.
 #[test]
 fn a_backend_has_time_to_deny_before_anything_goes_to_it() {
@@ -106,7 +120,9 @@ fn a_denial_never_reaches_the_client() {
     let mut second = Second::new(46_023);
     let data = second.ack(FIRST_ISN).payload(b"data");
     second.lab.pass(7_500);
-    second.asked_in_vain(&data);
+    for _ in 0..2 {
+        assert_ne!(second.asked_in_vain(&data), second.to_own(&data));
+    }
     second.lab.pass(600);
     assert_eq!(second.asked_in_vain(&data), second.to_own(&data));
     second.hears("reset");
