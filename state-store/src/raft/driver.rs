@@ -100,6 +100,10 @@ pub struct Driver<M: Machine> {
     pub(super) feed_at: Option<Duration>,
     next_tick: Duration,
     pub(super) ticks: u64,
+    /// Where the search for the next image begins.
+    pub(super) image_at: usize,
+    /// Groups from here on have not been told of the sink that was attached last.
+    pub(super) untold: usize,
     pub(super) disk: Disk,
     /// The answer that the disk owed when it was last looked at, and how often it was the same.
     pub(super) disk_looks: (Option<u64>, u32),
@@ -118,6 +122,8 @@ impl<M: Machine> Driver<M> {
     ) -> Driver<M> {
         Driver {
             config,
+            image_at: 0,
+            untold: groups.len(),
             groups,
             outbox: Outbox::new(peers.clone()),
             peers,
@@ -139,16 +145,25 @@ impl<M: Machine> Driver<M> {
 
     /// When it wants to be polled next, at the latest.
     pub fn next(&self) -> Duration {
+        if self.waits() {
+            return Duration::ZERO;
+        }
         self.feed_at.map_or(self.next_tick, |at| at.min(self.next_tick))
     }
 
-    /// Does what inputs and the time ask for. To be called after inputs, and at [`Driver::next`]. An
+    /// Does what inputs and the time ask for. To be called after inputs, and at [`Driver::next`] (which
+    /// may have passed: there is something to do at once, but not in one go). An
     /// error ends the driver: its replicas are to be halted with it.
     pub fn poll(&mut self, now: Duration) -> Result<(), String> {
         if now >= self.next_tick {
+            let late = now >= self.next_tick + TICK;
             // After a stall one tick is enough: several at once would look like a dead leader.
             self.next_tick = (self.next_tick + TICK).max(now + TICK / 2);
             self.tick(now)?;
+            if late {
+                // But whoever leads has to be heard now, not some ticks later.
+                self.groups.iter_mut().filter(|g| !g.halted()).for_each(|g| g.raw.ping());
+            }
         }
         if self.feed_at.is_some_and(|at| at <= now) {
             self.feed_at = None;
@@ -156,7 +171,8 @@ impl<M: Machine> Driver<M> {
         }
         self.propose_pending(now);
         self.begin_reads(now);
-        self.work(now)
+        self.work(now)?;
+        self.take_turns(now)
     }
 
     /// Takes one input; false: it is time to [`Driver::finish`].
@@ -198,7 +214,7 @@ impl<M: Machine> Driver<M> {
                 self.routes = routes;
                 self.follow_forms()?;
             }
-            Input::Attached => self.groups.iter_mut().for_each(|g| g.machine.attached()),
+            Input::Attached => self.untold = 0,
             Input::Resign => self.resign(),
             Input::Stop => return Ok(false),
         }

@@ -11,10 +11,8 @@ use tokio::sync::oneshot;
 use super::disk::{Job, Part};
 use super::driver::Driver;
 use super::group::{Group, Place, Sending};
-use super::log::Prepared;
 use super::machine::Machine;
 use crate::codec;
-use crate::codec::disk::MachineImage;
 use crate::codec::wire::{Address, ChangeBatch, Forward, SnapshotHeader};
 use crate::membership::{self, Conf, Role, Step};
 use crate::metrics::count;
@@ -239,27 +237,6 @@ impl<M: Machine> Driver<M> {
             true => Ok(()),
             false => self.disk.submit(Job { batch, ..Job::default() }),
         }
-    }
-
-    /// Makes the snapshot that a follower needs, as of what is applied now.
-    pub(super) fn prepare_snapshot(&mut self, at: usize, now: Duration) {
-        let group = &mut self.groups[at];
-        let Some(to) = group.raw.store().take_wanted() else { return };
-        // Whoever needed it may have been removed since.
-        let known = group.raw.raft.prs().get(to).is_some();
-        if group.halted() || !group.leads() || !known {
-            return;
-        }
-        let log = group.raw.store();
-        let (index, conf) = (log.applied(), log.conf().clone());
-        let term = match log.term_of(index) {
-            Ok(term) => term,
-            Err(e) => return group.halt(&e.to_string()),
-        };
-        let records = group.machine.image();
-        let image = Bytes::from(codec::encode(&MachineImage { records }));
-        group.raw.mut_store().prepared = Some(Prepared { index, term, conf, image, made: now });
-        group.raw.raft.send_append(to);
     }
 
     pub(super) fn send_snapshot(&mut self, at: usize, mut message: Message, now: Duration) {

@@ -249,6 +249,11 @@ impl Log {
         self.bytes_since_checkpoint = 0;
     }
 
+    /// Whether a replica needs a snapshot.
+    pub fn wants(&self) -> bool {
+        self.wanted.get().is_some()
+    }
+
     /// The replica that needs a snapshot, if one does; asking resets it.
     pub fn take_wanted(&self) -> Option<u64> {
         self.wanted.take()

@@ -25,6 +25,7 @@ mod status;
 mod tail;
 #[cfg(test)]
 pub(crate) mod tests;
+mod turns;
 mod writer;
 
 pub use disk::{Disk, Ended, Job, Part, Report, Writer};

@@ -37,7 +37,6 @@ impl<M: Machine> Driver<M> {
                 if self.groups[at].halted() {
                     continue;
                 }
-                self.prepare_snapshot(at, now);
                 let urgent = self.groups[at].take_urgent();
                 self.send(at, urgent, now);
                 if self.groups[at].raw.has_ready() {

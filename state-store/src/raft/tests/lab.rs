@@ -1,7 +1,7 @@
 //! Replicas on disks that stall and crash, over a network in memory.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -44,6 +44,19 @@ pub struct Memory {
     pub form: Arc<Mutex<Option<(u32, u64)>>>,
     pub dirty: Vec<u64>,
     pub replaced: bool,
+    /// A clock (ms) that goes on while it makes an image or tells a sink everything.
+    pub slow: Option<Arc<AtomicU64>>,
+}
+
+/// What either of them takes (ms) with a clock.
+pub const SLOW_MS: u64 = 300;
+
+impl Memory {
+    fn take_long(&self) {
+        if let Some(clock) = &self.slow {
+            clock.fetch_add(SLOW_MS, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Machine for Memory {
@@ -60,6 +73,7 @@ impl Machine for Memory {
         Dirty { replaced: std::mem::take(&mut self.replaced), records: records.collect() }
     }
     fn image(&self) -> Records {
+        self.take_long();
         self.applied.lock().iter().map(|(i, d)| (i.to_be_bytes().to_vec(), d.clone())).collect()
     }
     fn install(&mut self, records: Records) -> Result<(), String> {
@@ -70,6 +84,7 @@ impl Machine for Memory {
         Ok(())
     }
     fn attached(&mut self) {
+        self.take_long();
         self.attached.store(true, Ordering::Relaxed);
     }
     fn as_leader(&mut self, _: u64) -> Vec<Vec<u8>> {

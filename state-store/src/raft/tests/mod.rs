@@ -1,6 +1,7 @@
 //! Disks that stall, break and come back, and what replicas make of it.
 
 pub mod lab;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,0 +1,178 @@
+//! Groups with so many sessions that an image of one takes longer than three heartbeats.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_schema::cluster::DirectorId;
+use parking_lot::Mutex;
+use protobuf::Message as _;
+use raft::eraftpb::{Message, MessageType};
+
+use super::lab::{self, Memory, SLOW_MS};
+use crate::codec;
+use crate::codec::wire::{Address, RaftBatch, SnapshotHeader};
+use crate::membership::MemberView;
+use crate::peer::Lane;
+use crate::raft::machine::Records;
+use crate::raft::{
+    Driver, ELECTION_TICKS, Group, Input, Peers, Place, Routes, TICK, bootstrap, found_empty,
+};
+use crate::simulation::SimulatedDisk;
+
+const GROUPS: u16 = 16;
+
+/// What a director sends, and when it was heard last, by group and replica.
+#[derive(Default)]
+struct Out {
+    clock: Arc<AtomicU64>,
+    mail: Mutex<Vec<Input>>,
+    heard: Mutex<BTreeMap<(u16, u64), u64>>,
+    /// The longest silence of a leader (ms).
+    silence: AtomicU64,
+    from: u32,
+}
+
+impl Peers for Out {
+    fn send(&self, _: DirectorId, _: Lane, message: Bytes) {
+        let batch: RaftBatch = codec::decode(&message).unwrap();
+        let now = self.clock.load(Ordering::Relaxed);
+        for envelope in &batch.messages {
+            let mut m = Message::default();
+            m.merge_from_bytes(&envelope.message).unwrap();
+            if m.get_msg_type() == MessageType::MsgHeartbeat {
+                let last = self.heard.lock().insert((envelope.address.group, m.to), now);
+                self.silence.fetch_max(last.map_or(0, |last| now - last), Ordering::Relaxed);
+            }
+        }
+        self.mail.lock().push(Input::Raft(DirectorId(self.from), batch.messages));
+    }
+    fn send_snapshot(&self, _: DirectorId, address: Address, header: Bytes, image: Bytes) {
+        let header: SnapshotHeader = codec::decode(&header).unwrap();
+        let mut m = Box::<Message>::default();
+        m.merge_from_bytes(&header.message).unwrap();
+        self.mail.lock().push(Input::Snapshot(DirectorId(self.from), address, m, image));
+    }
+}
+
+struct Director {
+    driver: Driver<Memory>,
+    disk: SimulatedDisk,
+    out: Arc<Out>,
+    attached: Vec<Arc<AtomicBool>>,
+}
+
+fn director(id: u32, clock: &Arc<AtomicU64>, members: &Arc<Mutex<Vec<MemberView>>>) -> Director {
+    let disk = SimulatedDisk::new();
+    let db = disk.database();
+    let config = lab::config(Arc::default());
+    let attached: Vec<Arc<AtomicBool>> = (0..GROUPS).map(|_| Arc::default()).collect();
+    let open = |group: u16| {
+        let place = Place { group, generation: 1, replica: id.into() };
+        match id {
+            1 => bootstrap(&db, place, &Records::new()).unwrap(),
+            _ => found_empty(&db, place).unwrap(),
+        }
+        let machine = Memory {
+            members: members.clone(),
+            attached: attached[usize::from(group)].clone(),
+            slow: (id == 1).then(|| clock.clone()),
+            ..Memory::default()
+        };
+        Group::open(&db, place, &config, |_| Ok(machine)).unwrap()
+    };
+    let groups = (0..GROUPS).map(open).collect();
+    let out = Arc::new(Out { from: id, clock: clock.clone(), ..Out::default() });
+    let routes = Routes::from([(1, DirectorId(1)), (2, DirectorId(2))]);
+    let disk_end = disk.begin();
+    let driver =
+        Driver::new(config.clone(), groups, disk_end, out.clone(), routes, None, Duration::ZERO);
+    Director { driver, disk, out, attached }
+}
+
+/// One that leads all groups, and one that knows nothing yet.
+struct Pair {
+    clock: Arc<AtomicU64>,
+    members: Arc<Mutex<Vec<MemberView>>>,
+    both: [Director; 2],
+}
+
+impl Pair {
+    fn new() -> Pair {
+        let (clock, members) = (Arc::<AtomicU64>::default(), Arc::<Mutex<Vec<_>>>::default());
+        let both = [1, 2].map(|id| director(id, &clock, &members));
+        let mut pair = Pair { clock, members, both };
+        pair.member(1);
+        pair.until("it leads", |pair| {
+            pair.both[0].driver.states().iter().all(|s| s.progress().leads)
+        });
+        pair
+    }
+
+    fn member(&self, replica: u64) {
+        self.members.lock().push(MemberView { replica, live: true, serving: true });
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.clock.load(Ordering::Relaxed))
+    }
+
+    fn until(&mut self, what: &str, done: impl Fn(&Pair) -> bool) {
+        let end = self.now() + Duration::from_secs(60);
+        while !done(self) {
+            assert!(self.now() < end, "never: {what}");
+            for at in [0, 1] {
+                let mail = std::mem::take(&mut *self.both[1 - at].out.mail.lock());
+                for input in mail {
+                    if let Input::Snapshot(_, address, ..) = &input {
+                        let sent = Input::SnapshotSent(*address, true);
+                        self.both[1 - at].driver.take(sent, self.now()).unwrap();
+                    }
+                    self.both[at].driver.take(input, self.now()).unwrap();
+                }
+                while self.both[at].disk.write_next() {}
+                let (now, before) = (self.now(), self.clock.load(Ordering::Relaxed));
+                self.both[at].driver.poll(now).unwrap();
+                let took = self.clock.load(Ordering::Relaxed) - before;
+                assert!(took <= 2 * SLOW_MS, "{took} ms in one go");
+            }
+            let next = self.both.iter().map(|d| d.driver.next()).min().unwrap();
+            let next = (next.as_millis() as u64).max(self.clock.load(Ordering::Relaxed) + 1);
+            self.clock.store(next, Ordering::Relaxed);
+        }
+    }
+
+    fn silence(&self) -> Duration {
+        Duration::from_millis(self.both[0].out.silence.load(Ordering::Relaxed))
+    }
+}
+
+#[test]
+fn a_leader_of_all_groups_is_heard_while_a_new_learner_gets_their_snapshots() {
+    let mut pair = Pair::new();
+    pair.member(2);
+    pair.until("all groups have caught up", |pair| {
+        pair.both[1].driver.states().iter().all(|s| s.conf().learners == [2])
+    });
+    let longest = TICK * ELECTION_TICKS as u32;
+    assert!(pair.silence() < longest, "silent for {:?}: others would elect", pair.silence());
+}
+
+#[test]
+fn a_leader_of_all_groups_is_heard_while_a_sink_is_told_everything() {
+    let mut pair = Pair::new();
+    pair.member(2);
+    pair.until("all groups have caught up", |pair| {
+        pair.both[1].driver.states().iter().all(|s| s.conf().learners == [2])
+    });
+    let now = pair.now();
+    pair.both[0].driver.take(Input::Attached, now).unwrap();
+    let told = |pair: &Pair| pair.both[0].attached.iter().all(|a| a.load(Ordering::Relaxed));
+    pair.until("every group was told", told);
+    let until = pair.now() + Duration::from_secs(1);
+    pair.until("a second passes", |pair| pair.now() >= until);
+    let longest = TICK * ELECTION_TICKS as u32;
+    assert!(pair.silence() < longest, "silent for {:?}: others would elect", pair.silence());
+}
