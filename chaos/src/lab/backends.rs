@@ -45,12 +45,8 @@ pub async fn start(plan: &Plan) -> Result<()> {
     let mut bytes = vec![0; BULK_SIZE];
     SmallRng::seed_from_u64(u64::from(plan.owner.0)).fill_bytes(&mut bytes);
     std::fs::write(&file, &bytes)?;
-    let me = std::env::current_exe().context("the path of this program")?.display().to_string();
     for site in plan.backends() {
-        let (name, netns, addr) = (site.name(), plan.netns(site), site.addr().to_string());
-        let log = plan.file(&name, "backend.log");
-        let argv = [me.as_str(), "backend", "--name", &name, "--address", &addr];
-        spawn(&netns, &argv, Priority::Normal, &log, &[]).await?;
+        start_own(plan, site).await?;
         start_nginx(plan, site, &www.display().to_string()).await?;
     }
     for site in plan.backends() {
@@ -59,6 +55,20 @@ pub async fn start(plan: &Plan) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Starts our own servers on one more machine, and waits until they listen.
+pub async fn serve(plan: &Plan, site: Site) -> Result<()> {
+    start_own(plan, site).await?;
+    listening(plan, site, ECHO_PORT).await
+}
+
+async fn start_own(plan: &Plan, site: Site) -> Result<()> {
+    let me = std::env::current_exe().context("the path of this program")?.display().to_string();
+    let (name, netns, addr) = (site.name(), plan.netns(site), site.addr().to_string());
+    let log = plan.file(&name, "backend.log");
+    let argv = [me.as_str(), "backend", "--name", &name, "--address", &addr];
+    spawn(&netns, &argv, Priority::Normal, &log, &[]).await.map(|_| ())
 }
 
 async fn start_nginx(plan: &Plan, site: Site, www: &str) -> Result<()> {

@@ -67,8 +67,8 @@ pub fn what(step: StepName) -> &'static str {
             "kill -9 of all daemons at the same moment; they are started again at once"
         }
         StepName::FreezeFollower => {
-            "SIGSTOP for 30 s of a daemon that does not lead the control group: it is declared down, \
-             loses its votes, and wakes up into another term"
+            "SIGSTOP for 30 s of a daemon that does not lead the control group, of those one that leads most \
+             session groups: it is declared down, and others lead what it led"
         }
         StepName::OneWay => {
             "for 12 s one director's packets do not reach another one, who can still reach the first"
@@ -78,7 +78,8 @@ pub fn what(step: StepName) -> &'static str {
              reach it"
         }
         StepName::Reshuffle => {
-            "a backend is taken out of all groups, and while it drains, the router hashes by other fields"
+            "of two backends one is drained and comes back, one is drained and removed when its last \
+             connection has ended; meanwhile the router hashes by other fields"
         }
         StepName::BadLinks => {
             "for 12 s what directors send to each other is 2 to 8 ms late, out of order, and one datagram in \

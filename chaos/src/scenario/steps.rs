@@ -36,7 +36,7 @@ pub enum StepName {
     OneWay,
     /// A director and its peers do not hear each other, while its traffic goes on.
     CutOff,
-    /// The router's ECMP is reshuffled while a backend is removed.
+    /// The router's ECMP is reshuffled while one backend is drained and another one removed.
     Reshuffle,
     /// What directors say to each other is late, out of order, and lost now and then.
     BadLinks,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::{EFFECT, Effect, End, Lasting, ask, names};
+use super::{EFFECT, Effect, End, Lasting, ask};
 use crate::clock::{monotonic_of, now_ms, unix_ms};
 use crate::lab::plan::Site;
 use crate::lab::{bird, cluster, links, spawn};
@@ -29,14 +29,6 @@ pub async fn with_leader(run: &Run, serving: &[Site]) -> Result<Vec<Site>> {
     let others: Vec<Site> = serving.iter().copied().filter(|s| *s != leader).collect();
     let others = run.draw(StepName::KillWithLeader, others);
     Ok(vec![*others.first().context("a second director is needed")?, leader])
-}
-
-/// A director that does not lead the control group.
-pub async fn follower(run: &Run, serving: &[Site]) -> Result<Vec<Site>> {
-    let leader = ask(run, &[]).await?.leader.context("the control group has no leader")?;
-    let followers: Vec<Site> = serving.iter().copied().filter(|s| s.name() != leader).collect();
-    let followers = run.draw(StepName::FreezeFollower, followers);
-    Ok(vec![*followers.first().context("every director leads")?])
 }
 
 /// A crash has its effect when the router has left every route of the directors.
@@ -93,20 +85,6 @@ pub async fn freeze(run: &mut Run, target: Site, for_ms: u64) -> Result<Effect> 
         effect.missing.push(format!("process {pid} was not stopped"));
     }
     Ok(effect)
-}
-
-/// Notes whether the others have declared it down.
-pub async fn is_declared_down(run: &Run, target: Site, effect: &mut Effect) {
-    let name = target.name();
-    let down = until("it is declared down", Duration::from_secs(15), async || {
-        let status = ask(run, &[target]).await?;
-        let node = status.nodes.iter().find(|n| n.name == name).context("it is no member")?;
-        ensure!(!node.up, "it is up");
-        Ok(())
-    });
-    if down.await.is_err() {
-        effect.missing.push(format!("nobody declared {} down", names(&[target])));
-    }
 }
 
 /// No frame in or out, and everything on it stopped.

@@ -1,6 +1,8 @@
 //! What each step does to the cluster, and how the router shows that it happened.
 
+mod backend;
 mod crash;
+pub mod follower;
 mod machine;
 mod network;
 mod planned;
@@ -73,10 +75,14 @@ pub struct Victims {
     pub all: Vec<u32>,
 }
 
-/// Everything short of the step itself: machines for newcomers, victims for a crash.
+/// Everything short of the step itself: machines for newcomers, a backend that will be removed, victims for a
+/// crash.
 pub async fn prepare(run: &mut Run, step: StepName, targets: &[Site]) -> Result<()> {
     if step.newcomers() > 0 {
         planned::machines(run, targets).await?;
+    }
+    if step == StepName::Reshuffle {
+        backend::add(run).await?;
     }
     run.victims = Victims::default();
     for target in targets.iter().filter(|_| step.is_crash()) {
@@ -104,7 +110,7 @@ pub async fn choose(run: &Run, step: StepName) -> Result<Vec<Site>> {
         StepName::DrainTwo | StepName::OneWay | StepName::ClockJump => 2,
         StepName::DiskFull | StepName::DiskStall => return machine::with_own_disk(run),
         StepName::KillWithLeader => return crash::with_leader(run, &serving).await,
-        StepName::FreezeFollower => return crash::follower(run, &serving).await,
+        StepName::FreezeFollower => return follower::choose(run, &serving).await,
         _ => 1,
     };
     ensure!(serving.len() >= count, "{} directors serve, {count} are needed", serving.len());
@@ -124,16 +130,11 @@ pub async fn inject(run: &mut Run, step: StepName, targets: &[Site]) -> Result<E
             crash::kill(run, targets).await
         }
         StepName::HangDaemon => crash::freeze(run, first(targets)?, 10_000).await,
-        StepName::FreezeFollower => {
-            let target = first(targets)?;
-            let mut effect = crash::freeze(run, target, 30_000).await?;
-            crash::is_declared_down(run, target, &mut effect).await;
-            Ok(effect)
-        }
+        StepName::FreezeFollower => follower::freeze(run, first(targets)?).await,
         StepName::LoseMachine => crash::lose_machine(run, first(targets)?).await,
         StepName::OneWay => network::one_way(run, targets).await,
         StepName::CutOff => network::cut_off(run, first(targets)?).await,
-        StepName::Reshuffle => network::reshuffle(run).await,
+        StepName::Reshuffle => backend::reshuffle(run).await,
         StepName::BadLinks => network::bad_links(run).await,
         StepName::BlockedLinks => network::blocked_links(run).await,
         StepName::DiskFull => machine::disk_full(run, first(targets)?).await,
@@ -156,6 +157,7 @@ pub async fn outlast(run: &mut Run) -> Result<()> {
     }
     match end {
         End::Thaw(pid) => {
+            follower::last_look(run).await;
             spawn::signal(pid, Signal::SIGCONT)?;
             run.progress.say("the daemon goes on");
         }
@@ -179,8 +181,13 @@ pub async fn outlast(run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-/// Restores what was lost and waits until the cluster has settled.
-pub async fn repair(run: &mut Run, step: StepName, targets: &[Site]) -> Result<()> {
+/// Restores what was lost and waits until the cluster has settled. What is seen then is told in the effect.
+pub async fn repair(
+    run: &mut Run,
+    step: StepName,
+    targets: &[Site],
+    effect: &mut Effect,
+) -> Result<()> {
     match step {
         StepName::KillDaemon | StepName::KillWithLeader | StepName::KillAll => {
             run.progress.say(&format!("{} started anew", are(targets)));
@@ -188,14 +195,15 @@ pub async fn repair(run: &mut Run, step: StepName, targets: &[Site]) -> Result<(
         }
         StepName::LoseMachine => crash::replace_machine(run, first(targets)?).await?,
         StepName::DrainTwo => planned::undrain(run, targets).await.map(|_| ())?,
-        StepName::Reshuffle => network::shuffle_back(run).await?,
+        StepName::Reshuffle => backend::remove(run, effect).await?,
         StepName::BadLinks => links::hash_by(&run.plan, links::HashFields::All).await?,
         StepName::DiskFull => machine::room_again(run, first(targets)?).await?,
         StepName::ClockJump => machine::right_the_clocks(run, targets)?,
         _ => {}
     }
     cluster::settled(&run.plan, SETTLED).await?;
-    routes_agree(run).await
+    routes_agree(run).await?;
+    follower::tell(run, effect).await
 }
 
 /// Starts daemons at the same moment and waits until each answers.

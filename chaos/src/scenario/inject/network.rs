@@ -1,18 +1,18 @@
-//! Faults of the network between the directors, and of the router's hash.
+//! Faults of the network between the directors.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use nix::sys::signal::Signal;
 
-use super::{Effect, End, Lasting, any_other, moved_after, router_follows};
+use super::{Effect, End, Lasting, moved_after, router_follows};
 use crate::clock::now_ms;
 use crate::command::{SOON, run_in};
 use crate::lab::plan::{PEER_PORT, Site};
 use crate::lab::spawn::{Priority, signal, spawn};
-use crate::lab::{backends, cluster, links, relay};
+use crate::lab::{links, relay};
 use crate::scenario::run::Run;
 use crate::scenario::wait::until;
 
@@ -116,32 +116,4 @@ async fn start_relay(run: &Run, directors: &[(String, Ipv4Addr, Ipv4Addr)]) -> R
 pub async fn bypass_relay(run: &Run, pid: u32) -> Result<()> {
     run_in(&run.plan.router(), &["nft", "delete", "table", "ip", "relay"]).await?;
     signal(pid, Signal::SIGKILL)
-}
-
-/// The backend that is taken away: the last one.
-fn leaving(run: &Run) -> Result<String> {
-    Ok(run.plan.backends().last().context("a lab has backends")?.name())
-}
-
-/// New connections go to other backends from now on, and the router hashes by other fields.
-pub async fn reshuffle(run: &mut Run) -> Result<Effect> {
-    let (at, backend) = (any_other(run, &[]), leaving(run)?);
-    let mut effect = Effect { begin_ms: now_ms(), ..Effect::default() };
-    for group in backends::GROUPS {
-        cluster::holdfast(&run.plan, at, &["backend", "drain", group, &backend]).await?;
-    }
-    links::hash_by(&run.plan, links::HashFields::WithoutProtocol).await?;
-    effect.done_ms = now_ms();
-    effect.notes.push(format!("{backend} is the backend that left"));
-    Ok(effect)
-}
-
-/// As it was.
-pub async fn shuffle_back(run: &mut Run) -> Result<()> {
-    links::hash_by(&run.plan, links::HashFields::All).await?;
-    let (at, backend) = (any_other(run, &[]), leaving(run)?);
-    for group in backends::GROUPS {
-        cluster::holdfast(&run.plan, at, &["backend", "undrain", group, &backend]).await?;
-    }
-    Ok(())
 }

@@ -12,6 +12,7 @@ use super::burst::{BEFORE_MS, Young};
 use super::clients::Clients;
 use super::draws::Draw;
 use super::faults::what;
+use super::inject::follower::Frozen;
 use super::inject::{self, Effect, Lasting, Victims, names};
 use super::judge::{Facts, MARGIN_MS, Terms, judge_step, patience};
 use super::progress::Progress;
@@ -71,6 +72,8 @@ pub struct Run {
     pub drained: BTreeSet<Site>,
     /// A fault that goes on for a while.
     pub lasting: Option<Lasting>,
+    /// The director that stands still for long.
+    pub frozen: Option<Frozen>,
     /// Whom the next crash is about.
     pub victims: Victims,
     /// Directors whose daemons were started anew although not every such step does so.
@@ -123,6 +126,7 @@ impl Run {
             monitor,
             drained: BTreeSet::new(),
             lasting: None,
+            frozen: None,
             victims: Victims::default(),
             restarted: Vec::new(),
             settings,
@@ -230,7 +234,7 @@ impl Run {
             repaired_ms: effect.done_ms,
             judged_ms: effect.done_ms,
             missing: Vec::new(),
-            notes: std::mem::take(&mut effect.notes),
+            notes: Vec::new(),
             routes_moved_ms: effect.routes_moved_ms,
             bfd_ms: effect.bfd_ms,
             failed: effect.failed.iter().map(|t| t.name()).collect(),
@@ -254,7 +258,7 @@ impl Run {
         }
         inject::outlast(self).await?;
         if self.settings.inject
-            && let Err(error) = inject::repair(self, step, &targets).await
+            && let Err(error) = inject::repair(self, step, &targets, &mut effect).await
         {
             effect.missing.push(format!("it was not repaired: {error:#}"));
         }
@@ -264,7 +268,7 @@ impl Run {
         (facts.guard_releases, facts.guard_releases_injected) =
             self.releases_in_step(step, &targets, &mut effect).await;
         facts.judged_ms = now_ms();
-        facts.missing = effect.missing;
+        (facts.missing, facts.notes) = (effect.missing, effect.notes);
         self.tell(&facts).await?;
         let broken = facts.missing.iter().find(|m| m.starts_with("it was not repaired")).cloned();
         self.facts.push(facts);
