@@ -4,3 +4,4 @@
 pub mod bfd;
 pub mod monitor;
 pub mod paths;
+pub mod trace;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
+use tokio::sync::watch;
 
 use super::paths::word_after;
 use crate::clock::{monotonic_of, parse_utc};
@@ -67,6 +68,21 @@ impl History {
         .max()
     }
 
+    /// How often the routes to these destinations changed from then on; where all of them did together, once.
+    pub fn changes_since(&self, destinations: &[String], since_ms: u64) -> u64 {
+        let mut routes = self.at(since_ms.saturating_sub(1));
+        let mut counts: BTreeMap<&String, u64> = BTreeMap::new();
+        for change in self.changes.iter().filter(|c| c.at_ms >= since_ms) {
+            let before = routes.insert(change.destination.clone(), change.devices.clone());
+            if destinations.contains(&change.destination)
+                && before.as_ref() != Some(&change.devices)
+            {
+                *counts.entry(&change.destination).or_default() += 1;
+            }
+        }
+        counts.into_values().max().unwrap_or(0)
+    }
+
     /// Whether any route changed between two times.
     pub fn changed(&self, from_ms: u64, until_ms: u64) -> bool {
         self.changes.iter().any(|c| (from_ms..until_ms).contains(&c.at_ms))
@@ -118,9 +134,40 @@ fn parse_event(line: &str) -> Option<(i64, String, Devices)> {
     }
 }
 
+/// Is told when routes change.
+pub struct Watcher {
+    history: Arc<Mutex<History>>,
+    told: watch::Receiver<()>,
+    /// How many changes it knows of.
+    known: usize,
+}
+
+impl Watcher {
+    /// Waits until routes to any of these destinations have changed; gives which. None: nobody watches the
+    /// router any more.
+    pub async fn changed(&mut self, destinations: &[String]) -> BTreeSet<String> {
+        loop {
+            let changed = self.unknown(destinations);
+            if !changed.is_empty() || self.told.changed().await.is_err() {
+                return changed;
+            }
+        }
+    }
+
+    /// Takes up the changes that it does not know of.
+    fn unknown(&mut self, destinations: &[String]) -> BTreeSet<String> {
+        let history = self.history.lock().expect("no holder panics");
+        let new = history.changes.get(self.known..).unwrap_or_default();
+        self.known = history.changes.len();
+        let of = new.iter().map(|c| &c.destination).filter(|d| destinations.contains(d));
+        of.cloned().collect()
+    }
+}
+
 /// Watches a router's routes while it exists.
 pub struct Monitor {
     history: Arc<Mutex<History>>,
+    told: watch::Receiver<()>,
     // Ends with us.
     _child: Child,
 }
@@ -139,6 +186,7 @@ impl Monitor {
         let out = child.stdout.take().context("its output is piped")?;
         let history = Arc::new(Mutex::new(History::default()));
         let to = history.clone();
+        let (tell, told) = watch::channel(());
         tokio::spawn(async move {
             let mut lines = BufReader::new(out).lines();
             while let Ok(Some(line)) = lines.next_line().await {
@@ -149,13 +197,20 @@ impl Monitor {
                         destination,
                         devices,
                     });
+                    tell.send(()).ok();
                 }
             }
         });
         let shown = run(&["ip", "-n", router, "-o", "route", "show"]).await?;
         let first = shown.lines().filter_map(parse_route).collect();
         history.lock().expect("no holder panics").first = first;
-        Ok(Monitor { history, _child: child })
+        Ok(Monitor { history, told, _child: child })
+    }
+
+    /// One who is told of what changes from now on.
+    pub fn watcher(&self) -> Watcher {
+        let known = self.history.lock().expect("no holder panics").changes.len();
+        Watcher { history: self.history.clone(), told: self.told.clone(), known }
     }
 
     /// What has been seen so far.
@@ -205,6 +260,38 @@ mod tests {
         assert!(h.serves("d1", &["vip".into()]));
         assert_eq!(h.at(500)["lip1"], devices(&["d2", "d3"]));
         assert!(h.changed(100, 101) && !h.changed(101, 130));
+    }
+
+    #[test]
+    fn changes_of_all_destinations_together_count_once() {
+        let mut h = history();
+        h.first.insert("vip2".into(), devices(&["d1", "d2", "d3"]));
+        h.changes.push(change(951, "vip2", &["d1", "d2", "d3"]));
+        let both = ["vip".to_owned(), "vip2".to_owned()];
+        assert_eq!(h.changes_since(&both, 100), 2, "a route that is told again has not changed");
+        assert_eq!(h.changes_since(&both, 101), 1);
+        assert_eq!(h.changes_since(&both[1..], 0), 0);
+    }
+
+    #[tokio::test]
+    async fn who_watches_is_told_once_of_each_change_that_concerns_him() {
+        let history = Arc::new(Mutex::new(history()));
+        let (tell, told) = watch::channel(());
+        let mut watcher = Watcher { history: history.clone(), told, known: 4 };
+        let vip = ["vip".to_owned()];
+        let soon = std::time::Duration::from_millis(50);
+        let add = |change| {
+            history.lock().unwrap().changes.push(change);
+            tell.send(()).unwrap();
+        };
+        add(change(960, "lip1", &["d2"]));
+        assert!(tokio::time::timeout(soon, watcher.changed(&vip)).await.is_err(), "not his");
+        add(change(970, "vip", &["d2"]));
+        add(change(980, "vip", &["d3"]));
+        assert_eq!(watcher.changed(&vip).await, BTreeSet::from(["vip".to_owned()]));
+        assert!(tokio::time::timeout(soon, watcher.changed(&vip)).await.is_err(), "he knows");
+        drop(tell);
+        assert!(watcher.changed(&vip).await.is_empty());
     }
 
     #[test]

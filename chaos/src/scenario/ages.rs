@@ -1,7 +1,8 @@
 //! Connections by their age when the fault came, and what is known of those that were lost. Pure.
 
+use super::facts::Facts;
 use super::faults::{Loss, Refusal, Rule, rule};
-use super::judge::{Facts, MARGIN_MS, Terms, is_over};
+use super::judge::{MARGIN_MS, Terms, is_over};
 use super::report::{Age, AgeReport, How, LostConnection};
 use crate::workload::record::{Patience, Record};
 
@@ -65,7 +66,7 @@ pub fn tell(
             losses.push(LostConnection { how: How::NotOpened, excused, ..lost });
             continue;
         }
-        let moved = facts.moved(record.id);
+        let moved = facts.moved(record);
         cohort.eligible += 1;
         cohort.moved += u64::from(moved);
         let Some(at_ms) = lost else {
@@ -136,7 +137,7 @@ fn describe(record: &Record, facts: &Facts, age: Age, at_ms: u64) -> LostConnect
         last_byte_ms: record.last_ms.map(after),
         exchanges: record.progress,
         director_before: facts.before.get(&record.id).cloned(),
-        director_after: facts.after.get(&record.id).cloned(),
+        director_after: facts.then(record).cloned(),
         excused: false,
     }
 }
@@ -150,7 +151,7 @@ fn opened_late(record: &Record) -> String {
 /// What the judgement has to know of a loss.
 fn loss(record: &Record, facts: &Facts, lost_ms: u64) -> Loss {
     Loss {
-        moved: facts.before.contains_key(&record.id).then(|| facts.moved(record.id)),
+        moved: facts.before.contains_key(&record.id).then(|| facts.moved(record)),
         maybe_hit: facts.may_have_hit(record),
         reset: how(record, lost_ms) == How::Reset,
     }

@@ -15,6 +15,7 @@ use crate::lab::describe::Machine;
 use crate::lab::plan::VIPS;
 use crate::lab::spawn::OWN_SHARE;
 use crate::router::paths::{self, Paths};
+use crate::router::trace::Incoming;
 use crate::workload::messages::{Answer, Command, Flow, Look, Order, Said};
 use crate::workload::record::{Cohort, Record, Transport};
 
@@ -229,13 +230,18 @@ impl Clients {
         Ok(all)
     }
 
+    /// These by the router's interface that they come in by.
+    pub fn incoming(&self, flows: &Flows) -> Incoming {
+        let of = |client| flows.iter().filter(move |(of, _)| *of == client).map(|(_, flow)| *flow);
+        let each = self.0.iter().enumerate();
+        each.map(|(client, process)| (process.name.clone(), of(client).collect())).collect()
+    }
+
     /// The router's choice of path for each of these.
     pub async fn paths(&self, router: &str, flows: &Flows) -> Result<Paths> {
         let mut all = Paths::new();
-        for (client, process) in self.0.iter().enumerate() {
-            let ours = flows.iter().filter(|(of, _)| *of == client);
-            let ours: Vec<Flow> = ours.map(|(_, flow)| *flow).collect();
-            all.extend(paths::ask(router, &process.name, &ours).await?);
+        for (interface, flows) in self.incoming(flows) {
+            all.extend(paths::ask(router, &interface, &flows).await?);
         }
         Ok(all)
     }

@@ -93,7 +93,10 @@ pub fn what(step: StepName) -> &'static str {
              drained and restarted with it (a library in front of the daemons' own: the machine's clock is \
              everybody's)"
         }
-        StepName::DiskStall => "for 12 s whoever writes to a director's disk waits (fsfreeze)",
+        StepName::DiskStall => {
+            "for 12 s whoever writes to a director's disk waits (fsfreeze); the router hashes by other fields \
+             meanwhile"
+        }
         StepName::DiskFull => "for 12 s there is no free byte on a director's disk",
     }
 }
@@ -124,7 +127,8 @@ pub fn rule(step: StepName, age: Age) -> Rule {
             all: false,
             reset: false,
         }),
-        // Paths move and come back meanwhile, which the router's choices before and after do not show.
+        // Who was sent elsewhere is known of what clients send only: answers come by the LIPs, whose routes move,
+        // too.
         (StepName::BlockedLinks, _) => Rule::Excused(Excuse {
             why: "directors that hear nobody say so to the router one after another, which moves paths to \
                   others; and nobody can ask who knows the session",

@@ -2,14 +2,13 @@
 //!
 //! Pure. The verdict depends on loss, moved backends, damage and takeovers, never on time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::ages;
-use super::faults::{Refusal, Rule, refusal, rule};
+use super::facts::Facts;
+use super::faults::{Rule, refusal, rule};
 use super::report::{Age, CohortReport, How, Report, Seconds, Stalls, StepReport, Verdict, Young};
-use super::steps::StepName;
 use super::toll::Toll;
-use crate::router::paths::Paths;
 use crate::workload::record::{Cohort, Patience, Record, Transport};
 
 /// Fewer takeovers prove nothing in a step that has to move connections.
@@ -23,113 +22,6 @@ pub const MARGIN_MS: u64 = 1_000;
 const UNDER_WAY_MS: u64 = 3_000;
 /// How many losses are told one by one.
 const TOLD: usize = 8;
-
-/// What was measured of a step, the connections apart.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Facts {
-    /// The step.
-    pub name: StepName,
-    /// The directors it concerned.
-    pub directors: Vec<String>,
-    /// When it began: just before the fault or the command.
-    pub begin_ms: u64,
-    /// When it had taken effect.
-    pub done_ms: u64,
-    /// When everything was restored and settled.
-    pub repaired_ms: u64,
-    /// When it was judged: every eligible connection had exchanged something, or was lost.
-    pub judged_ms: u64,
-    /// Why it did not really happen; empty: it did.
-    pub missing: Vec<String>,
-    /// What else is worth knowing.
-    pub notes: Vec<String>,
-    /// See [`StepReport::routes_moved_ms`].
-    pub routes_moved_ms: Option<u64>,
-    /// See [`StepReport::bfd_ms`].
-    pub bfd_ms: Option<u64>,
-    /// The directors that failed, or were restarted: nothing stays on them.
-    pub failed: BTreeSet<String>,
-    /// Whether no other director was left to serve.
-    pub alone: bool,
-    /// The router's choice of path for each connection, just before it.
-    pub before: Paths,
-    /// The same when it had taken effect.
-    pub after: Paths,
-    /// How long connections may be silent beyond their gap in this step (ms).
-    pub patience_ms: u64,
-    /// Guards that let go without an injected reason.
-    pub guard_releases: u64,
-    /// Guards that let go because of the fault.
-    pub guard_releases_injected: u64,
-}
-
-#[cfg(test)]
-impl Facts {
-    /// A step about d1 whose effect was there after 100 ms, repaired after 10 s and judged 2 s later.
-    pub fn of_a_test(name: StepName, begin_ms: u64) -> Facts {
-        Facts {
-            name,
-            directors: vec!["d1".into()],
-            begin_ms,
-            done_ms: begin_ms + 100,
-            repaired_ms: begin_ms + 10_000,
-            judged_ms: begin_ms + 12_000,
-            missing: Vec::new(),
-            notes: Vec::new(),
-            routes_moved_ms: Some(50),
-            bfd_ms: None,
-            failed: BTreeSet::from(["d1".into()]),
-            alone: false,
-            before: Paths::new(),
-            after: Paths::new(),
-            patience_ms: 10_000,
-            guard_releases: 0,
-            guard_releases_injected: 0,
-        }
-    }
-}
-
-impl Facts {
-    /// Whether a connection changed director: its own failed, or the router sends it elsewhere.
-    pub fn moved(&self, id: u64) -> bool {
-        let Some(before) = self.before.get(&id) else { return false };
-        self.failed.contains(before) || self.after.get(&id).is_some_and(|now| now != before)
-    }
-
-    /// Whether a connection is one of this step's: one that was opened after its judgement, when all was
-    /// over and the next had not begun, only if it came to harm. The others say nothing of the fault.
-    pub fn concerns(&self, record: &Record, harmed: bool) -> bool {
-        record.opened_ms <= self.judged_ms || harmed
-    }
-
-    /// Who may be refused.
-    pub fn refusal(&self) -> Refusal {
-        if self.alone { Refusal::UntilRepaired } else { refusal(self.name) }
-    }
-
-    /// Whether a director that the fault is about had this connection, or may have had it. Which director a
-    /// connection had that was opened about the time of the fault is known of those only whose port was
-    /// asked for beforehand. Whatever was connected a while after the router had left the director was not
-    /// there.
-    pub fn may_have_hit(&self, record: &Record) -> bool {
-        let hit = |director: &String| match self.name {
-            // It lives, and cannot be asked.
-            StepName::CutOff => self.directors.contains(director),
-            _ => self.failed.contains(director),
-        };
-        record.connected_ms.is_none_or(|at| at <= self.done_ms + MARGIN_MS)
-            && self.before.get(&record.id).is_none_or(hit)
-    }
-
-    /// Whether another director has to carry it on: crash: its own failed.
-    pub fn taken_over(&self, id: u64) -> bool {
-        if self.name.is_crash() {
-            self.before.get(&id).is_some_and(|before| self.failed.contains(before))
-        } else {
-            self.moved(id)
-        }
-    }
-}
 
 /// How a run was made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -290,7 +182,7 @@ pub fn judge_step(
         if !eligible(record, facts, until, terms, patience) {
             continue;
         }
-        taken_over += u64::from(facts.taken_over(record.id));
+        taken_over += u64::from(facts.taken_over(record));
         let tally = tallies.entry(record.cohort).or_default();
         tally.eligible += 1;
         if record.cohort == Cohort::Bulk {
@@ -335,6 +227,7 @@ pub fn judge_step(
         took_s: Seconds { ms: facts.done_ms.saturating_sub(facts.begin_ms) },
         repair_s: Seconds { ms: facts.repaired_ms.saturating_sub(facts.done_ms) },
         routes_moved_ms: facts.routes_moved_ms,
+        routes_changed: Some(facts.routes_changed),
         bfd_ms: facts.bfd_ms,
         eligible_taken_over: taken_over,
         guard_releases: facts.guard_releases,

@@ -6,6 +6,7 @@ pub mod burst;
 pub mod clients;
 pub mod draws;
 pub mod environment;
+pub mod facts;
 pub mod faults;
 pub mod inject;
 pub mod judge;

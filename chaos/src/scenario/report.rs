@@ -141,10 +141,13 @@ pub struct StepReport {
     /// From the fault until the router had left the director's routes (ms). Planned steps and `clock-jump`:
     /// from the first to the last route change.
     pub routes_moved_ms: Option<u64>,
+    /// How often the router changed its routes while it went on; none: an older program wrote the report.
+    #[serde(default)]
+    pub routes_changed: Option<u64>,
     /// When the router's BFD gave the director up (ms after the fault); only when a machine is lost.
     pub bfd_ms: Option<u64>,
-    /// Eligible connections that the router sent to another director afterwards. Crash steps: those that
-    /// sat on the failed one.
+    /// Eligible connections that the router sent to another director, be it for a while. Crash steps: those
+    /// that sat on the failed one.
     pub eligible_taken_over: u64,
     /// How often guards let go without an injected reason.
     pub guard_releases: u64,
@@ -181,6 +184,7 @@ impl StepReport {
             took_s: Seconds::default(),
             repair_s: Seconds::default(),
             routes_moved_ms: None,
+            routes_changed: None,
             bfd_ms: None,
             eligible_taken_over: 40,
             guard_releases: 0,
@@ -243,7 +247,8 @@ pub struct AgeReport {
     pub rule: String,
     /// Those that were connected.
     pub eligible: u64,
-    /// Of those, those that changed director: their director failed, or the router sent them elsewhere.
+    /// Of those, those that changed director: their director failed, or the router sent them elsewhere, be it
+    /// for a while.
     pub moved: u64,
     /// Those that were not lost.
     pub survived: u64,

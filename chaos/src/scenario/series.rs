@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::judge::{Facts, Terms};
+use super::facts::Facts;
+use super::judge::Terms;
 use super::report::{
     Alive, Distribution, Fault, Phase, StallPhases, StallSeries, StepStalls, Timeline,
 };
@@ -164,7 +165,7 @@ pub fn stalls(records: &[Record], facts: &[Facts], terms: &Terms, calm: &Calm) -
         StepStalls {
             before: phase(before, f.begin_ms, &all),
             during: phase(f.begin_ms, f.judged_ms, &all),
-            moved: phase(f.begin_ms, f.judged_ms, &|r| f.taken_over(r.id)),
+            moved: phase(f.begin_ms, f.judged_ms, &|r| f.taken_over(r)),
             after: phase(f.judged_ms, after, &all),
         }
     });

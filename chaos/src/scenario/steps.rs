@@ -171,7 +171,10 @@ impl StepName {
     /// Whether it proves nothing unless connections change director.
     pub fn has_to_move(self) -> bool {
         self.is_crash()
-            || matches!(self, StepName::CutOff | StepName::Reshuffle | StepName::BadLinks)
+            || matches!(
+                self,
+                StepName::CutOff | StepName::Reshuffle | StepName::BadLinks | StepName::DiskStall
+            )
     }
 
     /// How many directors it brings.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{Effect, End, Lasting, crash, planned};
 use crate::clock::{now_ms, parse_utc, unix_ms};
 use crate::lab::plan::{Site, director};
-use crate::lab::{clocks, cluster, disks, spawn};
+use crate::lab::{clocks, cluster, disks, links, spawn};
 use crate::scenario::run::Run;
 use crate::scenario::wait::until;
 
@@ -63,7 +63,8 @@ fn says_no_space(run: &Run, site: Site) -> bool {
     log.is_ok_and(|text| text.contains("No space left"))
 }
 
-/// Whoever writes to its disk waits.
+/// Whoever writes to its disk waits; and since the router hashes by other fields from then on, most connections
+/// change director while it does.
 pub async fn disk_stall(run: &mut Run, target: Site) -> Result<Effect> {
     let pid = cluster::daemon_pid(&run.plan, target).await?;
     let mut effect = Effect { begin_ms: now_ms(), ..Effect::default() };
@@ -77,6 +78,7 @@ pub async fn disk_stall(run: &mut Run, target: Site) -> Result<Effect> {
     if waits.await.is_err() {
         effect.missing.push("no thread of the daemon had to wait for its disk".into());
     }
+    links::hash_by(&run.plan, links::HashFields::WithoutProtocol).await?;
     effect.done_ms = now_ms();
     Ok(effect)
 }

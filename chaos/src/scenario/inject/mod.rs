@@ -196,7 +196,9 @@ pub async fn repair(
         StepName::LoseMachine => crash::replace_machine(run, first(targets)?).await?,
         StepName::DrainTwo => planned::undrain(run, targets).await.map(|_| ())?,
         StepName::Reshuffle => backend::remove(run, effect).await?,
-        StepName::BadLinks => links::hash_by(&run.plan, links::HashFields::All).await?,
+        StepName::BadLinks | StepName::DiskStall => {
+            links::hash_by(&run.plan, links::HashFields::All).await?
+        }
         StepName::DiskFull => machine::room_again(run, first(targets)?).await?,
         StepName::ClockJump => machine::right_the_clocks(run, targets)?,
         _ => {}

@@ -6,7 +6,8 @@ mod openings;
 use std::collections::BTreeSet;
 
 use super::burst::Young;
-use super::judge::{self, Facts, Terms, judge};
+use super::facts::Facts;
+use super::judge::{self, Terms, judge};
 use super::report::{Stalls, Verdict};
 use super::steps::StepName;
 use crate::router::paths::Paths;

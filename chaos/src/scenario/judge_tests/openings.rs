@@ -2,7 +2,8 @@
 
 use clap::ValueEnum;
 
-use super::super::judge::{Facts, Terms, judge};
+use super::super::facts::Facts;
+use super::super::judge::{Terms, judge};
 use super::super::report::{How, Report, Verdict};
 use super::super::steps::StepName;
 use super::{TERMS, facts, fifty};

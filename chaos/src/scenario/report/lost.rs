@@ -37,7 +37,7 @@ pub struct LostConnection {
     pub exchanges: u64,
     /// The director that the router sent it to before.
     pub director_before: Option<String>,
-    /// The director that the router sent it to when the fault had taken effect.
+    /// The director that the router sent it to when the fault had taken effect; if it was the same, the next.
     pub director_after: Option<String>,
     /// Whether it is one of those that could not live.
     pub excused: bool,

@@ -1,4 +1,5 @@
 //! The moments before a step: young connections are opened, and the router is asked for its choices of path.
+//! So it is of those that come later.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
@@ -10,9 +11,9 @@ use super::Run;
 use crate::clock::now_ms;
 use crate::lab::plan::Site;
 use crate::router::paths::Paths;
-use crate::scenario::burst::{self, BEFORE_MS, OVER_MS};
+use crate::router::trace::Trace;
+use crate::scenario::burst::{self, BEFORE_MS, OVER_MS, Size};
 use crate::scenario::clients::{Flows, target};
-use crate::scenario::steps::StepName;
 use crate::workload::record::{Cohort, Transport};
 
 /// What happens just before a fault has to be done this long before it (ms).
@@ -22,7 +23,9 @@ const LAST_LOOK_MS: u64 = 150;
 pub struct Before {
     /// Since when they have been asked for (ms).
     pub asked_ms: u64,
-    /// Those of connections that are there.
+    /// The connections that are there, as far as anybody knows.
+    pub flows: Flows,
+    /// Those of these connections.
     pub paths: Paths,
     /// Those of ports from which connections will be opened.
     ports: BTreeMap<SocketAddrV4, String>,
@@ -49,10 +52,8 @@ impl Before {
 
 impl Run {
     /// Opens a burst of young connections and returns when it is time for the fault.
-    pub async fn burst(&mut self, step: StepName, targets: &[Site]) -> Result<Before> {
+    pub async fn burst(&mut self, size: Size, targets: &[Site]) -> Result<Before> {
         let router = self.plan.router();
-        let young = self.settings.young;
-        let size = if step.is_crash() { young.burst } else { young.planned };
         let serving: BTreeSet<String> = self.serving().map(|d| d.name()).collect();
         let hit: BTreeSet<String> =
             targets.iter().map(|t| t.name()).filter(|name| serving.contains(name)).collect();
@@ -66,6 +67,7 @@ impl Run {
         let flows = self.clients.flows(now_ms()).await?;
         let mut before = Before {
             asked_ms,
+            flows: Flows::new(),
             paths: self.clients.paths(&router, &flows).await?,
             ports: chosen.iter().map(|p| (p.local, p.director.clone())).collect(),
         };
@@ -74,10 +76,18 @@ impl Run {
         let until_ms = begin_ms + BEFORE_MS;
         self.watch_for(until_ms.saturating_sub(now_ms() + LAST_LOOK_MS)).await?;
         // Those that have come from other ports since then are few.
-        let flows = before.add(self.clients.flows(begin_ms).await?);
-        before.paths.extend(self.clients.paths(&router, &flows).await?);
+        before.flows = self.clients.flows(begin_ms).await?;
+        let unknown = before.add(before.flows.clone());
+        before.paths.extend(self.clients.paths(&router, &unknown).await?);
         let rest = until_ms.saturating_sub(now_ms());
         tokio::time::sleep(Duration::from_millis(rest)).await;
         Ok(before)
+    }
+
+    /// Asks for the paths of connections that have come meanwhile, so that it shows if they move.
+    pub(super) async fn trace_newcomers(&mut self, trace: &mut Trace) -> Result<()> {
+        let flows = self.clients.flows(now_ms()).await?;
+        trace.about(self.clients.incoming(&flows));
+        trace.ask_for_new().await
     }
 }

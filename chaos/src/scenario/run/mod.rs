@@ -11,10 +11,11 @@ use anyhow::{Result, bail};
 use super::burst::{BEFORE_MS, Young};
 use super::clients::Clients;
 use super::draws::Draw;
+use super::facts::Facts;
 use super::faults::what;
 use super::inject::follower::Frozen;
 use super::inject::{self, Effect, Lasting, Victims, names};
-use super::judge::{Facts, MARGIN_MS, Terms, judge_step, patience};
+use super::judge::{MARGIN_MS, Terms, judge_step, patience};
 use super::progress::Progress;
 use super::releases::Releases;
 use super::report::{Age, Busy, Lane, StepReport};
@@ -22,10 +23,11 @@ use super::sampler::Sampler;
 use super::series::Calm;
 use super::steps::StepName;
 use crate::clock::now_ms;
-use crate::lab::plan::{Plan, Site};
+use crate::lab::plan::{Plan, Site, VIPS};
 use crate::lab::{backends, describe};
 use crate::router::monitor::Monitor;
 use crate::router::paths;
+use crate::router::trace::{Moves, Trace};
 use crate::workload::messages::Look;
 use crate::workload::record::{Cohort, LOST_AFTER_MS, Record};
 
@@ -213,11 +215,28 @@ impl Run {
         self.releases_until_now(&format!("{name}-before")).await;
         self.patience_ms = patience_ms(step);
 
-        let mut before = self.burst(step, &targets).await?;
+        let young = self.settings.young;
+        let size = if step.is_crash() { young.burst } else { young.planned };
+        let mut before = self.burst(size, &targets).await?;
+        let vips: Vec<String> = VIPS.iter().map(ToString::to_string).collect();
+        let mut trace = Trace::of(self.plan.router());
+        trace.about(self.clients.incoming(&before.flows));
+        trace.take(&before.paths, before.asked_ms);
+        // In the moment of a crash nobody shall be busy but those who carry on what was lost.
+        if !step.is_crash() {
+            trace.follow(self.monitor.watcher(), vips.clone());
+        }
         let mut effect = self.injected(step, &targets).await?;
+        let routes = self.monitor.watcher();
         let flows = self.clients.flows(before.asked_ms).await?;
         let after = self.clients.paths(&self.plan.router(), &flows).await?;
+        trace.about(self.clients.incoming(&flows));
         before.add(flows);
+        trace.take(&before.paths, effect.begin_ms);
+        trace.take(&after, effect.done_ms);
+        if step.is_crash() {
+            trace.follow(routes, vips.clone());
+        }
         if self.monitor.history().changed(before.asked_ms, effect.begin_ms) {
             effect.missing.push("the router changed its routes just before it".into());
         }
@@ -241,6 +260,8 @@ impl Run {
             alone,
             before: before.paths,
             after,
+            moves: Moves::new(),
+            routes_changed: 0,
             patience_ms: self.patience_ms,
             guard_releases: 0,
             guard_releases_injected: 0,
@@ -256,7 +277,9 @@ impl Run {
         if !alone {
             self.all_exchange(there_ms, facts.done_ms, true).await?;
         }
+        self.trace_newcomers(&mut trace).await?;
         inject::outlast(self).await?;
+        self.trace_newcomers(&mut trace).await?;
         if self.settings.inject
             && let Err(error) = inject::repair(self, step, &targets, &mut effect).await
         {
@@ -268,6 +291,13 @@ impl Run {
         (facts.guard_releases, facts.guard_releases_injected) =
             self.releases_in_step(step, &targets, &mut effect).await;
         facts.judged_ms = now_ms();
+        facts.routes_changed = self.monitor.history().changes_since(&vips, facts.begin_ms);
+        match trace.moves() {
+            Ok(moves) => facts.moves = moves,
+            Err(error) => {
+                effect.missing.push(format!("who changed director is unknown: {error:#}"))
+            }
+        }
         (facts.missing, facts.notes) = (effect.missing, effect.notes);
         self.tell(&facts).await?;
         let broken = facts.missing.iter().find(|m| m.starts_with("it was not repaired")).cloned();
