@@ -136,8 +136,8 @@ fn time_line(report: &Report) -> String {
     section(
         "Time line",
         "Shaded: a fault, dark until it had taken effect at the router, light until everything was restored \
-         and had settled. The humps of connections are the bursts of young ones before each fault. Point at \
-         anything for its numbers.",
+         and had settled. The humps of connections are bursts of young ones: one without a fault, then \
+         one before each. Point at anything for its numbers.",
         &content,
     )
 }
@@ -167,8 +167,9 @@ fn stalls(report: &Report) -> String {
         "How long connections stalled",
         "Silence beyond the gap that a connection would have had anyway. Each connection that was there \
          when a phase began counts once, with its longest stall in it; lost ones are left out. A line that \
-         stays low until 90 and then rises says that one in ten stalled. <i>Without faults</i> is this \
-         machine by itself, before the first fault; <i>before</i> and <i>after</i> are from one fault to the \
+         stays low until 90 and then rises says that one in ten stalled. <i>Without faults</i> is before the \
+         first fault: the load, the burst of young connections and the length of a crash, but nothing was \
+         done; <i>before</i> and <i>after</i> are from one fault to the \
          next, while a burst of young connections begins.",
         &plots,
     )

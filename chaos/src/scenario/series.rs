@@ -4,36 +4,37 @@
 use std::collections::BTreeMap;
 
 use super::facts::Facts;
-use super::judge::Terms;
+use super::judge::{Terms, patience};
 use super::report::{
     Alive, Distribution, Fault, Phase, StallPhases, StallSeries, StepStalls, Timeline,
 };
-use crate::workload::record::{Cohort, Record, Stall};
+use crate::workload::record::{Cohort, Patience, Record, Stall};
 
 /// How long an interval of the time line is at least.
 const EVERY_MS: u64 = 250;
 /// How many intervals there are at most.
 const MOST: u64 = 1_200;
 
-/// The phase before the first step (ms of the monotonic clock, like all times of records and facts).
+/// The phase without faults, before the first step (ms of the monotonic clock, like all times of records and
+/// facts).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Calm {
     /// When the first connection was opened.
     pub opened_ms: u64,
-    /// When all traffic was there.
-    pub up_ms: u64,
-    /// When the first step was prepared.
+    /// When the fault would have come, were it a step.
+    pub from_ms: u64,
+    /// When it ended.
     pub until_ms: u64,
 }
 
 /// The time line, as far as the connections and the steps make it.
 pub fn timeline(records: &[Record], facts: &[Facts], terms: &Terms, calm: &Calm) -> Timeline {
-    let grid = Grid::over(calm.opened_ms, terms.taken_ms);
+    let (grid, patience) = (Grid::over(calm.opened_ms, terms.taken_ms), patience(facts));
     let mut alive: BTreeMap<Cohort, Vec<i64>> = BTreeMap::new();
     let mut overdue: Vec<Vec<u32>> = vec![Vec::new(); grid.count];
     for record in records {
         let Some(connected) = record.connected_ms else { continue };
-        let over = over_ms(record, terms.taken_ms);
+        let over = over_ms(record, &patience, terms.taken_ms);
         // Changes at the ends of intervals; added up below.
         let changes = alive.entry(record.cohort).or_insert_with(|| vec![0; grid.count]);
         if let Some(at) = grid.index(connected) {
@@ -83,8 +84,8 @@ pub fn timeline(records: &[Record], facts: &[Facts], terms: &Terms, calm: &Calm)
 }
 
 /// When a connection was over: it had come to its end, or was lost.
-fn over_ms(record: &Record, taken_ms: u64) -> Option<u64> {
-    record.ended_ms().into_iter().chain(record.lost_ms(taken_ms)).min()
+fn over_ms(record: &Record, patience: &Patience, taken_ms: u64) -> Option<u64> {
+    record.ended_ms().into_iter().chain(record.lost_with(patience, taken_ms)).min()
 }
 
 fn note_overdue(
@@ -146,21 +147,22 @@ impl Grid {
     }
 }
 
-/// How long connections stalled: in the calm phase, and around each step.
+/// How long connections stalled: in the phase without faults, and around each step.
 pub fn stalls(records: &[Record], facts: &[Facts], terms: &Terms, calm: &Calm) -> StallPhases {
+    let patience = patience(facts);
     let phase = |from: u64, until: u64, counts: &dyn Fn(&Record) -> bool| Phase {
         from_ms: from.saturating_sub(terms.began_ms),
         until_ms: until.saturating_sub(terms.began_ms),
         stalls: Distribution::of(
             records
                 .iter()
-                .filter(|r| counts(r) && there(r, from, until, terms.taken_ms))
+                .filter(|r| counts(r) && there(r, from, until, &patience, terms.taken_ms))
                 .map(|r| felt_ms(r, from, until, terms.taken_ms)),
         ),
     };
     let all = |_: &Record| true;
     let steps = facts.iter().enumerate().map(|(i, f)| {
-        let before = i.checked_sub(1).map_or(calm.up_ms, |last| facts[last].judged_ms);
+        let before = i.checked_sub(1).map_or(calm.until_ms, |last| facts[last].judged_ms);
         let after = facts.get(i + 1).map_or(terms.taken_ms, |next| next.begin_ms);
         StepStalls {
             before: phase(before, f.begin_ms, &all),
@@ -169,7 +171,7 @@ pub fn stalls(records: &[Record], facts: &[Facts], terms: &Terms, calm: &Calm) -
             after: phase(f.judged_ms, after, &all),
         }
     });
-    StallPhases { calm: phase(calm.up_ms, calm.until_ms, &all), steps: steps.collect() }
+    StallPhases { calm: phase(calm.from_ms, calm.until_ms, &all), steps: steps.collect() }
 }
 
 /// The longest part of a stall that lies in a phase: what was due at its very end is the next one's.
@@ -179,10 +181,10 @@ fn felt_ms(record: &Record, from: u64, until: u64, taken_ms: u64) -> u64 {
 }
 
 /// Whether a connection was there when a phase began, and was not lost in it.
-fn there(record: &Record, from: u64, until: u64, taken_ms: u64) -> bool {
+fn there(record: &Record, from: u64, until: u64, patience: &Patience, taken_ms: u64) -> bool {
     let connected = record.connected_ms.is_some_and(|at| at <= from);
-    let over = over_ms(record, taken_ms).is_some_and(|at| at < from);
-    let lost = record.lost_ms(taken_ms).is_some_and(|at| at <= until);
+    let over = over_ms(record, patience, taken_ms).is_some_and(|at| at < from);
+    let lost = record.lost_with(patience, taken_ms).is_some_and(|at| at <= until);
     connected && !over && !lost
 }
 
@@ -200,7 +202,7 @@ mod tests {
         releases_before: 0,
         young_needed: 0,
     };
-    const CALM: Calm = Calm { opened_ms: 2_000, up_ms: 3_000, until_ms: 8_000 };
+    const CALM: Calm = Calm { opened_ms: 2_000, from_ms: 3_000, until_ms: 8_000 };
 
     fn connection(id: u64, cohort: Cohort) -> Record {
         let to = "203.0.113.10:1".parse().unwrap();
@@ -286,10 +288,24 @@ mod tests {
         assert_eq!(of(&phases.calm), [(0, 2), (20, 1)]);
         assert_eq!((phases.calm.from_ms, phases.calm.until_ms), (2_000, 7_000));
         let step = &phases.steps[0];
-        assert_eq!(of(&step.before), [(0, 1), (20, 1), (30, 1)], "since the traffic came up");
+        assert_eq!(of(&step.before), [(0, 2), (30, 1)], "since the phase without faults");
         assert_eq!(of(&step.during), [(0, 1), (200, 1), (500, 1)]);
         assert_eq!(of(&step.moved), [(500, 1)]);
         assert_eq!(of(&step.after), [(0, 2), (40, 1)]);
+    }
+
+    #[test]
+    fn who_waits_for_all_daemons_to_come_back_is_not_lost() {
+        let waits = [stalls_at(connection(1, Cohort::Echo), &[(10_000, 20_500)])];
+        let all = Facts { judged_ms: 20_900, ..facts() };
+        let of = |facts: Facts| {
+            let facts = [facts];
+            let line = timeline(&waits, &facts, &TERMS, &CALM);
+            let during = stalls(&waits, &facts, &TERMS, &CALM).steps[0].during.stalls.clone();
+            (*line.alive[0].count.last().unwrap(), during.count, during.max_ms)
+        };
+        assert_eq!(of(all.clone()), (0, 0, 0), "ten seconds are too long elsewhere");
+        assert_eq!(of(Facts { patience_ms: 40_000, ..all }), (1, 1, 10_500));
     }
 
     #[test]

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 /// Stalls without faults, and around each step.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct StallPhases {
-    /// Between the coming up of the traffic and the first step: what this machine does by itself.
+    /// Before the first step: what a crash step is without its fault, with the same load, the same burst of young
+    /// connections and about as long.
     pub calm: Phase,
     /// Around each step, in the order of the steps.
     pub steps: Vec<StepStalls>,
@@ -15,7 +16,7 @@ pub struct StallPhases {
 /// Stalls around one step.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct StepStalls {
-    /// From the repair of the step before (or the coming up of the traffic) until it began.
+    /// From the judgement of the step before (or the end of the phase without faults) until it began.
     pub before: Phase,
     /// From its beginning until it was judged: every connection had exchanged something, or was lost.
     pub during: Phase,

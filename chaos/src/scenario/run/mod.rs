@@ -35,8 +35,8 @@ use crate::workload::record::{Cohort, LOST_AFTER_MS, Record};
 const COHORTS: [(Cohort, u32); 4] =
     [(Cohort::Echo, 160), (Cohort::Drip, 60), (Cohort::Idle, 60), (Cohort::Udp, 60)];
 const DOWNLOADS: u32 = 20;
-/// How long the traffic is watched before anything is done to the cluster (ms).
-const CALM_MS: u64 = 10_000;
+/// How long the phase without faults is (ms): as long as `kill-daemon` takes until all has settled.
+const CALM_MS: u64 = 15_000;
 /// Traffic comes up over this time (ms).
 const RAMP_MS: u64 = 2_000;
 /// How long it may take until all of it is there.
@@ -101,7 +101,7 @@ pub struct Ended {
     pub facts: Vec<Facts>,
     /// How it was made.
     pub terms: Terms,
-    /// The phase before the first step.
+    /// The phase without faults, before the first step.
     pub calm: Calm,
     /// What the directors said of themselves.
     pub lanes: Vec<Lane>,
@@ -162,7 +162,7 @@ impl Run {
     async fn open_traffic(&mut self) -> Result<()> {
         let total: u32 = COHORTS.iter().map(|(_, count)| count).sum();
         let opened_ms = now_ms();
-        self.calm = Calm { opened_ms, up_ms: opened_ms, until_ms: opened_ms };
+        self.calm = Calm { opened_ms, from_ms: opened_ms, until_ms: opened_ms };
         self.progress.say(&format!(
             "opening {total} connections, {DOWNLOADS} downloads for each step, \
              {} young connections a second",
@@ -176,8 +176,8 @@ impl Run {
         loop {
             let look = self.look(0, 0).await?;
             if look.open >= u64::from(total) {
-                self.calm.up_ms = now_ms();
-                self.calm.until_ms = self.calm.up_ms;
+                self.calm.from_ms = now_ms();
+                self.calm.until_ms = self.calm.from_ms;
                 return Ok(());
             }
             if look.lost > 0 || now_ms() > deadline {
@@ -188,13 +188,34 @@ impl Run {
         }
     }
 
-    /// Watches the traffic before anything is done: what it looks like without faults.
+    /// What a crash step is without its fault: the same load, the same burst of young connections, for as long.
     pub async fn calm(&mut self) -> Result<()> {
-        let text = format!("watching the traffic for {} s without faults", CALM_MS / 1000);
+        let text = format!(
+            "what {} s are without a fault: the same load, and a burst of young connections",
+            CALM_MS / 1000
+        );
         self.progress.say(&text);
-        self.watch_for(CALM_MS).await?;
+        self.begin_downloads().await?;
+        self.burst(self.settings.young.burst, &[]).await?;
+        self.calm.from_ms = now_ms();
+        let there_ms = self.calm.from_ms.saturating_sub(self.old_ms());
+        self.all_exchange(there_ms, self.calm.from_ms, true).await?;
+        let left_ms = (self.calm.from_ms + CALM_MS).saturating_sub(now_ms());
+        self.watch_for(left_ms).await?;
         self.calm.until_ms = now_ms();
         Ok(())
+    }
+
+    /// Begins downloads; they are old enough when the burst of young connections ends.
+    async fn begin_downloads(&mut self) -> Result<()> {
+        let file = backends::bulk_file(&self.plan);
+        self.clients.open(Cohort::Bulk, DOWNLOADS, 500, Some(&file)).await?;
+        self.watch_for((self.old_ms() + 700).saturating_sub(BEFORE_MS)).await
+    }
+
+    /// The age from which a crash must not cost a connection.
+    fn old_ms(&self) -> u64 {
+        self.settings.replicate_after_ms + MARGIN_MS
     }
 
     /// One step from its preparation to its judgement.
@@ -207,11 +228,7 @@ impl Run {
             inject::prepare(self, step, &targets).await?;
             self.sampler.follow(&self.plan);
         }
-        let file = backends::bulk_file(&self.plan);
-        self.clients.open(Cohort::Bulk, DOWNLOADS, 500, Some(&file)).await?;
-        // Downloads have to be old enough when it begins.
-        let old_ms = self.settings.replicate_after_ms + MARGIN_MS + 700;
-        self.watch_for(old_ms.saturating_sub(BEFORE_MS)).await?;
+        self.begin_downloads().await?;
         self.releases_until_now(&format!("{name}-before")).await;
         self.patience_ms = patience_ms(step);
 
@@ -271,8 +288,7 @@ impl Run {
         self.progress.say(&format!("{name}: routes moved {moved}, {changed} paths changed"));
 
         // Those that are too young for a crash may be lost; they are not waited for.
-        let old_ms =
-            if step.is_planned() { 0 } else { self.settings.replicate_after_ms + MARGIN_MS };
+        let old_ms = if step.is_planned() { 0 } else { self.old_ms() };
         let there_ms = facts.begin_ms.saturating_sub(old_ms);
         if !alone {
             self.all_exchange(there_ms, facts.done_ms, true).await?;
