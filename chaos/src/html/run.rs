@@ -11,8 +11,8 @@ use crate::scenario::toll::Toll;
 /// What is said of the ages and of what a fault may cost.
 pub const AGES: &str = "By age when the fault came: <b>long</b> (older than <code>replicate-after</code> \
     and a second), <b>young</b> (from 50 ms), <b>newborn</b>, and those opened <b>later</b>, while it went \
-    on. <b>Moved</b> are those that changed director, at the router. <b>Reset</b> are those that were lost by \
-    one: who was silent for too long before it came was lost by silence. Bold: all are judged. Grey: some could \
+    on. <b>Moved</b> are those that changed director, at the router, be it for a while. <b>Reset</b> are those \
+    that were lost by one: who was silent for too long before it came was lost by silence. Bold: all are judged. Grey: some could \
     not live; where one was lost a line says which may be. <b class=\"bad\">Red</b> is what the verdict holds \
     against it; <b class=\"some\">amber</b> is within what may be lost. <b>Not opened</b> is held against it \
     wherever some director served, but for those that got an error because the router still sent them to one \

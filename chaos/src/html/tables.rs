@@ -130,10 +130,12 @@ fn fault(index: usize, step: &StepReport, rows: usize) -> String {
     );
     if step.happened {
         let apart = step.name.is_planned() || step.name == StepName::ClockJump;
-        match step.routes_moved_ms {
-            Some(ms) if apart => write!(html, "routes moved within {}", span(ms)).ok(),
-            Some(ms) => write!(html, "routes moved after {}", span(ms)).ok(),
-            None => write!(html, "no route had to move").ok(),
+        match (step.routes_moved_ms, step.routes_changed) {
+            (Some(ms), _) if apart => write!(html, "routes moved within {}", span(ms)).ok(),
+            (Some(ms), _) => write!(html, "routes moved after {}", span(ms)).ok(),
+            // Nobody waited for them: some directors wanted no traffic for a while.
+            (None, Some(n)) if n > 0 => write!(html, "routes moved {n} times").ok(),
+            (None, _) => write!(html, "no route had to move").ok(),
         };
     } else {
         html.push_str("<b class=\"doubt\">did not really happen</b>");
@@ -242,5 +244,18 @@ mod tests {
         assert_eq!(bound(2, 0), "&lt; 100 %");
         assert_eq!(bound(400, 2), "0.5 % lost");
         assert_eq!(bound(0, 0), "–");
+    }
+
+    #[test]
+    fn it_is_told_that_routes_moved_though_nobody_waited_for_them() {
+        let told = |routes_moved_ms, routes_changed| {
+            let step = StepReport { routes_moved_ms, routes_changed, ..StepReport::of_a_crash() };
+            fault(0, &step, 1)
+        };
+        assert!(told(Some(30), Some(2)).contains("routes moved after 30 ms"));
+        assert!(told(None, Some(6)).contains("routes moved 6 times"));
+        for none in [None, Some(0)] {
+            assert!(told(None, none).contains("no route had to move"));
+        }
     }
 }
