@@ -276,7 +276,7 @@ impl Step<'_> {
         let private = bits & state::NEVER != 0;
         // Who is cut off does not hear of vetoes: those of that time come when it is back.
         let since = record.get(word::REFRESHED);
-        let since = match self.quorum_since {
+        let since = match self.quorum_since(record) {
             Some(quorum) => since.max(quorum),
             None if private => since,
             None => return self.now + REPEAT_MS,

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use holdfast_schema::bucket::ShardId;
+use holdfast_schema::bucket::{BUCKETS, Bucket, ShardId, ShardSet};
 use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::config::ReplicateAfter;
 use holdfast_schema::session::{HalfSeen, SessionChange, SessionFlags, SessionUpdate};
@@ -52,9 +52,10 @@ const OTHERS: u64 = state::FLAGS | state::ACKED | state::DETACHED | state::EXPIR
 pub struct SweepPolicy<'a> {
     /// A change is planned: propose every session at once, half-open ones included.
     pub flush: bool,
-    /// The store has a quorum: without one nothing is proposed. Sessions whose end the store was told
-    /// are freed here although it has them, and what else is no open connection if room is needed.
-    pub quorum: bool,
+    /// The shards that have a quorum: to others nothing is proposed. Of those, sessions whose end the
+    /// store was told are freed here although it has them, and what else is no open connection if room
+    /// is needed. One that is without does not concern the others.
+    pub quorum: ShardSet,
     /// Directors whose sessions may be adopted at once: down, draining, drained, or removed. (All
     /// numbers ever given away that do not serve, ascending.)
     pub departed: &'a [DirectorId],
@@ -84,8 +85,8 @@ pub struct Sweeper {
     handle: WorkerHandle,
     cursor: u32,
     pass: PassCounts,
-    /// Table time since when there has been a quorum without interruption.
-    quorum_since: Option<u64>,
+    /// Table time since when each shard has had a quorum without interruption.
+    quorum_since: [Option<u64>; BUCKETS],
     probes: Vec<Probe>,
     probe_budget: ProbeBudget,
 }
@@ -96,7 +97,9 @@ pub(super) struct Step<'s> {
     pub(super) forwarding: &'s ForwardingTables,
     pub(super) policy: &'s SweepPolicy<'s>,
     pub(super) now: u64,
-    pub(super) quorum_since: Option<u64>,
+    quorum_since: &'s [Option<u64>; BUCKETS],
+    /// Whether every shard has a quorum: then nobody has to look which one a session belongs to.
+    quorum_everywhere: bool,
     pub(super) probes: &'s mut Vec<Probe>,
     pub(super) probe_budget: &'s mut ProbeBudget,
     out: &'s mut Vec<(ShardId, SessionChange)>,
@@ -112,7 +115,7 @@ impl Sweeper {
             handle,
             cursor: 0,
             pass: PassCounts::default(),
-            quorum_since: None,
+            quorum_since: [None; BUCKETS],
             probes: Vec::new(),
             probe_budget: ProbeBudget::default(),
         }
@@ -146,8 +149,11 @@ impl Sweeper {
         table.tick(now_ms);
         self.handle.online();
         let now = now_ms + TIME_BASE_MS;
-        let quorum_since = policy.quorum.then(|| self.quorum_since.unwrap_or(now));
-        self.quorum_since = quorum_since;
+        for (shard, since) in (0u16..).zip(&mut self.quorum_since) {
+            let has = policy.quorum.contains(ShardId(shard));
+            *since = has.then(|| since.unwrap_or(now));
+        }
+        let quorum_everywhere = Bucket::all().all(|b| policy.quorum.contains(shards.shard(b)));
         let progress = SweepProgress::default();
         self.probes.clear();
         self.probe_budget.refill(now);
@@ -157,7 +163,8 @@ impl Sweeper {
             forwarding,
             policy,
             now,
-            quorum_since,
+            quorum_since: &self.quorum_since,
+            quorum_everywhere,
             probes,
             probe_budget,
             out,
@@ -230,8 +237,8 @@ impl Step<'_> {
         let unproposed = bits & state::UNREPLICATED != 0 && bits & state::PROPOSED == 0;
         let settled = flags.established() && !flags.closing();
         let foreign = bits & state::OWNED == 0;
-        self.policy.flush && self.policy.quorum && (unproposed || record.unsent(bits))
-            || !self.policy.quorum && !settled
+        self.policy.flush && (unproposed || record.unsent(bits)) && self.has_quorum(record)
+            || !settled && !self.has_quorum(record)
             || foreign && !self.policy.departed.is_empty() && self.departed(record.owner())
     }
 
@@ -253,7 +260,7 @@ impl Step<'_> {
         }
         let expires = record.expires();
         if self.now >= expires && self.is_over(record, bits, expires) {
-            if !self.knows_end(bits) || !self.table.begin_expiring(record, self.now) {
+            if !self.knows_end(record, bits) || !self.table.begin_expiring(record, self.now) {
                 self.end(slot, version);
             }
             return 0;
@@ -298,8 +305,18 @@ impl Step<'_> {
 
     /// Whether this director can know that a session is over for everybody: it hears the others, or
     /// nobody else has the session.
-    fn knows_end(&self, bits: u64) -> bool {
-        self.policy.quorum || bits & state::NEVER != 0
+    fn knows_end(&self, record: Record<'_>, bits: u64) -> bool {
+        bits & state::NEVER != 0 || self.has_quorum(record)
+    }
+
+    /// Since when the shard of a session has had a quorum without interruption.
+    pub(super) fn quorum_since(&self, record: Record<'_>) -> Option<u64> {
+        let shard = self.forwarding.shard(record.bucket());
+        self.quorum_since.get(usize::from(shard.0)).copied().flatten()
+    }
+
+    fn has_quorum(&self, record: Record<'_>) -> bool {
+        self.quorum_everywhere || self.quorum_since(record).is_some()
     }
 
     /// Frees a session.
@@ -333,11 +350,11 @@ impl Step<'_> {
             let limit = u64::from(flags.idle_limit_ms(high(record.get(word::TIMES))));
             let stored = SessionFlags(record.get(word::SAID) as u16);
             let told = flags.closing() && stored.has(flags);
-            match self.quorum_since {
+            match self.quorum_since(record) {
                 None => !settled && (told || self.table.is_in_the_way(record)),
                 Some(since) => self.now >= expires.max(since) + limit + FORGOTTEN_MS,
             }
-        } else if settled && !self.policy.quorum {
+        } else if settled && !self.has_quorum(record) {
             // Others may carry it on, and nobody can tell them. It waits for the quorum, while there is
             // room, also among the ports that it takes one of.
             self.table.is_in_the_way(record)
@@ -354,7 +371,7 @@ impl Step<'_> {
         let said = record.get(word::SAID);
         let (stored, sent) = (SessionFlags(said as u16), SessionFlags((said >> SENT_SHIFT) as u16));
         if !stored.has(flags) {
-            if !self.policy.quorum {
+            if !self.has_quorum(record) {
                 return self.now + REPEAT_MS;
             }
             if sent == flags && self.now < due {
@@ -372,7 +389,7 @@ impl Step<'_> {
         if !adopted && (record.seen_here() <= last || flags.closing()) {
             return self.now + interval;
         }
-        if !self.policy.quorum {
+        if !self.has_quorum(record) {
             return self.now + REPEAT_MS;
         }
         self.update(record, flags);
@@ -428,7 +445,7 @@ impl Step<'_> {
         if self.now < when {
             return when;
         }
-        if self.policy.quorum {
+        if self.has_quorum(record) {
             let told = state::ADOPTED | state::FAR;
             self.table.change(record, |bits| bits & !told | state::PROPOSED);
             let description = record.describe(self.now);

@@ -50,7 +50,7 @@ pub fn run(node: &Arc<Node>) {
         node.flushes.lock().begin(&cluster.planned, now_ms);
         let policy = SweepPolicy {
             flush,
-            quorum: node.store.has_quorum(),
+            quorum: node.store.shards_with_quorum(),
             departed: departed.of(&cluster),
             leads: &node.store.shards_led(),
         };

@@ -61,6 +61,44 @@ impl BucketKey {
 )]
 pub struct ShardId(pub u16);
 
+/// A set of shards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ShardSet(u64);
+
+impl ShardSet {
+    /// No shard.
+    pub const NONE: ShardSet = ShardSet(0);
+    /// Every shard there can be.
+    pub const ALL: ShardSet = ShardSet(u64::MAX);
+
+    /// With this shard, too.
+    pub fn with(self, shard: ShardId) -> ShardSet {
+        ShardSet(self.0 | Self::bit(shard))
+    }
+
+    /// Without this shard.
+    pub fn without(self, shard: ShardId) -> ShardSet {
+        ShardSet(self.0 & !Self::bit(shard))
+    }
+
+    /// Whether this shard is in it.
+    #[inline]
+    pub fn contains(self, shard: ShardId) -> bool {
+        self.0 & Self::bit(shard) != 0
+    }
+
+    /// There are at most as many shards as [`BUCKETS`].
+    fn bit(shard: ShardId) -> u64 {
+        1u64.checked_shl(shard.0.into()).unwrap_or(0)
+    }
+}
+
+impl FromIterator<ShardId> for ShardSet {
+    fn from_iter<I: IntoIterator<Item = ShardId>>(shards: I) -> ShardSet {
+        shards.into_iter().fold(ShardSet::NONE, ShardSet::with)
+    }
+}
+
 /// Which shard each bucket belongs to. Fixed at `cluster init`.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, Serialize, Deserialize)]
 pub struct ShardTable {
@@ -104,6 +142,15 @@ mod tests {
     }
 
     const PINNED: (usize, usize) = (36, 39);
+
+    #[test]
+    fn a_set_holds_any_shard_there_can_be() {
+        let set: ShardSet = [ShardId(0), ShardId(63)].into_iter().collect();
+        assert!(set.contains(ShardId(0)) && set.contains(ShardId(63)));
+        assert!(!set.contains(ShardId(1)) && !ShardSet::NONE.contains(ShardId(63)));
+        assert!(!ShardSet::ALL.contains(ShardId(64)), "there is none");
+        assert_eq!(set.without(ShardId(63)), ShardSet::NONE.with(ShardId(0)));
+    }
 
     #[test]
     fn every_shard_gets_buckets() {

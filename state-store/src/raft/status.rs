@@ -97,6 +97,11 @@ impl GroupState {
         Form { generation, applied: self.progress().applied, voters }
     }
 
+    /// Whether this replica hears a leader, and can do something about what it says.
+    pub fn led(&self) -> bool {
+        self.progress().leader != 0 && self.halted.lock().is_none()
+    }
+
     /// This replica.
     pub fn replica(&self) -> u64 {
         self.replica.load(Ordering::Relaxed)

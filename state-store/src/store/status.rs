@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use holdfast_schema::bucket::ShardId;
+use holdfast_schema::bucket::{ShardId, ShardSet};
 use holdfast_schema::cluster::DirectorId;
 
 use super::Store;
@@ -101,8 +101,15 @@ impl Store {
     pub fn has_quorum(&self) -> bool {
         let Ok(member) = self.member() else { return false };
         let Some(sessions) = member.sessions.get() else { return false };
-        let led = |s: &Arc<GroupState>| s.progress().leader != 0 && s.halted().is_none();
-        member.control.states.iter().all(led) && sessions.states.iter().all(led)
+        member.control.states.iter().chain(&sessions.states).all(|s| s.led())
+    }
+
+    /// The shards that have a leader that this director hears.
+    pub fn shards_with_quorum(&self) -> ShardSet {
+        let Ok(member) = self.member() else { return ShardSet::NONE };
+        let states = member.sessions.get().map(|s| s.states.as_slice()).unwrap_or_default();
+        let led = (0u16..).zip(states).filter(|(_, state)| state.led());
+        led.map(|(shard, _)| ShardId(shard)).collect()
     }
 
     /// Whether this director has caught up with every group since it started; why not, if not.

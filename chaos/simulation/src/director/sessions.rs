@@ -6,7 +6,7 @@ use holdfast_director::session::{Probe, SessionTable, SweepPolicy, Sweeper};
 use holdfast_director::tables::ForwardingTables;
 use holdfast_node::sessions::flushes::Flushes;
 use holdfast_node::sessions::sweep::{Departed, FLUSH_BUDGET, Unsaid};
-use holdfast_schema::bucket::ShardId;
+use holdfast_schema::bucket::{ShardId, ShardSet};
 use holdfast_schema::cluster::ClusterState;
 use holdfast_schema::session::SessionChange;
 
@@ -29,8 +29,8 @@ pub struct Around<'a> {
     pub cluster: &'a Arc<ClusterState>,
     /// What is forwarded by.
     pub tables: &'a ForwardingTables,
-    /// Whether the store has a quorum.
-    pub quorum: bool,
+    /// The shards that have a quorum.
+    pub quorum: ShardSet,
     /// Shards that this director leads.
     pub leads: &'a [ShardId],
     /// Whether everything is replicated at once while a change is planned.

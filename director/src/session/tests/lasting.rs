@@ -1,10 +1,11 @@
 //! How long what is no open connection stays, and what waits for the quorum.
 
+use holdfast_schema::bucket::ShardSet;
 use holdfast_schema::session::{
     HALF_OPEN_LINGER_MS, SessionFlags, SessionSink, SessionUpdate, TIME_WAIT_LINGER_MS,
 };
 
-use super::super::Sweeper;
+use super::super::{SweepPolicy, Sweeper};
 use super::sweeping::{ALONE, Bench, CALM, FLUSH};
 use super::*;
 
@@ -190,4 +191,38 @@ fn what_the_store_has_forgotten_does_not_stay_for_ever() {
     assert_eq!(table.sessions(), 1);
     bench.pass(20_000_000 + limit + more + 250_000, CALM);
     assert_eq!(table.stats().expired, 1);
+}
+
+#[test]
+fn a_shard_without_a_quorum_does_not_concern_the_others() {
+    let mut bench = Bench::new();
+    let shard =
+        |bench: &Bench, n: u32| bench.forwarding.shard(Bucket::of_local_port(reply(n).dst_port));
+    let other = (2..64).find(|n| shard(&bench, *n) != shard(&bench, 1)).unwrap();
+    let cut = SweepPolicy { quorum: ShardSet::ALL.without(shard(&bench, 1)), ..CALM };
+    let flush = SweepPolicy { flush: true, ..cut };
+    let table = bench.table.clone();
+    let slots = [1, other].map(|n| bench.open(n, established(), 0));
+    // What is new is proposed where somebody takes it, by the clock and at a flush.
+    let created = |said: Vec<SessionRecord>| said.into_iter().map(|r| r.key).collect::<Vec<_>>();
+    assert_eq!(created(bench.creates(3_000, cut)), [key(other)]);
+    assert_eq!(created(bench.creates(4_000, flush)), [key(other)]);
+    let said = bench.creates(5_000, CALM);
+    assert_eq!(said.len(), 2);
+    said.iter().for_each(|record| table.created(record));
+    // So is what was seen since: the store would expire it.
+    slots.iter().for_each(|slot| table.session(*slot).touch(Side::Client, 6_000, 1, 1));
+    let told = bench.updates(300_000, cut);
+    assert_eq!(told.iter().map(|u| u.key).collect::<Vec<_>>(), [key(other)]);
+    // What ended is freed here only where no leader can have it expire.
+    let ended = SessionFlags::CLIENT_FIN
+        .with(SessionFlags::BACKEND_FIN)
+        .with(SessionFlags::BACKEND_CLOSED_FIRST);
+    slots.iter().for_each(|slot| table.session(*slot).set_flags(ended));
+    let told = bench.updates(301_000, CALM);
+    assert_eq!(told.len(), 2);
+    told.iter().for_each(|update| table.updated(update));
+    bench.pass(301_000 + 2 * u64::from(TIME_WAIT_LINGER_MS), cut);
+    assert_eq!(bench.progress.freed, 1);
+    assert!(table.find(&key(other)).session().is_some(), "the store says when");
 }

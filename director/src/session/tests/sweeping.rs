@@ -1,6 +1,6 @@
 //! The sweep's behaviours, one by one. The "store" here is the test: it confirms what it wants to.
 
-use holdfast_schema::bucket::ShardId;
+use holdfast_schema::bucket::{ShardId, ShardSet};
 use holdfast_schema::session::{
     CLOSE_LINGER_MS, SessionChange, SessionFlags, SessionSink, SessionUpdate, TIME_WAIT_LINGER_MS,
 };
@@ -12,9 +12,9 @@ use super::*;
 use crate::tables::{ForwardingTables, fixture};
 
 pub(super) const CALM: SweepPolicy<'static> =
-    SweepPolicy { flush: false, quorum: true, departed: &[], leads: &[] };
+    SweepPolicy { flush: false, quorum: ShardSet::ALL, departed: &[], leads: &[] };
 pub(super) const FLUSH: SweepPolicy<'static> = SweepPolicy { flush: true, ..CALM };
-pub(super) const ALONE: SweepPolicy<'static> = SweepPolicy { quorum: false, ..CALM };
+pub(super) const ALONE: SweepPolicy<'static> = SweepPolicy { quorum: ShardSet::NONE, ..CALM };
 pub(super) const OTHER_GONE: SweepPolicy<'static> = SweepPolicy { departed: &[OTHER], ..CALM };
 
 /// A table with everything around it.

@@ -393,7 +393,7 @@ impl Process {
             interval_ms: TURN_US / 1_000,
             cluster: &self.cluster,
             tables: &self.tables,
-            quorum: share.has_quorum(),
+            quorum: share.shards_with_quorum(),
             leads: &leads,
             flushes: *without != Some(Without::Flush),
         };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use holdfast_schema::bucket::ShardId;
+use holdfast_schema::bucket::{ShardId, ShardSet};
 use holdfast_schema::cluster::{ClusterState, DirectorId};
 use holdfast_state_store::simulation::GroupState;
 
@@ -21,8 +21,17 @@ impl Share {
 
     /// Whether every group has a leader that this director hears.
     pub fn has_quorum(&self) -> bool {
-        let led = |s: &Arc<GroupState>| s.progress().leader != 0 && s.halted().is_none();
-        self.sessions.is_some() && self.states.iter().all(led)
+        self.sessions.is_some() && self.states.iter().all(|s| s.led())
+    }
+
+    /// The shards that have a leader that this director hears.
+    pub fn shards_with_quorum(&self) -> ShardSet {
+        if self.sessions.is_none() {
+            return ShardSet::NONE;
+        }
+        // The control group is the first.
+        let led = (0u16..).zip(&self.states[1..]).filter(|(_, state)| state.led());
+        led.map(|(shard, _)| ShardId(shard)).collect()
     }
 
     /// Whether this director leads the control group.
