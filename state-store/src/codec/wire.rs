@@ -181,8 +181,17 @@ pub struct Form {
     pub generation: u32,
     /// Index applied by this replica.
     pub applied: u64,
-    /// The voters at that index; both halves of a joint configuration.
+    /// The voters at that index; in a joint configuration those to come.
     pub voters: Vec<u64>,
+    /// The other half of a joint configuration: the voters before.
+    pub outgoing: Vec<u64>,
+}
+
+impl Form {
+    /// The halves of a joint configuration, or the one there is. Each has to have a majority.
+    pub fn halves(&self) -> impl Iterator<Item = &[u64]> {
+        [&self.voters[..], &self.outgoing].into_iter().filter(|half| !half.is_empty())
+    }
 }
 
 /// A control command on its way into the log.

@@ -92,9 +92,8 @@ impl GroupState {
     /// How the group is configured, as far as this replica knows.
     pub fn form(&self) -> Form {
         let (generation, conf) = (self.generation(), self.conf());
-        let mut voters = conf.voters;
-        voters.extend(conf.voters_outgoing);
-        Form { generation, applied: self.progress().applied, voters }
+        let (voters, outgoing) = (conf.voters, conf.voters_outgoing);
+        Form { generation, applied: self.progress().applied, voters, outgoing }
     }
 
     /// Whether this replica hears a leader, and can do something about what it says.

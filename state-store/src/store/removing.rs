@@ -55,10 +55,11 @@ impl Store {
         for shard in 0..member.shards {
             let known = forms.iter().filter_map(|(_, forms)| forms.get(usize::from(shard)));
             let Some(form) = best_informed(known) else { continue };
+            let directors = |half: &[u64]| half.iter().map(|r| view.director_of(*r)).collect();
             groups.push(GroupVoters {
                 name: format!("shard {shard}"),
                 control: false,
-                halves: vec![form.voters.iter().map(|r| view.director_of(*r)).collect()],
+                halves: form.halves().map(directors).collect(),
             });
         }
         let lives = |d: DirectorId| {
@@ -134,9 +135,9 @@ mod tests {
 
     #[test]
     fn the_latest_generation_knows_the_voters() {
-        let old = Form { generation: 1, applied: 900, voters: vec![9] };
-        let behind = Form { generation: 2, applied: 3, voters: vec![1] };
-        let new = Form { generation: 2, applied: 4, voters: vec![1, 2, 3] };
+        let old = Form { generation: 1, applied: 900, voters: vec![9], ..Form::default() };
+        let behind = Form { generation: 2, applied: 3, voters: vec![1], ..Form::default() };
+        let new = Form { generation: 2, applied: 4, voters: vec![1, 2, 3], ..Form::default() };
         assert_eq!(best_informed([&old, &new, &behind].into_iter()), Some(&new));
         assert_eq!(best_informed([].into_iter()), None);
     }

@@ -104,15 +104,15 @@ fn first_voter<'a>(
     now: Duration,
     seen: &mut Seen,
 ) -> Option<DirectorId> {
+    let known: Vec<(DirectorId, &Form)> = known.collect();
     let best = known
+        .iter()
         .filter(|(_, f)| f.generation == ends && !f.voters.is_empty())
         .max_by_key(|(_, f)| f.applied);
     match best {
-        Some((director, form)) => {
+        Some(&(director, form)) => {
             seen.forgotten = None;
-            let lost = |r: &&u64| !cluster.members.values().any(|m| m.replica.0 == **r);
-            let gone = form.voters.iter().filter(lost).count();
-            (gone > (form.voters.len() - 1) / 2).then_some(director)
+            has_lost_majority(cluster, form, &known).then_some(director)
         }
         // Nobody remembers. Only if everybody was asked, and for a while.
         None if answered == cluster.members.len() => {
@@ -126,12 +126,32 @@ fn first_voter<'a>(
     }
 }
 
+/// Whether the voters of this configuration can decide nothing any more, not even to leave it. Of a joint
+/// one each half needs its majority; but some of the other half may have left it already: all that are left
+/// of both must have been asked.
+fn has_lost_majority(cluster: &ClusterState, form: &Form, asked: &[(DirectorId, &Form)]) -> bool {
+    let member = |r: u64| cluster.members.values().find(|m| m.replica.0 == r);
+    let lost = |half: &[u64]| {
+        let gone = half.iter().filter(|r| member(**r).is_none()).count();
+        gone > (half.len() - 1) / 2
+    };
+    let left =
+        |half: &[u64]| half.iter().filter_map(|r| member(*r)).map(|m| m.id).collect::<Vec<_>>();
+    let joint = !form.outgoing.is_empty();
+    form.halves().any(lost)
+        && (!joint
+            || form
+                .halves()
+                .flat_map(left)
+                .all(|id| asked.iter().any(|(director, _)| *director == id)))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use holdfast_schema::bucket::BucketKey;
-    use holdfast_schema::cluster::ReplicaId;
+    use holdfast_schema::cluster::{Member, ReplicaId};
 
     use super::*;
     use crate::codec::disk::ShardForm;
@@ -156,8 +176,8 @@ mod tests {
     fn only_the_generation_that_ends_says_who_voted() {
         let cluster = cluster();
         // Replica 9 was lost, and with it generation 1; a log of it is longer than the new one.
-        let old = Form { generation: 1, applied: 900, voters: vec![9] };
-        let new = Form { generation: 2, applied: 3, voters: vec![1] };
+        let old = Form { generation: 1, applied: 900, voters: vec![9], ..Form::default() };
+        let new = Form { generation: 2, applied: 3, voters: vec![1], ..Form::default() };
         let me = DirectorId(1);
         let judge = |ends, forms: &[&Form]| {
             let known = forms.iter().map(|f| (me, *f));
@@ -167,6 +187,42 @@ mod tests {
         assert_eq!(judge(2, &[&old, &new]), None, "formed anew already");
         assert_eq!(judge(2, &[&old]), None, "it has not begun yet");
     }
+
+    /// Of a joint configuration each half decides: 4 and 5 come back without memory, as 6 and 7.
+    #[test]
+    fn a_joint_configuration_is_lost_with_either_half() {
+        let members = |replicas: [u64; 5]| {
+            let mut cluster = cluster();
+            let first = cluster.members[&DirectorId(1)].clone();
+            for (id, replica) in (1..).map(DirectorId).zip(replicas) {
+                let member = Member { id, replica: ReplicaId(replica), ..first.clone() };
+                cluster.members.insert(id, member);
+            }
+            cluster
+        };
+        let joint =
+            Form { generation: 1, applied: 50, voters: vec![1, 2, 3], outgoing: vec![1, 4, 5] };
+        let unknown = Form { generation: 1, ..Form::default() };
+        let judge = |replicas, joint: &Form, answered: u32| {
+            let forms = [joint, joint, joint, &unknown, &unknown];
+            let known = (1..=answered).map(DirectorId).zip(forms);
+            let (cluster, seen) = (members(replicas), &mut Seen::default());
+            first_voter(&cluster, 1, known, answered as usize, Duration::ZERO, seen)
+        };
+        let mirrored = Form {
+            voters: joint.outgoing.clone(),
+            outgoing: joint.voters.clone(),
+            ..joint.clone()
+        };
+        for form in [&joint, &mirrored] {
+            assert_eq!(judge([1, 2, 3, 4, 5], form, 5), None);
+            assert_eq!(judge([1, 2, 3, 4, 7], form, 5), None, "1 and 4 are a majority");
+            assert!(judge([1, 2, 3, 6, 7], form, 5).is_some(), "1 alone is none of 1, 4 and 5");
+            assert_eq!(judge([1, 2, 3, 6, 7], form, 2), None, "3 may know that it is over");
+            assert!(judge([1, 2, 3, 6, 7], form, 3).is_some());
+        }
+    }
+
     #[test]
     fn a_shard_that_nobody_remembers_waits_a_moment_and_one_formed_anew_is_left_alone() {
         let form = ShardForm { generation: 4, first: ReplicaId(1) };
