@@ -33,6 +33,10 @@ const GATHER: Duration = Duration::from_millis(2);
 pub trait Peers: Send + Sync {
     /// Sends a message, best effort, in order per lane.
     fn send(&self, to: DirectorId, lane: Lane, message: Bytes);
+    /// Whether so much waits for a peer that what can wait here should.
+    fn crowded(&self, _to: DirectorId, _lane: Lane) -> bool {
+        false
+    }
     /// Sends a snapshot from the replica of this address: header and image. What became of it comes
     /// back as [`Input::SnapshotSent`], always: raft-rs would leave the follower paused for ever.
     fn send_snapshot(&self, to: DirectorId, address: Address, header: Bytes, image: Bytes);
@@ -295,7 +299,7 @@ impl<M: Machine> Driver<M> {
         }
         self.catch_up(now);
         if let Some(feed) = &self.feed {
-            // Changes that found no leader are tried again.
+            // Changes that found no leader, or a crowded way to it, are tried again.
             if feed.waiting() > 0 && self.feed_at.is_none() {
                 self.feed_at = Some(now);
             }

@@ -58,7 +58,9 @@ impl<M: Machine> Driver<M> {
                 continue;
             }
             let Some(director) = self.director_of(at, leader) else { continue };
-            loop {
+            // What is full drops its oldest, and acknowledgements of entries go the same way. In the feed
+            // changes have a limit that whoever proposes them feels.
+            while !self.peers.crowded(director, Lane::Log) {
                 let changes = feed.take(shard, most);
                 if changes.is_empty() {
                     break;

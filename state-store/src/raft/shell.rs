@@ -184,6 +184,10 @@ impl Peers for Network {
         self.transport.send(to, lane, message);
     }
 
+    fn crowded(&self, to: DirectorId, lane: Lane) -> bool {
+        self.transport.crowded(to, lane)
+    }
+
     fn send_snapshot(&self, to: DirectorId, address: Address, header: Bytes, image: Bytes) {
         let (driver, sent) = (self.driver.clone(), self.transport.send_snapshot(to, header, image));
         self.runtime.spawn(async move {

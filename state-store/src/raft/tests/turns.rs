@@ -1,4 +1,5 @@
-//! Groups with so many sessions that an image of one takes longer than three heartbeats.
+//! Groups with so many sessions that an image of one takes longer than three heartbeats, and with more
+//! changes than the way to their leader takes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_schema::cluster::DirectorId;
+use holdfast_schema::session::SessionChange;
 use parking_lot::Mutex;
 use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
@@ -18,8 +20,9 @@ use crate::membership::MemberView;
 use crate::peer::Lane;
 use crate::raft::machine::Records;
 use crate::raft::{
-    Driver, ELECTION_TICKS, Group, Input, Peers, Place, Routes, TICK, bootstrap, found_empty,
+    Driver, ELECTION_TICKS, Feed, Group, Input, Peers, Place, Routes, TICK, bootstrap, found_empty,
 };
+use crate::shard::tests::record;
 use crate::simulation::SimulatedDisk;
 
 const GROUPS: u16 = 16;
@@ -33,11 +36,17 @@ struct Out {
     /// The longest silence of a leader (ms).
     silence: AtomicU64,
     from: u32,
+    crowded: AtomicBool,
+    /// Batches of changes that went to a leader.
+    forwarded: AtomicU64,
 }
 
 impl Peers for Out {
     fn send(&self, _: DirectorId, _: Lane, message: Bytes) {
-        let batch: RaftBatch = codec::decode(&message).unwrap();
+        let Ok(batch) = codec::decode::<RaftBatch>(&message) else {
+            self.forwarded.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
         let now = self.clock.load(Ordering::Relaxed);
         for envelope in &batch.messages {
             let mut m = Message::default();
@@ -48,6 +57,9 @@ impl Peers for Out {
             }
         }
         self.mail.lock().push(Input::Raft(DirectorId(self.from), batch.messages));
+    }
+    fn crowded(&self, _: DirectorId, lane: Lane) -> bool {
+        lane == Lane::Log && self.crowded.load(Ordering::Relaxed)
     }
     fn send_snapshot(&self, _: DirectorId, address: Address, header: Bytes, image: Bytes) {
         let header: SnapshotHeader = codec::decode(&header).unwrap();
@@ -61,6 +73,7 @@ struct Director {
     driver: Driver<Memory>,
     disk: SimulatedDisk,
     out: Arc<Out>,
+    feed: Arc<Feed>,
     attached: Vec<Arc<AtomicBool>>,
 }
 
@@ -86,10 +99,10 @@ fn director(id: u32, clock: &Arc<AtomicU64>, members: &Arc<Mutex<Vec<MemberView>
     let groups = (0..GROUPS).map(open).collect();
     let out = Arc::new(Out { from: id, clock: clock.clone(), ..Out::default() });
     let routes = Routes::from([(1, DirectorId(1)), (2, DirectorId(2))]);
-    let disk_end = disk.begin();
-    let driver =
-        Driver::new(config.clone(), groups, disk_end, out.clone(), routes, None, Duration::ZERO);
-    Director { driver, disk, out, attached }
+    let feed = Arc::new(Feed::new(GROUPS, &config.limits));
+    let (end, fed) = (disk.begin(), Some(feed.clone()));
+    let driver = Driver::new(config.clone(), groups, end, out.clone(), routes, fed, Duration::ZERO);
+    Director { driver, disk, out, feed, attached }
 }
 
 /// One that leads all groups, and one that knows nothing yet.
@@ -175,4 +188,23 @@ fn a_leader_of_all_groups_is_heard_while_a_sink_is_told_everything() {
     pair.until("a second passes", |pair| pair.now() >= until);
     let longest = TICK * ELECTION_TICKS as u32;
     assert!(pair.silence() < longest, "silent for {:?}: others would elect", pair.silence());
+}
+
+#[test]
+fn changes_wait_in_the_feed_while_the_way_to_their_leader_is_crowded() {
+    let mut pair = Pair::new();
+    pair.member(2);
+    pair.until("all groups have caught up", |pair| {
+        pair.both[1].driver.states().iter().all(|s| s.conf().learners == [2])
+    });
+    let (feed, out) = (pair.both[1].feed.clone(), pair.both[1].out.clone());
+    out.crowded.store(true, Ordering::Relaxed);
+    feed.push(3, (0..3).map(|n| SessionChange::Create(record(n, 1, 0))).collect()).unwrap();
+    let now = pair.now();
+    pair.both[1].driver.take(Input::Fed, now).unwrap();
+    pair.until("a second passes", |pair| pair.now() >= now + Duration::from_secs(1));
+    assert_eq!((feed.waiting(), out.forwarded.load(Ordering::Relaxed)), (3, 0));
+    out.crowded.store(false, Ordering::Relaxed);
+    pair.until("they leave", |_| feed.waiting() == 0);
+    assert_eq!(out.forwarded.load(Ordering::Relaxed), 1);
 }
