@@ -86,7 +86,12 @@ async fn serve(
     // Not under a service manager: nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(director = node.spec.id, phase = ?node.store.phase(), "holdfastd runs");
-    running.announcer = Some(tokio::spawn(serve_when_member(node.clone(), fail)));
+    let announcing = essential(node, "the announcing", &fail);
+    let serving = serve_when_member(node.clone(), fail);
+    running.announcer = Some(tokio::spawn(async move {
+        let _essential = announcing;
+        serving.await;
+    }));
     std::future::pending().await
 }
 
@@ -142,6 +147,7 @@ async fn prepare(spec: NodeSpec) -> anyhow::Result<Arc<Node>> {
         changed_ms: AtomicU64::new(mono_ms()),
         stalled: false.into(),
         leaving: false.into(),
+        withdrawing: false.into(),
         stopping: false.into(),
         remembered,
     });
@@ -177,14 +183,24 @@ async fn start_services(
             .with_context(|| format!("metrics address {address}"))?;
         tokio::spawn(metrics::server::run(listener, node.clone()));
     }
-    tokio::spawn(health::run(node.clone()));
-    tokio::spawn(summary::run(node.clone()));
-    tokio::spawn(planned::run(node.clone()));
-    tokio::spawn(quarantine::run(node.clone()));
+    essential(node, "the checking of backends", fail).spawn(health::run(node.clone()));
+    essential(node, "the telling of summaries", fail).spawn(summary::run(node.clone()));
+    essential(node, "the watch over planned changes", fail).spawn(planned::run(node.clone()));
+    essential(node, "the quarantine of addresses", fail).spawn(quarantine::run(node.clone()));
     tokio::spawn(remembered::run(node.clone()));
     tokio::spawn(readiness::watch_rules(node.clone()));
     tokio::spawn(watch(node.clone(), fail.clone()));
     Ok(())
+}
+
+/// For work that the daemon cannot do without, until it stops.
+fn essential(
+    node: &Arc<Node>,
+    what: &'static str,
+    fail: &mpsc::Sender<anyhow::Error>,
+) -> Essential {
+    let node = node.clone();
+    Essential::new(what, move || node.withdrawing.load(Ordering::Relaxed), fail.clone())
 }
 
 /// A worker or a replica that ended by itself does not come back, and the others would wait for it
@@ -224,7 +240,7 @@ async fn start_forwarder(
         if let (Some(cluster), Some(me), 1..) = (node.cluster(), node.me(), incarnation) {
             break (cluster, me, incarnation);
         }
-        if node.stopping.load(Ordering::Relaxed) {
+        if node.withdrawing.load(Ordering::Relaxed) {
             bail!("stopped before it was a member");
         }
         tokio::select! {
@@ -261,18 +277,14 @@ async fn start_forwarder(
     });
     started.await??;
     tracing::info!(%me, incarnation, interface = node.spec.interface, "the packet forwarder runs");
-    let essential = |what| {
-        let node = node.clone();
-        Essential::new(what, move || node.stopping.load(Ordering::Relaxed), fail.clone())
-    };
-    essential("the building of tables").spawn(tables::run(node.clone()));
-    essential("the caution after changes").spawn(caution::run(node.clone()));
-    let (swept, walking) = (node.clone(), essential("the walk over the sessions"));
+    essential(node, "the building of tables", fail).spawn(tables::run(node.clone()));
+    essential(node, "the caution after changes", fail).spawn(caution::run(node.clone()));
+    let (swept, walking) = (node.clone(), essential(node, "the walk over the sessions", fail));
     std::thread::Builder::new().name("hf-sweep".to_owned()).spawn(move || {
         let _essential = walking;
         sweep::run(&swept);
     })?;
-    let (told, telling) = (node.clone(), essential("the telling of new sessions"));
+    let (told, telling) = (node.clone(), essential(node, "the telling of new sessions", fail));
     let misses = Misses::new(node.clone());
     std::thread::Builder::new().name("hf-young".to_owned()).spawn(move || {
         let _essential = telling;
@@ -281,14 +293,15 @@ async fn start_forwarder(
     Ok(())
 }
 
-/// Gives the others what only this director knows, before its traffic moves to them.
+/// Gives the others what only this director knows. A quorum that is missing may come: when directors are
+/// restarted one after the other, shards elect leaders.
 async fn replicate_all(node: &Node) {
+    node.leaving.store(true, Ordering::Release);
     let Some(forwarder) = node.forwarder.get() else { return };
-    if node.live_others().is_empty() || !node.store.has_quorum() {
+    if node.live_others().is_empty() {
         return;
     }
     let since_ms = mono_ms();
-    node.leaving.store(true, Ordering::Release);
     let deadline = tokio::time::Instant::now() + REPLICATION;
     loop {
         // Each look is a walk over the whole table.
@@ -320,11 +333,14 @@ async fn replicate_all(node: &Node) {
 }
 
 /// Withdraws, lets packets on the way pass, leaves a clean mark, lets go of the guard.
+///
+/// The others are told all before the traffic moves to them, and once more when it has: connections begin
+/// here until the router has noticed.
 async fn stop(node: &Arc<Node>, running: Running) {
     tracing::info!("stopping");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     replicate_all(node).await;
-    node.stopping.store(true, Ordering::Release);
+    node.withdrawing.store(true, Ordering::Release);
     // The announcer's last act is the withdrawal. It must not hold up the end for ever.
     if let Some(announcer) = running.announcer {
         let _ = tokio::time::timeout(WITHDRAWAL, announcer).await;
@@ -334,7 +350,9 @@ async fn stop(node: &Arc<Node>, running: Running) {
     }
     if node.forwarder.get().is_some() {
         tokio::time::sleep(LINGER).await;
+        replicate_all(node).await;
     }
+    node.stopping.store(true, Ordering::Release);
     // The XDP program goes with the process, the last thing of all.
     node.store.clone().shutdown().await;
     if let Some(heart) = running.heart {

@@ -103,6 +103,8 @@ pub struct Node {
     /// The daemon is about to stop: everything is replicated at once.
     pub leaving: AtomicBool,
     /// The daemon is shutting down: nothing is announced any more.
+    pub withdrawing: AtomicBool,
+    /// Nothing comes any more, and all that is known here was told: what worked for that ends.
     pub stopping: AtomicBool,
     /// The last configuration from disk, while the store has none yet.
     pub remembered: Option<Arc<ClusterState>>,

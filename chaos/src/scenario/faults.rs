@@ -60,6 +60,7 @@ pub fn what(step: StepName) -> &'static str {
             "every director in turn, without a pause: drained, its daemon told to end and started again at \
              once, undrained"
         }
+        StepName::EndDaemon => "SIGTERM of a daemon whose director nobody has drained",
         StepName::KillWithLeader => {
             "kill -9 of two daemons at the same moment; the second leads more shards than any other"
         }

@@ -63,6 +63,7 @@ const BEDS: [Bed; 4] = [
             StepName::DrainNode,
             StepName::UndrainNode,
             StepName::RollingRestart,
+            StepName::EndDaemon,
             StepName::AddThree,
             StepName::DrainTwo,
         ],

@@ -26,6 +26,8 @@ pub enum StepName {
     DrainTwo,
     /// Every daemon is restarted, one after another without a pause.
     RollingRestart,
+    /// A daemon is told to end, and nobody drains its director before.
+    EndDaemon,
     /// `kill -9` of two daemons, one of which leads more shards than any other.
     KillWithLeader,
     /// `kill -9` of every daemon at once.
@@ -116,6 +118,7 @@ impl StepName {
             StepName::AddThree => "add-three",
             StepName::DrainTwo => "drain-two",
             StepName::RollingRestart => "rolling-restart",
+            StepName::EndDaemon => "end-daemon",
             StepName::KillWithLeader => "kill-with-leader",
             StepName::KillAll => "kill-all",
             StepName::FreezeFollower => "freeze-follower",
@@ -140,6 +143,7 @@ impl StepName {
                 | StepName::AddThree
                 | StepName::DrainTwo
                 | StepName::RollingRestart
+                | StepName::EndDaemon
         )
     }
 
@@ -165,6 +169,7 @@ impl StepName {
                 | StepName::KillWithLeader
                 | StepName::KillAll
                 | StepName::RollingRestart
+                | StepName::EndDaemon
         )
     }
 
@@ -173,7 +178,11 @@ impl StepName {
         self.is_crash()
             || matches!(
                 self,
-                StepName::CutOff | StepName::Reshuffle | StepName::BadLinks | StepName::DiskStall
+                StepName::EndDaemon
+                    | StepName::CutOff
+                    | StepName::Reshuffle
+                    | StepName::BadLinks
+                    | StepName::DiskStall
             )
     }
 
@@ -200,7 +209,8 @@ impl StepName {
             StepName::OneWay
             | StepName::CutOff
             | StepName::Reshuffle
-            | StepName::RollingRestart => 2,
+            | StepName::RollingRestart
+            | StepName::EndDaemon => 2,
             StepName::FreezeFollower => 2,
             _ => 1,
         }

@@ -142,7 +142,7 @@ impl Announcer {
 
     /// Runs until the daemon stops, then withdraws.
     pub async fn run(mut self) {
-        while !self.node.stopping.load(Ordering::Relaxed) {
+        while !self.node.withdrawing.load(Ordering::Relaxed) {
             let busy = self.turn().await;
             tokio::time::sleep(if busy { BUSY } else { CALM }).await;
         }

@@ -126,6 +126,7 @@ pub async fn inject(run: &mut Run, step: StepName, targets: &[Site]) -> Result<E
         StepName::DrainNode | StepName::DrainTwo => planned::drain(run, targets).await,
         StepName::UndrainNode => planned::undrain(run, targets).await,
         StepName::RollingRestart => planned::rolling_restart(run, targets).await,
+        StepName::EndDaemon => planned::end(run, first(targets)?).await,
         StepName::KillDaemon | StepName::KillWithLeader | StepName::KillAll => {
             crash::kill(run, targets).await
         }
@@ -189,7 +190,10 @@ pub async fn repair(
     effect: &mut Effect,
 ) -> Result<()> {
     match step {
-        StepName::KillDaemon | StepName::KillWithLeader | StepName::KillAll => {
+        StepName::KillDaemon
+        | StepName::KillWithLeader
+        | StepName::KillAll
+        | StepName::EndDaemon => {
             run.progress.say(&format!("{} started anew", are(targets)));
             start_all(&run.plan, targets).await?;
         }

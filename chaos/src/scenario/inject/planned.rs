@@ -115,6 +115,25 @@ pub async fn rolling_restart(run: &mut Run, targets: &[Site]) -> Result<Effect> 
     Ok(effect)
 }
 
+/// SIGTERM, without a drain before. It has its effect when the daemon has ended.
+pub async fn end(run: &mut Run, target: Site) -> Result<Effect> {
+    let pid = cluster::daemon_pid(&run.plan, target).await?;
+    let mut effect = Effect { begin_ms: now_ms(), ..Effect::default() };
+    spawn::signal(pid, Signal::SIGTERM)?;
+    super::crash::router_leaves(run, &[target], &mut effect).await;
+    if until("the daemon ends", STOP, async || {
+        ensure!(!spawn::alive(pid), "it is there");
+        Ok(())
+    })
+    .await
+    .is_err()
+    {
+        effect.missing.push(format!("process {pid} outlived its SIGTERM"));
+    }
+    effect.done_ms = now_ms();
+    Ok(effect)
+}
+
 /// Gives how often it was refused.
 async fn drain_as_soon_as_possible(run: &Run, site: Site) -> Result<u32> {
     let (at, name) = (any_other(run, &[site]), site.name());
