@@ -27,6 +27,9 @@ enum Command {
         /// Switch something off, to see the run fail.
         #[arg(long)]
         without: Option<Off>,
+        /// Without partitions into groups, a bad network between directors, and disks that stall.
+        #[arg(long, conflicts_with = "fair")]
+        mild: bool,
         /// Without faults, in fair weather.
         #[arg(long)]
         fair: bool,
@@ -45,6 +48,9 @@ enum Command {
         /// Switch something off, to see runs fail.
         #[arg(long)]
         without: Option<Off>,
+        /// Without partitions into groups, a bad network between directors, and disks that stall.
+        #[arg(long)]
+        mild: bool,
         /// End at the first failure.
         #[arg(long)]
         stop: bool,
@@ -79,8 +85,12 @@ impl ValueEnum for Off {
 
 fn main() -> ExitCode {
     let good = match Args::parse().command {
-        Command::Run { seed, without, fair } => {
-            let plan = if fair { Plan::fair(seed) } else { Plan::of(seed) };
+        Command::Run { seed, without, mild, fair } => {
+            let plan = match (mild, fair) {
+                (_, true) => Plan::fair(seed),
+                (true, false) => Plan::mild(seed),
+                (false, false) => Plan::of(seed),
+            };
             let plan = Plan { without: without.map(|off| off.0), ..plan };
             println!("{plan:#?}");
             let mut outcome = run::plan(plan.clone());
@@ -92,11 +102,11 @@ fn main() -> ExitCode {
             println!("{}", outcome.report());
             outcome.violation.is_none()
         }
-        Command::Soak { seeds, from, jobs, without, stop, marks } => {
+        Command::Soak { seeds, from, jobs, without, mild, stop, marks } => {
             let jobs = jobs.unwrap_or_else(|| {
                 std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
             });
-            let soak = Soak { from, seeds, jobs, without: without.map(|off| off.0), stop };
+            let soak = Soak { from, seeds, jobs, without: without.map(|off| off.0), mild, stop };
             let told = std::sync::Mutex::new(Duration::ZERO);
             let every = match std::io::stderr().is_terminal() {
                 true => Duration::from_millis(200),

@@ -17,6 +17,8 @@ use crate::world::rules::Violation;
 pub struct Outcome {
     /// The seed.
     pub seed: u64,
+    /// Whether it was drawn without the harsher faults.
+    pub mild: bool,
     /// The first rule that was broken.
     pub violation: Option<Violation>,
     /// The rare paths that were reached.
@@ -47,7 +49,7 @@ pub fn plan(plan: Plan) -> Outcome {
 
 /// Has `drive` run the world of a plan. What was noted until a part of it panics is kept.
 fn run(plan: Plan, drive: impl FnOnce(&mut World)) -> Outcome {
-    let seed = plan.seed;
+    let (seed, mild) = (plan.seed, plan.mild);
     let begun = Instant::now();
     let mut world = World::new(plan);
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drive(&mut world))) {
@@ -60,6 +62,7 @@ fn run(plan: Plan, drive: impl FnOnce(&mut World)) -> Outcome {
     };
     Outcome {
         seed,
+        mild,
         violation,
         marks: world.marks.clone(),
         excused: world.excused_losses().clone(),
@@ -91,6 +94,11 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
 }
 
 impl Outcome {
+    /// The seed, as `holdfast-simulate run` takes it.
+    pub fn drawn(&self) -> String {
+        format!("{}{}", self.seed, if self.mild { " --mild" } else { "" })
+    }
+
     /// What somebody who has to find the reason needs to know.
     pub fn report(&self) -> String {
         let (mut report, commit) = (String::new(), commit());
@@ -99,7 +107,7 @@ impl Outcome {
         let _ = writeln!(
             report,
             "seed {}, commit {commit}: {} connections, {} established, {:.1} s simulated in {} ms, {} events, hash {:016x}",
-            self.seed,
+            self.drawn(),
             begun,
             established,
             self.world_us as f64 / 1e6,

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::plan::Without;
+use crate::plan::{Plan, Without};
 use crate::run::{self, Outcome};
 use crate::world::excuses::Excused;
 use crate::world::marks::Marks;
@@ -26,6 +26,8 @@ pub struct Soak {
     pub jobs: usize,
     /// What is switched off.
     pub without: Option<Without>,
+    /// Without the harsher faults.
+    pub mild: bool,
     /// Whether it ends at the first failure.
     pub stop: bool,
 }
@@ -79,8 +81,10 @@ impl Soak {
                 if seed >= self.from + self.seeds {
                     break;
                 }
-                let outcome = run::seed(seed, self.without);
-                let again = seed.is_multiple_of(TWICE).then(|| run::seed(seed, self.without).hash);
+                let plan = if self.mild { Plan::mild(seed) } else { Plan::of(seed) };
+                let plan = Plan { without: self.without, ..plan };
+                let outcome = run::plan(plan.clone());
+                let again = seed.is_multiple_of(TWICE).then(|| run::plan(plan).hash);
                 let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
                 if again.is_some_and(|hash| hash != outcome.hash) {
                     tally.unlike.push(seed);
@@ -117,7 +121,7 @@ impl Tally {
         }
         for outcome in &self.failed {
             if let Some(violation) = &outcome.violation {
-                lines.push(format!("seed {}, commit {commit}: {violation}", outcome.seed));
+                lines.push(format!("seed {}, commit {commit}: {violation}", outcome.drawn()));
             }
         }
         for seed in &self.unlike {
@@ -146,6 +150,7 @@ mod tests {
         let broken = |rule| Violation { at_us: 1, rule, what: String::new(), flow: None };
         Outcome {
             seed,
+            mild: false,
             violation: rule.map(broken),
             marks: Marks::default(),
             excused: Excused::default(),

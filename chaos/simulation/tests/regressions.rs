@@ -2,14 +2,15 @@
 //! stands for changes with every draw that is added, and a seed that does not get there any more shows
 //! nothing. Then another one has to be found that does.
 
+use holdfast_simulation::plan::Plan;
 use holdfast_simulation::run::{self, Outcome};
 use holdfast_simulation::world::excuses::Cause;
 use holdfast_simulation::world::marks::Mark;
 
-/// The seed breaks no rule.
+/// The seed breaks no rule, without the harsher faults: it failed before there were any.
 #[track_caller]
 fn holds(seed: u64) -> Held {
-    let outcome = run::seed(seed, None);
+    let outcome = run::plan(Plan::mild(seed));
     assert!(outcome.violation.is_none(), "{}", outcome.report());
     Held(outcome)
 }

@@ -293,6 +293,12 @@ impl<M: Machine> Driver<M> {
         }
     }
 
+    /// Whether the disk has owed the same answer for so long that others shall lead.
+    #[cfg(feature = "simulation")]
+    pub fn disk_is_overdue(&self) -> bool {
+        self.disk_looks.1 >= DISK_PATIENCE
+    }
+
     /// Writes what would otherwise have to be read from the log again, and ends.
     pub fn finish(&mut self, now: Duration) -> Result<(), String> {
         self.work(now)?;

@@ -7,8 +7,10 @@ use holdfast_schema::flow::FlowKey;
 use holdfast_state_store::codec::wire::{Register, Registration};
 use holdfast_state_store::homes::Answer;
 use holdfast_state_store::liveness::View;
+use holdfast_state_store::peer::Lane;
 
 use super::share::Mail;
+use crate::plan::Stream;
 
 /// A message.
 #[derive(Clone, Debug)]
@@ -60,19 +62,32 @@ impl Message {
         matches!(self, Message::Heartbeat { .. })
     }
 
-    /// Which of the connections between two directors it takes; each keeps its order.
+    /// Which of the connections between two directors it takes; each keeps its order, in good weather.
     pub fn lane(&self) -> u8 {
         match self {
-            Message::Store(Mail::Message(_)) => 1,
+            Message::Store(Mail::Message(..)) => 1,
             Message::Store(Mail::Snapshot(..)) => 2,
             _ => 0,
+        }
+    }
+
+    /// Which stream brings it, if it is one of those that bring many; a heartbeat, a request, its answer and a
+    /// snapshot have one for themselves, and wait for nothing else.
+    pub fn stream(&self) -> Option<Stream> {
+        match self {
+            Message::Store(Mail::Message(Lane::Log, _)) => Some(Stream::Log),
+            Message::Store(Mail::Message(Lane::Control, _))
+            | Message::Register(_)
+            | Message::Registration(_)
+            | Message::Summary(_) => Some(Stream::Control),
+            _ => None,
         }
     }
 
     /// What the trace says of it; none: it is not worth a word.
     pub fn word(&self) -> Option<&'static str> {
         Some(match self {
-            Message::Heartbeat { .. } | Message::Summary(_) | Message::Store(Mail::Message(_)) => {
+            Message::Heartbeat { .. } | Message::Summary(_) | Message::Store(Mail::Message(..)) => {
                 return None;
             }
             Message::Register(batch) if batch.records.is_empty() => return None,

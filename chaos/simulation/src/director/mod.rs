@@ -19,7 +19,7 @@ use clock::Clock;
 use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{Incarnation, SessionRecord};
 use process::Process;
-use share::Disks;
+use share::{Disks, Which};
 
 /// A machine and its process.
 pub struct Director {
@@ -33,6 +33,12 @@ pub struct Director {
     pub disk_us: u64,
     /// Its disk takes nothing more.
     pub disk_full: bool,
+    /// So many faults have its disk do nothing now.
+    pub disk_stalls: u32,
+    /// Jobs that were due meanwhile, and of which life.
+    pub disk_owes: Vec<(u32, Which)>,
+    /// When (us) its disk has caught up with what has waited for it.
+    pub disk_busy_until: u64,
     /// The process that runs, if one does.
     pub process: Option<Box<Process>>,
     /// The process is stopped; since when (us).
@@ -92,5 +98,14 @@ impl Director {
             }
             _ => {}
         }
+    }
+
+    /// When (us) a job of the disk is done that takes so long: behind what has waited for the disk.
+    pub fn writes_at(&mut self, now_us: u64, takes_us: u64) -> u64 {
+        if self.disk_busy_until <= now_us {
+            return now_us + takes_us;
+        }
+        self.disk_busy_until += takes_us;
+        self.disk_busy_until
     }
 }

@@ -36,6 +36,33 @@ pub enum Fault {
     FullDisk(u32),
     /// What a director writes of its session groups next is an error of its disk.
     FailedWrite(u32),
+    /// No message passes between these two; all others hear both.
+    Cut(u32, u32),
+    /// The network between directors is bad, or that of one of them. Connections lose nothing, but what each
+    /// of them brings may be late, and with it what follows.
+    BadPeers {
+        /// Whose.
+        of: Option<u32>,
+        /// Heartbeats that are not sent, because a connection has no room for them, of a million.
+        lost: u32,
+        /// Messages that are late, of a million. Heartbeats and requests overtake each other then.
+        late: u32,
+        /// How late (us), at the most.
+        late_us: u64,
+    },
+    /// One stream from the first to the second stands still: what is sent on it waits.
+    StallStream(u32, u32, Stream),
+    /// A director's disk does nothing until the fault ends; then its jobs follow one another.
+    StallDisk(u32),
+}
+
+/// The streams of messages between two directors. (Each heartbeat and each request has a stream of its own.)
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Stream {
+    /// Registrations, and what raft says without entries.
+    Control,
+    /// Entries of the logs, and changes on their way to leaders.
+    Log,
 }
 
 impl std::fmt::Display for Fault {
@@ -57,7 +84,7 @@ pub struct Planned {
 
 const S: u64 = 1_000_000;
 
-/// Draws the faults of a plan: kinds, rates and times.
+/// Draws the first kinds of faults of a plan: kinds, rates and times.
 pub fn draw(plan: &Plan, rng: &mut Rng) -> Vec<Planned> {
     let mut faults = Vec::new();
     for late in plan.founding..plan.directors {

@@ -2,9 +2,10 @@
 
 pub mod cluster;
 pub mod faults;
+mod harsh;
 
 use crate::rng::Rng;
-pub use faults::{Fault, Planned};
+pub use faults::{Fault, Planned, Stream};
 
 const MS: u64 = 1_000;
 const S: u64 = 1_000_000;
@@ -80,6 +81,8 @@ pub struct Plan {
     pub without: Option<Without>,
     /// The client socket of which the trace tells who knows it, and more. Changes nothing else.
     pub watch: Option<u64>,
+    /// Whether it was drawn without the harsher faults ([`Plan::mild`]).
+    pub mild: bool,
     /// Directors, those that join late included.
     pub directors: u32,
     /// Directors that are there from the start.
@@ -123,7 +126,15 @@ pub struct Plan {
 impl Plan {
     /// What this seed stands for.
     pub fn of(seed: u64) -> Plan {
-        let mut plan = Plan::calm(seed);
+        let mut plan = Plan::mild(seed);
+        plan.mild = false;
+        plan.faults.extend(harsh::draw(&plan));
+        plan
+    }
+
+    /// The same without partitions into groups, a bad network between directors, and disks that stall.
+    pub fn mild(seed: u64) -> Plan {
+        let mut plan = Plan { mild: true, ..Plan::calm(seed) };
         plan.faults = faults::draw(&plan, &mut Rng::new(seed, "faults"));
         plan.faults.extend(faults::draw_disks(&plan, &mut Rng::new(seed, "disks full or failing")));
         plan
@@ -146,6 +157,7 @@ impl Plan {
             seed,
             without: None,
             watch: None,
+            mild: false,
             directors,
             founding,
             workers: rng.between(1, 2) as u16,

@@ -9,8 +9,10 @@ use super::happening::Happening;
 use super::homes;
 use super::marks::Mark;
 use super::orphans::Death;
+use super::peers::{Arriving, Weather};
 use super::{DISK_US, Event, World};
-use crate::plan::{Fault, Without, cluster};
+use crate::director::process::Process;
+use crate::plan::{Fault, Planned, Without, cluster};
 
 /// How long (us) until the guard has let go of the routes of a daemon that died, at the most.
 const GUARD_US: u64 = 20_000;
@@ -20,6 +22,9 @@ const GUARD_TIMEOUT_US: u64 = 50_000;
 
 /// How long (us) until BFD notices that a machine is gone.
 const BFD_US: u64 = 300_000;
+
+/// A director that nobody hears is declared down after this (us), an election included.
+const DECLARED_US: u64 = 3_000_000;
 
 impl World {
     /// A fault begins.
@@ -31,6 +36,12 @@ impl World {
             Fault::Kill(id) => self.kill(id, Death::Process),
             Fault::Crash(id) => self.kill(id, Death::Machine),
             Fault::Freeze(id) => self.freeze(id),
+            Fault::Cut(a, b) => self.peers.cut(n as u64, [(a, b), (b, a)].into()),
+            Fault::BadPeers { of, lost, late, late_us } => {
+                self.peers.worsen(n as u64, Weather { of, lost, late, late_us });
+            }
+            Fault::StallStream(from, to, stream) => self.peers.hold(n as u64, from, to, stream),
+            Fault::StallDisk(id) => self.stall_disk(id, true),
             Fault::Partition(group) => {
                 let all = 1..=self.plan.directors;
                 let apart = |a: &u32, b: &u32| group.contains(a) != group.contains(b);
@@ -44,8 +55,11 @@ impl World {
             Fault::Loss(lost) => self.weather.lost = lost,
             Fault::Drain(id) => self.operate(id, MemberState::Draining),
             Fault::Join(id) => {
-                if self.director(id).process.is_none() {
-                    self.start(id);
+                let director = self.director(id);
+                match (director.process.is_none(), director.disk_stalls > 0) {
+                    (true, false) => self.start(id),
+                    (true, true) => self.come_back(id),
+                    (false, _) => {}
                 }
             }
             Fault::WallClock(id, by_ms) => {
@@ -67,7 +81,8 @@ impl World {
 
     /// Whoever is to hear of something may not have for a while.
     fn note_change(&mut self, fault: &Fault) {
-        if matches!(fault, Fault::Partition(_) | Fault::OneWay(..) | Fault::Freeze(_)) {
+        use Fault::{Cut, Freeze, OneWay, Partition};
+        if matches!(fault, Partition(_) | OneWay(..) | Cut(..) | Freeze(_)) {
             self.changed_us = self.queue.now_us();
         }
     }
@@ -83,12 +98,17 @@ impl World {
                 }
             }
             Fault::Freeze(id) => self.thaw(id),
-            Fault::Partition(_) | Fault::OneWay(..) => {
-                let now_us = self.queue.now_us();
-                for (at_us, from, to, message) in self.peers.mend(n as u64, now_us) {
-                    self.queue.at(at_us, Event::Message(from, to, message));
-                }
+            Fault::Partition(_) | Fault::OneWay(..) | Fault::Cut(..) => {
+                self.note_cut_pair(&planned);
+                let freed = self.peers.mend(n as u64, self.queue.now_us());
+                self.let_arrive(freed);
             }
+            Fault::BadPeers { .. } => self.peers.clear(n as u64),
+            Fault::StallStream(..) => {
+                let freed = self.peers.release(n as u64, self.queue.now_us());
+                self.let_arrive(freed);
+            }
+            Fault::StallDisk(id) => self.stall_disk(id, false),
             Fault::Dark(_) => drop(self.dark.remove(&n)),
             Fault::Loss(_) => self.weather.lost = self.plan.weather.lost,
             Fault::Drain(id) => self.operate(id, MemberState::Active),
@@ -99,6 +119,32 @@ impl World {
         }
         self.note_links();
         self.note(None, Happening::Ends(planned.fault));
+    }
+
+    fn let_arrive(&mut self, messages: Vec<Arriving>) {
+        for (at_us, from, to, message) in messages {
+            self.queue.at(at_us, Event::Message(from, to, message));
+        }
+    }
+
+    /// A pair is about to hear each other again: was it cut off for longer than it takes to declare a director
+    /// down, and nobody did, because others heard both?
+    fn note_cut_pair(&mut self, planned: &Planned) {
+        let Fault::Cut(a, b) = planned.fault else { return };
+        let long = planned.until_us > planned.at_us + DECLARED_US;
+        let since = |id: u32| {
+            let director = &self.directors[id as usize - 1];
+            director.runs() && director.started_us < planned.at_us
+        };
+        let up = |process: &Process| {
+            let members = &process.cluster().members;
+            [a, b].iter().all(|id| members.get(&DirectorId(*id)).is_some_and(|m| !m.down))
+        };
+        let others = self.directors.iter().filter(|d| d.runs() && d.id != a && d.id != b);
+        let mut others =
+            others.filter_map(|d| d.process.as_deref()).filter(|p| p.share.has_quorum());
+        let heard = long && since(a) && since(b) && others.any(up);
+        self.marks.reach(Mark::HeardByOthers, u64::from(heard));
     }
 
     pub(super) fn kill(&mut self, id: u32, death: Death) {

@@ -68,11 +68,19 @@ pub enum Mark {
     FormedAnew,
     /// All that a client had sent for the whole idle limit was lost at the router, and its session expired.
     ExpiredUnheard,
+    /// A director gave a group to another one because its disk did not answer.
+    HandedOver,
+    /// Two directors did not hear each other for long, and were not declared down: others heard both.
+    HeardByOthers,
+    /// A heartbeat, a request or an answer between directors overtook an earlier one.
+    Overtaken,
+    /// Messages between directors waited for a stream that stood still, and arrived.
+    StreamWaited,
 }
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Mark; 30] = [
+    pub const ALL: [Mark; 34] = [
         Mark::MissFound,
         Mark::MissDenied,
         Mark::AuthorityWithheld,
@@ -103,6 +111,10 @@ impl Mark {
         Mark::WriteFailed,
         Mark::FormedAnew,
         Mark::ExpiredUnheard,
+        Mark::HandedOver,
+        Mark::HeardByOthers,
+        Mark::Overtaken,
+        Mark::StreamWaited,
     ];
 
     /// Those that a few hundred seeds may well miss: regression tests reach them.
@@ -139,6 +151,7 @@ impl Marks {
         self.reach(Mark::SnapshotOverLive, told(&process.told.over_live));
         self.reach(Mark::Snapshot, told(&process.told.snapshots));
         self.reach(Mark::NewReplica, process.share.new_numbers);
+        self.reach(Mark::HandedOver, process.share.handed_over());
     }
 
     /// Adds those of another run.

@@ -142,6 +142,9 @@ impl World {
             disks: Disks::new(DirectorId(id), &record),
             disk_us: DISK_US,
             disk_full: false,
+            disk_stalls: 0,
+            disk_owes: Vec::new(),
+            disk_busy_until: 0,
             process: None,
             frozen_since: None,
             cut_since: None,
@@ -164,7 +167,7 @@ impl World {
             net: Rng::new(seed, "packets"),
             weather: plan.weather,
             router: Router::new(plan.resilient, rng.draw()),
-            peers: Peers::new(Rng::new(seed, "peers"), plan.peer_us),
+            peers: Peers::new(seed, plan.peer_us),
             hosts: Hosts::new(&plan),
             directors,
             working: BTreeSet::new(),
@@ -401,6 +404,10 @@ impl World {
             self.queue.after(50_000, Event::Written(id, life, which));
             return;
         }
+        if director.disk_stalls > 0 {
+            director.disk_owes.push((life, which));
+            return;
+        }
         let local_us = director.clock.local_us(now_us);
         let Some(process) = &mut director.process else { return };
         let mut effects = Effects::default();
@@ -425,7 +432,8 @@ impl World {
             let director = self.director(id);
             let (life, most_us) = (director.life, director.disk_us);
             let takes_us = self.net.between(50, most_us);
-            self.queue.after(takes_us, Event::Written(id, life, which));
+            let at_us = self.director(id).writes_at(now_us, takes_us);
+            self.queue.at(at_us, Event::Written(id, life, which));
         }
         self.marks.reach(Mark::PlannedChange, u64::from(effects.planned_ended));
         if effects.homes_changed {

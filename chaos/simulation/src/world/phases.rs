@@ -127,7 +127,9 @@ impl World {
     }
 
     fn collect_marks(&mut self) {
-        let World { directors, marks, .. } = self;
+        let World { directors, marks, peers, .. } = self;
+        marks.reach(Mark::Overtaken, peers.seen.overtook);
+        marks.reach(Mark::StreamWaited, peers.seen.waited);
         for director in directors {
             director.process.iter().for_each(|process| marks.collect(process));
             // The first generation is 1.

@@ -1,6 +1,6 @@
 //! What survives the death of a process: its disks, and what it notes there of itself.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,6 +10,8 @@ use holdfast_state_store::codec::wire::Address;
 use holdfast_state_store::simulation::{
     Place, Records, SimulatedDisk, bootstrap, control_records, found_empty,
 };
+
+use super::Which;
 
 /// What a director notes of itself, through to the disk.
 #[derive(Clone, Default)]
@@ -35,6 +37,8 @@ pub struct Disks {
     pub control: SimulatedDisk,
     /// The session groups'.
     pub sessions: SimulatedDisk,
+    /// They do nothing now.
+    pub stalled: Rc<Cell<bool>>,
 }
 
 impl Disks {
@@ -62,7 +66,20 @@ impl Disks {
             cluster: Some(Arc::new(record.cluster.clone())),
             clean: true,
         };
-        Disks { identity: Rc::new(RefCell::new(identity)), control, sessions }
+        Disks {
+            identity: Rc::new(RefCell::new(identity)),
+            control,
+            sessions,
+            stalled: Rc::default(),
+        }
+    }
+
+    /// One of the two.
+    pub fn of(&self, which: Which) -> &SimulatedDisk {
+        match which {
+            Which::Control => &self.control,
+            Which::Sessions => &self.sessions,
+        }
     }
 
     /// The process has died.

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 #[derive(Clone, Debug)]
 pub enum Mail {
     /// Raft messages, or changes for a leader.
-    Message(Bytes),
+    Message(Lane, Bytes),
     /// A snapshot: of which replica, header, image.
     Snapshot(Address, Bytes, Bytes),
     /// It has arrived.
@@ -45,8 +45,8 @@ impl Out {
 }
 
 impl Peers for Out {
-    fn send(&self, to: DirectorId, _: Lane, message: Bytes) {
-        self.push(to, Mail::Message(message));
+    fn send(&self, to: DirectorId, lane: Lane, message: Bytes) {
+        self.push(to, Mail::Message(lane, message));
     }
 
     fn send_snapshot(&self, to: DirectorId, address: Address, header: Bytes, image: Bytes) {

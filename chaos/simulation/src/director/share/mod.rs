@@ -7,6 +7,7 @@ mod confirming;
 mod disks;
 mod mail;
 mod shown;
+mod stalls;
 mod survey;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use confirming::Confirming;
 pub use disks::{Disks, Identity};
 pub use mail::Mail;
 use mail::Out;
+use stalls::Stalls;
 use survey::Surveying;
 
 /// Bytes of log after which a session group writes a checkpoint and forgets: few, so that followers
@@ -83,6 +85,7 @@ pub struct Share {
     /// Times that it got a new replica number, because what the one before had is lost.
     pub new_numbers: u64,
     surveying: Surveying,
+    stalls: Stalls,
     /// Which part must not go on and why, if one must not.
     failed: Option<(Which, String)>,
 }
@@ -163,6 +166,7 @@ impl Share {
             sending: Vec::new(),
             new_numbers: 0,
             surveying: Surveying::default(),
+            stalls: Stalls::default(),
             failed: None,
             published,
             cluster,
@@ -248,25 +252,19 @@ impl Share {
 
     /// Jobs that the disks have not written yet.
     pub fn outstanding(&self, which: Which) -> usize {
-        match which {
-            Which::Control => self.disks.control.outstanding(),
-            Which::Sessions => self.disks.sessions.outstanding(),
-        }
+        self.disks.of(which).outstanding()
     }
 
     /// A disk has written its next job.
     pub fn written(&mut self, which: Which, now_us: u64) {
-        let disk = match which {
-            Which::Control => &self.disks.control,
-            Which::Sessions => &self.disks.sessions,
-        };
-        if disk.write_next() {
+        if self.disks.of(which).write_next() {
             self.take(which, Input::Written, now_us);
             self.poll(which, now_us);
         }
     }
 
     fn take(&mut self, which: Which, input: Input, now_us: u64) {
+        let Some(input) = self.stalls.go_on_with(which, input) else { return };
         let taken = match (which, &mut self.sessions) {
             (Which::Control, _) => self.control.take(input, moment(now_us)),
             (Which::Sessions, Some(driver)) => driver.take(input, moment(now_us)),
@@ -275,9 +273,13 @@ impl Share {
         if let Err(why) = taken {
             self.failed.get_or_insert((which, why));
         }
+        self.stalls.look(which, &self.disks);
     }
 
     fn poll(&mut self, which: Which, now_us: u64) {
+        if self.stalls.holds(which) {
+            return;
+        }
         let polled = match (which, &mut self.sessions) {
             (Which::Control, _) => self.control.poll(moment(now_us)),
             (Which::Sessions, Some(driver)) => driver.poll(moment(now_us)),
@@ -286,20 +288,25 @@ impl Share {
         if let Err(why) = polled {
             self.failed.get_or_insert((which, why));
         }
+        self.stalls.look(which, &self.disks);
     }
 
     /// When something is to be done, at the latest (us).
     pub fn next_us(&self) -> u64 {
         let sessions = self.sessions.as_ref().map(Driver::next);
-        let next = sessions.map_or(self.control.next(), |next| next.min(self.control.next()));
+        let control = Some(self.control.next()).filter(|_| !self.stalls.holds(Which::Control));
+        let sessions = sessions.filter(|_| !self.stalls.holds(Which::Sessions));
+        let next = [control, sessions].into_iter().flatten().min();
         let waits = !self.confirming.is_empty() || self.barriers.waits();
-        if waits { 0 } else { next.as_micros() as u64 }
+        // A disk that stalls is worth no hurry.
+        let waits = waits && !self.disks.stalled.get();
+        if waits { 0 } else { next.map_or(u64::MAX, |next| next.as_micros() as u64) }
     }
 
     /// A message of another director arrives.
     pub fn hear(&mut self, now_us: u64, from: DirectorId, mail: Mail) {
         match mail {
-            Mail::Message(bytes) => {
+            Mail::Message(_, bytes) => {
                 let Ok(Some(arrived)) = message(from, &bytes) else { return };
                 for (which, input) in
                     [(Which::Control, arrived.control), (Which::Sessions, arrived.sessions)]
@@ -366,6 +373,7 @@ impl Share {
 
     /// Does what is due, and hands out what is to be sent.
     pub fn turn(&mut self, now_us: u64, out: &mut Vec<(DirectorId, Message)>) {
+        self.go_on_after_stall(now_us);
         for which in [Which::Control, Which::Sessions] {
             let next = match (which, &self.sessions) {
                 (Which::Control, _) => self.control.next(),
@@ -392,6 +400,7 @@ impl Share {
         for address in late {
             self.snapshot_sent(now_us, address, false);
         }
+        self.note_handed_over();
         self.post(now_us, out);
     }
 
