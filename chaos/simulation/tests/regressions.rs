@@ -10,7 +10,18 @@ use holdfast_simulation::world::marks::Mark;
 /// The seed breaks no rule, without the harsher faults: it failed before there were any.
 #[track_caller]
 fn holds(seed: u64) -> Held {
-    let outcome = run::plan(Plan::mild(seed));
+    breaks_nothing(Plan::mild(seed))
+}
+
+/// The seed breaks no rule, with all faults that it draws.
+#[track_caller]
+fn holds_with_all(seed: u64) -> Held {
+    breaks_nothing(Plan::of(seed))
+}
+
+#[track_caller]
+fn breaks_nothing(plan: Plan) -> Held {
+    let outcome = run::plan(plan);
     assert!(outcome.violation.is_none(), "{}", outcome.report());
     Held(outcome)
 }
@@ -280,4 +291,12 @@ fn a_start_that_nobody_knows_of_keeps_away_from_the_ports_of_the_one_before() {
 #[test]
 fn a_record_of_what_just_ended_does_not_take_the_next_connection() {
     holds(5658).reaching(Mark::KeyReused);
+}
+
+/// Two directors heard nothing of each other for half a minute. The one that all clients came to had not been told of
+/// a session which the other one, drained, had to expire meanwhile: what its client said came to somebody who could
+/// ask nobody. Only what the router lost counted as unheard.
+#[test]
+fn what_comes_to_somebody_who_can_ask_nobody_expires() {
+    holds_with_all(2538).excusing(Cause::InVain);
 }

@@ -2,7 +2,8 @@
 //!
 //! An excuse is for a connection that only a director knows, or knew, which could tell nobody: for as
 //! long as that is so, and for nothing but a loss. Nothing excuses a wrong backend, damage, or a reset
-//! while anybody knows the session.
+//! while anybody knows the session. (Whoever learns of one from an old log that had expired everywhere
+//! brings nothing back.)
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use super::World;
 use super::happening::Place;
 use super::marks::Mark;
 use super::trace::FlowId;
-use super::unheard::Unheard;
+use super::unheard::{InVain, Knowers, Unheard};
 use crate::director::{Director, frame};
 use crate::endpoint::{ConnectionId, EventKind};
 
@@ -43,6 +44,8 @@ pub enum Cause {
     Unserved,
     /// The first datagrams of a flow were asked about, and not everybody who may know it could answer.
     Unanswered,
+    /// Its packets came to directors that could ask nobody who knew it, until its session expired.
+    InVain,
 }
 
 /// How an end loses its connection.
@@ -104,6 +107,8 @@ pub(super) struct Excuses {
     unserved: BTreeMap<FlowId, u64>,
     /// For how long that has been all that became of its packets.
     unheard: Unheard,
+    /// For how long they have come to somebody in vain.
+    in_vain: InVain,
     /// When a first datagram was last dropped because somebody could not be asked (us).
     unanswered: BTreeMap<FlowId, u64>,
     /// Connections of which an end was lost and excused, and why: the other end follows.
@@ -154,6 +159,16 @@ impl Excuses {
         self.unheard.taken(flow, now_us, idle_us)
     }
 
+    /// A packet of a connection that may be idle for so long came to a director that does not know it.
+    pub(super) fn in_vain(&mut self, flow: FlowId, now_us: u64, idle_us: u64, knowers: Knowers) {
+        self.in_vain.dropped(flow, now_us, idle_us, knowers);
+    }
+
+    /// A packet of a connection was sent on to its backend.
+    pub(super) fn sent_on(&mut self, flow: FlowId) {
+        self.in_vain.sent_on(flow);
+    }
+
     /// A first datagram of this flow was dropped as one that nobody knows for sure to be new. If all could
     /// be asked, no earlier silence is to blame.
     pub(super) fn unknown(&mut self, flow: FlowId, now_us: u64, all_could_answer: bool) {
@@ -172,6 +187,7 @@ impl Excuses {
         self.causes.remove(&flow);
         self.unserved.remove(&flow);
         self.unheard.begin(flow);
+        self.in_vain.begin(flow);
         self.unanswered.remove(&flow);
         self.lost.remove(&flow);
     }
@@ -209,14 +225,17 @@ impl Excuses {
         let cause = self.causes.get(&flow).copied();
         let cause = cause.or(unserved.map(|_| Cause::Unserved));
         let cause = cause.or(unanswered.map(|_| Cause::Unanswered));
-        let Some(cause) = cause.filter(|_| loss != Loss::Reset || !known) else { return false };
+        let cause = cause.filter(|_| loss != Loss::Reset || !known);
+        // Its backend has been told that it is over: whoever comes to know it again brings nothing back.
+        let in_vain = self.in_vain.expired(flow).then_some(Cause::InVain);
+        let Some(cause) = cause.or(in_vain) else { return false };
         self.counts.count(cause, loss);
         self.lost.insert(flow, cause);
         true
     }
 }
 
-fn client(record: &SessionRecord) -> Option<FlowId> {
+pub(super) fn client(record: &SessionRecord) -> Option<FlowId> {
     match record.key.source() {
         SocketAddr::V4(client) => Some(frame::socket_number(&client)),
         SocketAddr::V6(_) => None,
@@ -224,7 +243,7 @@ fn client(record: &SessionRecord) -> Option<FlowId> {
 }
 
 /// Whether a record is of a connection that goes on.
-fn open(record: &SessionRecord) -> bool {
+pub(super) fn open(record: &SessionRecord) -> bool {
     record.idle_ms() < record.idle_limit_ms() && !record.flags.closing()
 }
 
@@ -356,37 +375,6 @@ impl World {
         self.excuses.gone.extend(connection.filter(|_| of_client && excused));
         excused
     }
-
-    /// Whether any process has a session of this client socket, which begins a connection now: an earlier one,
-    /// open or over.
-    pub(super) fn lingers(&self, flow: FlowId) -> bool {
-        let mut processes = self.directors.iter().filter_map(|d| d.process.as_deref());
-        processes.any(|process| {
-            let mut lingers = false;
-            process.table.for_each(0, |record, _| lingers |= client(record) == Some(flow));
-            lingers
-        })
-    }
-
-    /// Whether any process has an open session of this client socket that has not expired, in its table or as a
-    /// home.
-    pub(super) fn is_known(&self, flow: FlowId) -> bool {
-        let now_us = self.queue.now_us();
-        let mut known = false;
-        for director in &self.directors {
-            let Some(process) = director.process.as_deref() else { continue };
-            let of_it = |record: &SessionRecord| {
-                client(record) == Some(flow)
-                    && open(record)
-                    && self.oracle.is_of_latest(flow, record)
-            };
-            let local_ms = director.clock.local_us(now_us) / 1_000;
-            process.table.for_each(local_ms, |record, _| known |= of_it(record));
-            known =
-                known || process.young.records(local_ms).iter().any(|(record, _)| of_it(record));
-        }
-        known
-    }
 }
 
 #[cfg(test)]
@@ -458,6 +446,20 @@ mod tests {
         excuses.unknown(7, 19_600_000, false);
         assert!(judge(&mut excuses, Loss::TimedOut, false));
         assert_eq!(excuses.counts.times(Cause::Unanswered), 1);
+    }
+
+    #[test]
+    fn what_had_expired_in_vain_is_lost_though_an_old_log_brings_it_back() {
+        let mut excuses = Excuses::default();
+        excuses.in_vain(7, 1_000_000, IDLE_US, Knowers::Beyond);
+        assert!(
+            !judge(&mut excuses, Loss::Reset, true) && !judge(&mut excuses, Loss::Reset, false)
+        );
+        excuses.in_vain(7, 9_000_000, IDLE_US, Knowers::Gone);
+        assert!(judge(&mut excuses, Loss::Reset, true));
+        assert_eq!(excuses.counts.0, [((Cause::InVain, Loss::Reset), 1)].into());
+        excuses.begin(7, None);
+        assert!(!judge(&mut excuses, Loss::TimedOut, false), "a new connection has none");
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod faults;
 pub mod happening;
 mod homes;
 mod hosts;
+mod known;
 pub mod marks;
 mod oracle;
 mod orphans;

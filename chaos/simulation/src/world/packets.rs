@@ -7,6 +7,7 @@ use holdfast_director::core::DropReason;
 use super::happening::{Glance, Happening, Place};
 use super::marks::Mark;
 use super::rules::Rule;
+use super::trace::FlowId;
 use super::{Event, World};
 use crate::director::frame;
 use crate::director::packets::Sent;
@@ -15,6 +16,11 @@ use crate::plan::cluster;
 
 /// How long a worker may be busy with other things before it looks at its queue (us).
 const POLL_US: u64 = 60;
+
+/// The socket, as a number, that a packet comes from; a client's, if it goes to a VIP.
+pub(super) fn source(packet: &[u8]) -> Option<FlowId> {
+    frame::tuple(packet).map(|(src, ..)| frame::socket_number(&src))
+}
 
 impl World {
     /// The client socket that a packet is of, as a number.
@@ -142,6 +148,7 @@ impl World {
                         (reason, flow, before)
                     {
                         self.note_unknown(id, flow, before);
+                        self.note_in_vain(id, flow, before);
                     }
                     self.note(flow, Happening::Dropped(id, reason, glance));
                 }
@@ -160,6 +167,10 @@ impl World {
         {
             let key = (frame::socket_number(&src), frame::socket_number(&dst));
             self.replies.insert(key, flow);
+            // (A backend may be answered, or probed.)
+            if before.is_some_and(|before| source(before) == Some(flow)) {
+                self.excuses.sent_on(flow);
+            }
             let owner = self.owners.get(src.ip()).copied();
             self.marks.reach(Mark::Takeover, u64::from(owner.is_some_and(|owner| owner != id)));
         }
