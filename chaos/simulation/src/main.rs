@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use holdfast_simulation::plan::{Plan, Without};
 use holdfast_simulation::run;
 use holdfast_simulation::soak::Soak;
+use holdfast_simulation::world::marks::Mark;
 
 /// Runs the cores of a whole cluster in a simulated world, where a seed decides everything.
 #[derive(Parser)]
@@ -54,9 +55,12 @@ enum Command {
         /// End at the first failure.
         #[arg(long)]
         stop: bool,
-        /// Fail if a rare path was never reached.
+        /// Fail if a rare path was never reached: any that so many seeds have to reach between them.
         #[arg(long)]
         marks: bool,
+        /// Tell which seeds reach this mark, and how often.
+        #[arg(long, value_name = "MARK", value_parser = mark)]
+        reaching: Vec<Mark>,
     },
 }
 
@@ -83,6 +87,11 @@ impl ValueEnum for Off {
     }
 }
 
+/// A mark by its name.
+fn mark(name: &str) -> Result<Mark, String> {
+    Mark::named(name).ok_or_else(|| format!("one of {:?}", Mark::ALL))
+}
+
 fn main() -> ExitCode {
     let good = match Args::parse().command {
         Command::Run { seed, without, mild, fair } => {
@@ -100,13 +109,15 @@ fn main() -> ExitCode {
                 outcome = run::plan(Plan { watch, ..plan });
             }
             println!("{}", outcome.report());
+            println!("{}", outcome.marks.reached());
             outcome.violation.is_none()
         }
-        Command::Soak { seeds, from, jobs, without, mild, stop, marks } => {
+        Command::Soak { seeds, from, jobs, without, mild, stop, marks, reaching } => {
             let jobs = jobs.unwrap_or_else(|| {
                 std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
             });
-            let soak = Soak { from, seeds, jobs, without: without.map(|off| off.0), mild, stop };
+            let without = without.map(|off| off.0);
+            let soak = Soak { from, seeds, jobs, without, mild, stop, reaching };
             let told = std::sync::Mutex::new(Duration::ZERO);
             let every = match std::io::stderr().is_terminal() {
                 true => Duration::from_millis(200),
@@ -129,11 +140,9 @@ fn main() -> ExitCode {
                 let _ = write!(std::io::stderr(), "{line}{end}");
             });
             println!("\n{}", tally.report());
-            let missed = if marks { tally.marks.missed() } else { Vec::new() };
-            if !missed.is_empty() {
-                println!("never reached: {missed:?}");
-            }
-            tally.good() && missed.is_empty()
+            let missed = tally.marks.missed(tally.ran);
+            println!("{}", tally.marks.verdict(tally.ran));
+            tally.good() && (!marks || missed.is_empty())
         }
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }

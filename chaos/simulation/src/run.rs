@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -35,11 +36,24 @@ pub struct Outcome {
     pub took: Duration,
     /// The last events of the flow concerned, if a rule was broken.
     pub words: String,
+    /// What runs it again, in the repository; nothing for a plan that no seed stands for.
+    pub again: Option<String>,
 }
 
 /// Runs a seed.
 pub fn seed(seed: u64, without: Option<Without>) -> Outcome {
     plan(Plan { without, ..Plan::of(seed) })
+}
+
+/// The command that runs a plan again, in the repository; nothing for one that no seed stands for.
+fn again(plan: &Plan) -> Option<String> {
+    let same = |drawn| Plan { without: plan.without, watch: plan.watch, ..drawn } == *plan;
+    let seed = plan.seed;
+    let drawn =
+        [(Plan::of(seed), ""), (Plan::mild(seed), " --mild"), (Plan::fair(seed), " --fair")];
+    let (_, how) = drawn.into_iter().find(|(drawn, _)| same(drawn.clone()))?;
+    let off = plan.without.map_or(String::new(), |off| format!(" --without {}", off.word()));
+    Some(format!("cargo run --release --locked -p holdfast-simulation -- run {seed}{off}{how}"))
 }
 
 /// Runs a plan.
@@ -51,6 +65,7 @@ pub fn plan(plan: Plan) -> Outcome {
 fn run(plan: Plan, drive: impl FnOnce(&mut World)) -> Outcome {
     let (seed, mild) = (plan.seed, plan.mild);
     let begun = Instant::now();
+    let again = again(&plan);
     let mut world = World::new(plan);
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drive(&mut world))) {
         world.panicked(text_of(panic.as_ref()));
@@ -71,21 +86,29 @@ fn run(plan: Plan, drive: impl FnOnce(&mut World)) -> Outcome {
         world_us: world.now_us(),
         took: begun.elapsed(),
         words,
+        again,
     }
 }
 
 /// The commit that this was built from, as far as can be found out: what the environment says
 /// (HOLDFAST_COMMIT), else where the checkout is now.
 pub fn commit() -> String {
-    if let Ok(commit) = std::env::var("HOLDFAST_COMMIT") {
-        return commit;
-    }
-    let describe = ["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"];
-    let asked =
-        Command::new("git").args(["-C", env!("CARGO_MANIFEST_DIR")]).args(describe).output();
-    let said = asked.ok().filter(|asked| asked.status.success());
-    let commit = said.and_then(|said| String::from_utf8(said.stdout).ok());
-    commit.map_or_else(|| "unknown".to_owned(), |commit| commit.trim().to_owned())
+    let said = std::env::var("HOLDFAST_COMMIT").ok();
+    let found = || checked_out(Path::new(env!("CARGO_MANIFEST_DIR")));
+    said.or_else(found).unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// The commit that is checked out around here, and whether anything differs from it: what is not in the
+/// repository at all may have been built as well.
+fn checked_out(here: &Path) -> Option<String> {
+    let git = |args: &[&str]| {
+        let asked = Command::new("git").arg("-C").arg(here).args(args).output().ok()?;
+        let said = asked.status.success().then_some(asked.stdout)?;
+        Some(String::from_utf8(said).ok()?.trim().to_owned())
+    };
+    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let clean = git(&["status", "--porcelain"])?.is_empty();
+    Some(if clean { commit } else { format!("{commit}-dirty") })
 }
 
 fn text_of(panic: &(dyn Any + Send)) -> String {
@@ -118,6 +141,9 @@ impl Outcome {
         if let Some(violation) = &self.violation {
             let _ = writeln!(report, "BROKEN at {violation}");
             let _ = write!(report, "{}", self.words);
+            if let Some(again) = &self.again {
+                let _ = writeln!(report, "again: {again}");
+            }
         }
         report
     }
@@ -127,6 +153,40 @@ impl Outcome {
 mod tests {
     use super::*;
     use crate::world::rules::Rule;
+
+    #[test]
+    fn a_commit_with_anything_beside_it_is_dirty() {
+        let here = std::env::temp_dir().join(format!("holdfast-commit-{}", std::process::id()));
+        std::fs::create_dir_all(&here).unwrap();
+        let git = |args: &[&str]| {
+            let named = ["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"];
+            let done = Command::new("git").arg("-C").arg(&here).args(named).args(args).output();
+            assert!(done.unwrap().status.success(), "{args:?}");
+        };
+        git(&["init", "-q"]);
+        git(&["commit", "-q", "--allow-empty", "-m", "nothing"]);
+        let clean = checked_out(&here).unwrap();
+        assert!(clean.len() == 12 && clean.chars().all(|c| c.is_ascii_hexdigit()), "{clean}");
+        std::fs::write(here.join("new.rs"), "").unwrap();
+        assert_eq!(checked_out(&here).unwrap(), format!("{clean}-dirty"), "not even added");
+        std::fs::remove_dir_all(&here).unwrap();
+        assert_eq!(checked_out(&here), None);
+    }
+
+    #[test]
+    fn what_failed_says_how_it_is_run_again() {
+        let command = "cargo run --release --locked -p holdfast-simulation -- run 75";
+        let drawn = [(Plan::of(75), ""), (Plan::mild(75), " --mild"), (Plan::fair(75), " --fair")];
+        for (plan, how) in drawn {
+            assert_eq!(again(&plan), Some(format!("{command}{how}")));
+            let plan = Plan { without: Some(Without::Veto), watch: Some(7), ..plan };
+            assert_eq!(again(&plan), Some(format!("{command} --without veto{how}")));
+            assert_eq!(again(&Plan { backends: 9, ..plan }), None, "no seed stands for it");
+        }
+        let outcome = plan(Plan { without: Some(Without::Flush), ..Plan::mild(1) });
+        let report = outcome.report();
+        assert!(report.trim_end().ends_with(" -- run 1 --without flush --mild"), "{report}");
+    }
 
     #[test]
     fn a_panic_is_told_with_the_last_events_of_the_flow_concerned() {

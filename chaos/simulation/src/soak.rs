@@ -1,5 +1,6 @@
 //! Many seeds, on several threads, with progress.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::plan::{Plan, Without};
 use crate::run::{self, Outcome};
 use crate::world::excuses::Excused;
-use crate::world::marks::Marks;
+use crate::world::marks::{Mark, Marks};
 
 /// Failures that are told in full.
 const TOLD: usize = 3;
@@ -16,7 +17,7 @@ const TOLD: usize = 3;
 const TWICE: u64 = 50;
 
 /// Which seeds, and how.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Soak {
     /// The first seed.
     pub from: u64,
@@ -30,6 +31,8 @@ pub struct Soak {
     pub mild: bool,
     /// Whether it ends at the first failure.
     pub stop: bool,
+    /// Marks of which it is told which seeds reach them.
+    pub reaching: Vec<Mark>,
 }
 
 /// What came of them.
@@ -43,6 +46,8 @@ pub struct Tally {
     pub unlike: Vec<u64>,
     /// The rare paths that were reached.
     pub marks: Marks,
+    /// Which seeds reach the marks that are looked for, and how often.
+    pub reaching: BTreeMap<Mark, BTreeMap<u64, u64>>,
     /// Losses that were nobody's fault.
     pub excused: Excused,
     /// Connections begun.
@@ -92,6 +97,10 @@ impl Soak {
                 if self.stop && outcome.violation.is_some() {
                     over.store(true, Ordering::Relaxed);
                 }
+                for mark in self.reaching.iter().filter(|mark| outcome.marks.count(**mark) > 0) {
+                    let times = outcome.marks.count(*mark);
+                    tally.reaching.entry(*mark).or_default().insert(seed, times);
+                }
                 tally.take(outcome);
                 progress(&tally, begun.elapsed());
             }
@@ -122,10 +131,15 @@ impl Tally {
         for outcome in &self.failed {
             if let Some(violation) = &outcome.violation {
                 lines.push(format!("seed {}, commit {commit}: {violation}", outcome.drawn()));
+                lines.extend(outcome.again.as_ref().map(|again| format!("  again: {again}")));
             }
         }
         for seed in &self.unlike {
             lines.push(format!("seed {seed} did something else the second time"));
+        }
+        for (mark, seeds) in &self.reaching {
+            let seeds = seeds.iter().map(|(seed, times)| format!("{seed} ({times})"));
+            lines.push(format!("{mark:?} by {}", seeds.collect::<Vec<_>>().join(", ")));
         }
         lines.push(self.marks.table());
         lines.push(self.excused.table());
@@ -159,6 +173,20 @@ mod tests {
             world_us: 0,
             took: Duration::ZERO,
             words: String::new(),
+            again: Some(format!("run {seed}")),
+        }
+    }
+
+    #[test]
+    fn every_failing_line_says_how_the_seed_is_run_again() {
+        let mut tally = Tally::default();
+        (1..=5).for_each(|seed| tally.take(outcome(seed, Some(Rule::NoReset))));
+        let report = tally.report();
+        for seed in 1..=5 {
+            let line =
+                report.lines().position(|line| line.starts_with(&format!("seed {seed}, commit")));
+            let all = report.lines().filter(|line| *line == format!("  again: run {seed}")).count();
+            assert!(line.is_some() && all == 1, "{report}");
         }
     }
 

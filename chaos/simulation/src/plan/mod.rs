@@ -73,7 +73,7 @@ pub struct PacketWeather {
 }
 
 /// Everything a seed decides before the first event.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {
     /// The seed.
     pub seed: u64,

@@ -119,7 +119,21 @@ impl Mark {
 
     /// Those that a few hundred seeds may well miss: regression tests reach them.
     pub const RARE: &[Mark] = &[Mark::LastHomeDied, Mark::EndFollowed, Mark::StartHindered];
+
+    /// Those that so many seeds have to reach between them.
+    pub fn due(seeds: u64) -> impl Iterator<Item = Mark> {
+        let rare = |mark: &Mark| Mark::RARE.contains(mark);
+        Mark::ALL.into_iter().filter(move |mark| seeds >= RARE_SEEDS || !rare(mark))
+    }
+
+    /// The mark of this name.
+    pub fn named(name: &str) -> Option<Mark> {
+        Mark::ALL.into_iter().find(|mark| format!("{mark:?}") == name)
+    }
 }
+
+/// So many seeds reach the rare ones, too.
+const RARE_SEEDS: u64 = 10_000;
 
 /// How often each mark was reached.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -167,9 +181,53 @@ impl Marks {
         Mark::ALL.iter().map(line).collect::<Vec<_>>().join("\n")
     }
 
-    /// The marks that nobody reached, and somebody should have.
-    pub fn missed(&self) -> Vec<Mark> {
-        let due = Mark::ALL.into_iter().filter(|mark| !Mark::RARE.contains(mark));
-        due.filter(|mark| self.count(*mark) == 0).collect()
+    /// Those that were reached, and how often, in one line.
+    pub fn reached(&self) -> String {
+        let one = |(mark, times): (&Mark, &u64)| format!("{mark:?} {times}");
+        format!("reached: {}", self.0.iter().map(one).collect::<Vec<_>>().join(", "))
+    }
+
+    /// The marks that nobody reached, and so many seeds should have.
+    pub fn missed(&self, seeds: u64) -> Vec<Mark> {
+        Mark::due(seeds).filter(|mark| self.count(*mark) == 0).collect()
+    }
+
+    /// Whether all marks that so many seeds have to reach were reached, in words.
+    pub fn verdict(&self, seeds: u64) -> String {
+        let (missed, due) = (self.missed(seeds), Mark::due(seeds).count());
+        let rare = match seeds < RARE_SEEDS {
+            true => format!("; {:?} are due from {RARE_SEEDS} seeds on", Mark::RARE),
+            false => String::new(),
+        };
+        match missed.is_empty() {
+            true => format!("all marks reached ({due} of {} are due{rare})", Mark::ALL.len()),
+            false => format!("marks never reached: {missed:?} ({due} are due{rare})"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rare_marks_are_due_when_there_are_many_seeds() {
+        let mut marks = Marks::default();
+        Mark::due(1).for_each(|mark| marks.reach(mark, 1));
+        assert!(marks.missed(RARE_SEEDS - 1).is_empty());
+        assert!(marks.verdict(RARE_SEEDS - 1).starts_with("all marks reached"));
+        assert_eq!(marks.missed(RARE_SEEDS), Mark::RARE);
+        assert!(marks.verdict(RARE_SEEDS).starts_with("marks never reached: ["));
+        Mark::RARE.iter().for_each(|mark| marks.reach(*mark, 1));
+        assert!(marks.verdict(RARE_SEEDS).starts_with("all marks reached"));
+        assert_eq!(Marks::default().missed(1).len(), Mark::ALL.len() - Mark::RARE.len());
+    }
+
+    #[test]
+    fn a_mark_is_found_by_its_name() {
+        for mark in Mark::ALL {
+            assert_eq!(Mark::named(&format!("{mark:?}")), Some(mark));
+        }
+        assert_eq!(Mark::named("Nothing"), None);
     }
 }
