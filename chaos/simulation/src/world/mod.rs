@@ -207,11 +207,6 @@ impl World {
         self.trace.note(self.queue.now_us(), flow, happening);
     }
 
-    fn violate(&mut self, rule: Rule, what: String, flow: Option<FlowId>) {
-        let at_us = self.queue.now_us();
-        self.violations.push(Violation { at_us, rule, what, flow });
-    }
-
     /// The time (us).
     pub fn now_us(&self) -> u64 {
         self.queue.now_us()
@@ -220,12 +215,6 @@ impl World {
     /// The hash over everything that happened, and how much that was.
     pub fn hash(&self) -> (u64, u64) {
         self.trace.hash()
-    }
-
-    /// What was going on when a part of the program panicked: that breaks a rule as well. The flow is the
-    /// one that something happened to last.
-    pub fn panicked(&mut self, what: String) {
-        self.violate(Rule::NoPanic, what, self.trace.latest());
     }
 
     /// Losses that were excused.

@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+use super::World;
+use super::trace::FlowId;
+use crate::director::Director;
+
 /// A rule of the design, by its number there where it has one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Rule {
@@ -29,6 +33,21 @@ pub enum Rule {
     Liveness,
     /// A program that stops itself breaks all of them.
     NoPanic,
+}
+
+/// What Raft says of itself when entries that were committed are not there, or others are in their place: a
+/// leader speaks of what a replica has acknowledged, and it does not have it any more.
+const LOST_ENTRIES: [&str; 2] = ["to_commit ", "conflict with committed entry"];
+
+impl Rule {
+    /// The rule that a part of the program found broken when it panicked with these words. Stopping itself
+    /// breaks rule 4; but what Raft stops for is that acknowledged entries are lost.
+    pub fn of_panic(words: &str) -> Rule {
+        match LOST_ENTRIES.iter().any(|lost| words.contains(lost)) {
+            true => Rule::Acknowledged,
+            false => Rule::NoPanic,
+        }
+    }
 }
 
 impl fmt::Display for Rule {
@@ -66,5 +85,43 @@ pub struct Violation {
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.6} s: {}: {}", self.at_us as f64 / 1e6, self.rule, self.what)
+    }
+}
+
+impl World {
+    /// A rule is broken.
+    pub(super) fn violate(&mut self, rule: Rule, what: String, flow: Option<FlowId>) {
+        let at_us = self.queue.now_us();
+        self.violations.push(Violation { at_us, rule, what, flow });
+    }
+
+    /// What was going on when a part of the program panicked: that breaks a rule as well. The flow is the
+    /// one that something happened to last.
+    pub fn panicked(&mut self, what: String) {
+        let lost = |d: &Director| d.disks.identity.borrow().forgot;
+        let forgetful: Vec<u32> = self.directors.iter().filter(|d| lost(d)).map(|d| d.id).collect();
+        let rule = Rule::of_panic(&what);
+        let what = match rule == Rule::Acknowledged && !forgetful.is_empty() {
+            true => format!(
+                "acknowledged entries are lost (directors {forgetful:?} have lost their sessions and kept their \
+                 replica numbers): {what}"
+            ),
+            false => what,
+        };
+        self.violate(rule, what, self.trace.latest());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_that_lacks_what_it_acknowledged_breaks_rule_3() {
+        let lost = "to_commit 37 is out of range [last_index 0], raft_id: 3, group: shard-0";
+        assert_eq!(Rule::of_panic(lost), Rule::Acknowledged);
+        let other = "entry 7 conflict with committed entry";
+        assert_eq!(Rule::of_panic(other), Rule::Acknowledged);
+        assert_eq!(Rule::of_panic("index out of bounds"), Rule::NoPanic);
     }
 }

@@ -26,6 +26,9 @@ pub struct Identity {
     pub cluster: Option<Arc<ClusterState>>,
     /// Whether the last run ended clean.
     pub clean: bool,
+    /// Whether it has lost what it remembered of sessions and goes on as the same replica: what a director
+    /// never does, but for a negative control.
+    pub forgot: bool,
 }
 
 /// What survives the death of a process: disks, and what is written there.
@@ -65,6 +68,7 @@ impl Disks {
             generations: vec![1; usize::from(record.cluster.shard_count)],
             cluster: Some(Arc::new(record.cluster.clone())),
             clean: true,
+            forgot: false,
         };
         Disks {
             identity: Rc::new(RefCell::new(identity)),
@@ -98,8 +102,10 @@ impl Disks {
     /// What it remembered of sessions cannot be trusted any more.
     pub fn lose_sessions(&self, new_number: bool) {
         self.sessions.replace();
+        let mut identity = self.identity.borrow_mut();
+        identity.forgot |= !new_number;
         if new_number {
-            self.identity.borrow_mut().replica = 0;
+            identity.replica = 0;
         }
     }
 }
