@@ -54,6 +54,15 @@ impl ClassCounts {
         self.half_open[place % COUNTS].load(Ordering::Relaxed)
     }
 
+    /// All ports, and all half-open sessions, that count anywhere.
+    #[cfg(feature = "simulation")]
+    pub(super) fn totals(&self) -> (u64, u64) {
+        let total = |counts: &[AtomicU32]| {
+            counts.iter().map(|count| u64::from(count.load(Ordering::Relaxed))).sum()
+        };
+        (total(&self.used), total(&self.half_open))
+    }
+
     pub(super) fn occupy(&self, place: usize) {
         self.used[place % COUNTS].fetch_add(1, Ordering::Relaxed);
     }

@@ -150,6 +150,12 @@ impl Index {
         Ok(entry.map(|(target, _)| *target = new).is_some())
     }
 
+    /// Keys that lead anywhere.
+    #[cfg(feature = "simulation")]
+    pub(super) fn len(&self) -> usize {
+        self.map.len()
+    }
+
     /// Whether two keys have locks of their own.
     #[cfg(test)]
     pub(super) fn apart(&self, one: &PackedKey, other: &PackedKey) -> bool {

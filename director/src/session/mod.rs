@@ -52,6 +52,8 @@ mod handle;
 mod heard;
 mod index;
 mod key;
+#[cfg(feature = "simulation")]
+mod leftovers;
 mod memory;
 mod open;
 mod quiescence;
@@ -73,6 +75,8 @@ mod young;
 pub use cache::{CacheStats, FlowCache};
 pub use expiring::{PROBES_PER_SECOND, Probe};
 pub use handle::Session;
+#[cfg(feature = "simulation")]
+pub use leftovers::Leftovers;
 pub use open::{NewSession, OpenError};
 pub use quiescence::WorkerHandle;
 pub use stats::{PassCounts, TableStats};

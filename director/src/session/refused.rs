@@ -237,6 +237,12 @@ impl Refused {
         if incomplete { Known::Unsure } else { Known::Nobody }
     }
 
+    /// How many there are.
+    #[cfg(feature = "simulation")]
+    pub(super) fn len(&self) -> usize {
+        self.lock().by_key.len()
+    }
+
     /// Whether records were forgotten, and most of those that were kept have found a place.
     pub(super) fn wants_all(&self) -> bool {
         let records = self.lock();

@@ -158,6 +158,20 @@ impl Slab {
         }
     }
 
+    /// Slots that were used at some time and are free, or wait to be.
+    #[cfg(feature = "simulation")]
+    pub(super) fn unused(&self) -> u64 {
+        let pending = self.pending.lock().head;
+        let heads =
+            [self.free.load(Ordering::Acquire), self.limbo.load(Ordering::Acquire), pending];
+        let chain = |head: u64| {
+            let next = |slot: &Slot| Some(self.next(*slot).load(Ordering::Relaxed));
+            let slot = |head: u64| (head as u32).checked_sub(1).map(Slot);
+            std::iter::successors(slot(head), |at| next(at).and_then(slot)).count() as u64
+        };
+        heads.into_iter().map(chain).sum()
+    }
+
     /// Moves up to `budget` slots from limbo to the free list, as far as workers have been quiescent.
     /// Does nothing when another thread is at it. Returns how many it moved.
     pub(super) fn reclaim(&self, budget: usize) -> usize {

@@ -77,6 +77,14 @@ impl Twins {
         }
     }
 
+    /// What is kept aside and not out of date, and what is queued.
+    #[cfg(feature = "simulation")]
+    pub(super) fn waiting(&self, now: u64) -> (u64, u64) {
+        let aside = self.aside.lock();
+        let aside = aside.values().filter(|(since, _)| now < since + ASIDE_MS).count();
+        (aside as u64, (self.resets.len() + self.again.len()) as u64)
+    }
+
     /// Sessions that gave way to their twin, and sessions that did not.
     pub(super) fn counts(&self) -> (u64, u64) {
         (self.adopted.load(Ordering::Relaxed), self.kept.load(Ordering::Relaxed))

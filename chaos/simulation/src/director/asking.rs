@@ -59,6 +59,11 @@ impl Questions {
         }
     }
 
+    /// How many are under way.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
     /// When to look again.
     pub fn wake_us(&self) -> Option<u64> {
         self.pending.values().map(|pending| pending.asking.wake_us()).min()

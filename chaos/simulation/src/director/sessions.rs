@@ -15,6 +15,8 @@ pub struct Sessions {
     sweeper: Sweeper,
     departed: Departed,
     unsaid: Unsaid,
+    /// Whether the store had no room for something that it has to be told.
+    pub behind: bool,
     /// How far the flushes are.
     pub flushes: Flushes,
 }
@@ -44,6 +46,7 @@ impl Sessions {
             sweeper: Sweeper::new(table),
             departed: Departed::default(),
             unsaid: Unsaid::default(),
+            behind: false,
             flushes: Flushes::default(),
         }
     }
@@ -57,7 +60,8 @@ impl Sessions {
         mut propose: impl FnMut(ShardId, &[SessionChange]) -> bool,
     ) -> Vec<Probe> {
         let Around { now_ms, cluster, .. } = *around;
-        if !self.unsaid.say(now_ms, &mut propose) {
+        self.behind = !self.unsaid.say(now_ms, &mut propose);
+        if self.behind {
             return Vec::new();
         }
         let flush = cluster.change_planned() && around.flushes;
@@ -69,7 +73,7 @@ impl Sessions {
         let mut out = Vec::new();
         let progress = self.sweeper.step(table, around.tables, now_ms, &policy, budget, &mut out);
         self.unsaid.add(out);
-        self.unsaid.say(now_ms, &mut propose);
+        self.behind = !self.unsaid.say(now_ms, &mut propose);
         if progress.pass_complete && flush {
             self.flushes.pass_complete(|since_ms| table.unreplicated_before(since_ms));
         }

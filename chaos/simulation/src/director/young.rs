@@ -116,6 +116,11 @@ impl YoungSessions {
         out.extend(batches.into_iter().map(|(to, batch)| (to, Message::Register(batch))));
     }
 
+    /// Sessions that wait to be told to a home.
+    pub fn queued(&self) -> u64 {
+        self.saying.stats().queued
+    }
+
     /// Whether something waits to be told.
     pub fn waits(&self) -> bool {
         self.saying.stats().queued > 0 || self.walk.is_some()

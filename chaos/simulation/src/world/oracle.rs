@@ -45,8 +45,8 @@ pub(super) struct Oracle {
     /// Where each UDP flow goes, and those that went elsewhere with good reason.
     flows: BTreeMap<FlowId, u32>,
     moved: BTreeSet<FlowId>,
-    /// What waits at each director.
-    waiting: BTreeMap<u32, VecDeque<Vec<u8>>>,
+    /// What waits at each director, and whether something was sent since that may be in its place.
+    waiting: BTreeMap<u32, VecDeque<(Vec<u8>, bool)>>,
 }
 
 /// What tells a packet from others, on both legs.
@@ -162,7 +162,7 @@ impl Oracle {
     /// A packet waits at a director.
     fn waits(&mut self, id: u32, packet: Vec<u8>) {
         let waiting = self.waiting.entry(id).or_default();
-        waiting.push_back(packet);
+        waiting.push_back((packet, false));
         if waiting.len() > WAITING {
             waiting.pop_front();
         }
@@ -171,8 +171,30 @@ impl Oracle {
     /// The packet that has waited at a director and is this one now.
     fn waited(&mut self, id: u32, now: &[u8]) -> Option<Vec<u8>> {
         let waiting = self.waiting.get_mut(&id)?;
-        let at = waiting.iter().position(|before| token(before) == token(now))?;
-        waiting.remove(at)
+        // The same one may have come again since something was sent in the place of the first.
+        let same = |(before, _): &(Vec<u8>, bool)| token(before) == token(now);
+        let open = waiting.iter().position(|waits| !waits.1 && same(waits));
+        let at = open.or_else(|| waiting.iter().position(same))?;
+        waiting.remove(at).map(|(before, _)| before)
+    }
+
+    /// A director sends something of its own to an end of this client's connection: a reset, or a question to
+    /// the backend, that may be the answer to what has waited longest, in its place.
+    fn answered_in_place(&mut self, id: u32, flow: FlowId) {
+        let of_client = |(before, answered): &&mut (Vec<u8>, bool)| {
+            let src = frame::tuple(before).map(|(src, ..)| frame::socket_number(&src));
+            !*answered && src == Some(flow)
+        };
+        let mut waiting = self.waiting.get_mut(&id).into_iter().flatten();
+        if let Some((_, answered)) = waiting.find(of_client) {
+            *answered = true;
+        }
+    }
+
+    /// The packets that have begun to wait at a director, and were neither sent nor answered nor dropped.
+    pub(super) fn waiting_at(&self, id: u32) -> impl Iterator<Item = &[u8]> {
+        let waiting = self.waiting.get(&id).into_iter().flatten();
+        waiting.filter(|(_, answered)| !answered).map(|(packet, _)| packet.as_slice())
     }
 
     /// What waited at a director is gone.
@@ -225,6 +247,11 @@ impl World {
             true => now.and_then(|now| self.oracle.waited(id, now)),
             false => None,
         };
+        if let (true, None, Some(packet)) = (sent.waited, &waited, &sent.packet)
+            && let Some(flow) = self.flow_of(packet)
+        {
+            self.oracle.answered_in_place(id, flow);
+        }
         let before = waited.as_deref().or(sent.before.as_deref().filter(|_| !sent.waited));
         if let (Some(reason), Some(before), Some(known)) = (sent.dropped, before, &sent.known)
             && is_of_unknown(reason)

@@ -3,9 +3,10 @@
 use holdfast_schema::session::{HALF_OPEN_LINGER_MS, TIME_WAIT_LINGER_MS};
 
 use super::World;
-use super::happening::Happening;
+use super::happening::{Glance, Happening};
 use super::marks::Mark;
 use super::rules::Rule;
+use crate::director::Director;
 use crate::director::process::Process;
 
 const S: u64 = 1_000_000;
@@ -100,7 +101,8 @@ impl World {
             return;
         }
         let remains = self.remains();
-        self.violate(Rule::Conservation, remains.join("; "), None);
+        let flow = self.lost_packets().next().and_then(|(_, packet)| self.flow_of(packet));
+        self.violate(Rule::Conservation, remains.join("; "), flow);
     }
 
     /// What is left of sessions anywhere.
@@ -109,21 +111,21 @@ impl World {
         let mut remains = Vec::new();
         for director in &self.directors {
             let Some(process) = &director.process else { continue };
-            let stats = process.table.stats();
-            for (count, what) in [
-                (u64::from(stats.sessions), "sessions"),
-                (u64::from(stats.half_open), "half-open sessions"),
-                (stats.unreplicated, "unreplicated sessions"),
-                (u64::from(process.parked()), "waiting packets"),
-                (process.share.sessions(), "sessions in the store"),
-                (process.young.kept(director.clock.local_us(now_us) / 1_000), "home entries"),
-            ] {
-                if count > 0 {
-                    remains.push(format!("director {} has {count} {what}", director.id));
-                }
+            let now_ms = director.clock.local_us(now_us) / 1_000;
+            for (count, what) in process.remains(now_ms) {
+                remains.push(format!("director {} has {count} {what}", director.id));
             }
         }
+        let lost = self.lost_packets().filter_map(|(id, packet)| Some((id, Glance::at(packet)?)));
+        remains.extend(lost.map(|(id, at)| format!("director {id} has lost what waited: {at}")));
         remains
+    }
+
+    /// Packets that waited at a director where nothing waits any more, and did not come out.
+    fn lost_packets(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        let at_rest = |d: &&Director| d.process.as_ref().is_some_and(|p| p.parked() == 0);
+        let directors = self.directors.iter().filter(at_rest);
+        directors.flat_map(|d| self.oracle.waiting_at(d.id).map(|packet| (d.id, packet)))
     }
 
     fn collect_marks(&mut self) {
@@ -141,5 +143,30 @@ impl World {
     /// Connections that were begun, and that were established.
     pub fn connections(&self) -> (u64, u64) {
         self.hosts.counts()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Plan;
+
+    #[test]
+    fn what_there_is_of_sessions_is_named_until_nothing_is() {
+        let mut world = World::new(Plan::fair(1));
+        world.begin();
+        while world.step(12 * S) {}
+        let named = |world: &World, what: &str| world.remains().iter().any(|r| r.ends_with(what));
+        for what in [" sessions", " sessions in the store", " home entries"] {
+            assert!(named(&world, what), "{what}: {:?}", world.remains());
+        }
+        let leftovers = world.directors[0].process.as_ref().unwrap().table.leftovers();
+        let sessions = world.directors[0].process.as_ref().unwrap().table.stats().sessions;
+        assert!(leftovers.ports > 0 && leftovers.keys >= u64::from(sessions), "{leftovers:?}");
+        assert_eq!(leftovers.lost_slots, 0);
+        world.safety();
+        world.liveness();
+        world.conservation();
+        assert!(world.violations.is_empty() && world.remains().is_empty(), "{:?}", world.remains());
     }
 }

@@ -416,6 +416,32 @@ impl Process {
         self.packets.parked()
     }
 
+    /// What is left here of sessions, each with its name.
+    pub fn remains(&self, now_ms: u64) -> Vec<(u64, &'static str)> {
+        let stats = self.table.stats();
+        let (changes, confirming) = self.share.waiting();
+        let mut remains = vec![
+            (u64::from(stats.sessions), "sessions"),
+            (u64::from(stats.half_open), "half-open sessions"),
+            (stats.unreplicated, "unreplicated sessions"),
+            (u64::from(self.parked()), "waiting packets"),
+            (self.questions.pending() as u64, "questions under way"),
+            (confirming, "questions that wait for a quorum"),
+            (self.share.sessions(), "sessions in the store"),
+            (changes, "changes that wait for the store"),
+            (u64::from(self.sessions.behind), "steps of the sweep that the store has no room for"),
+            (self.young.kept(now_ms), "home entries"),
+            (self.young.queued(), "sessions that wait to be told to homes"),
+        ];
+        remains.retain(|(count, _)| *count > 0);
+        if remains.is_empty() {
+            // It takes longer to look at these, and while there are sessions there are some.
+            remains.extend(self.table.leftovers().named());
+            remains.retain(|(count, _)| *count > 0);
+        }
+        remains
+    }
+
     /// The wall clock was set.
     pub fn set_unix_ms_at_zero(&mut self, unix_ms: u64) {
         self.packets.set_unix_ms_at_zero(unix_ms);

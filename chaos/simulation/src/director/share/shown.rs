@@ -86,6 +86,11 @@ impl Share {
         self.states.iter().skip(1).map(|state| state.progress().sessions).sum()
     }
 
+    /// Changes that wait to be proposed, and questions that wait for the word of a quorum.
+    pub fn waiting(&self) -> (u64, u64) {
+        (self.feed.waiting() as u64, self.confirming.len() as u64)
+    }
+
     /// Who leads a shard, as far as is known here.
     pub fn leader_of(&self, shard: ShardId) -> Option<DirectorId> {
         let state = self.states.get(usize::from(shard.0) + 1)?;
