@@ -81,6 +81,7 @@ pub struct Backend {
     log: Log,
     summary: Summary,
     down: bool,
+    may_wrap: bool,
 }
 
 impl Backend {
@@ -97,6 +98,7 @@ impl Backend {
             log: Log::default(),
             summary: Summary::default(),
             down: false,
+            may_wrap: true,
         }
     }
 
@@ -183,23 +185,25 @@ impl Backend {
         self.log.note(now_us, None, sockets, EventKind::Opened);
     }
 
-    /// An initial sequence number: anything, or so near to 2^32 that it wraps. Of the connections that one opening
-    /// of a client may have at several backends, by several directors, only one wraps: a director tells
-    /// connections by numbers which in reality are hashes (RFC 6528), and seldom near each other.
+    /// An initial sequence number: if it may, mostly one so near to 2^32 that it wraps. Else one that looks like
+    /// the hash of the addresses that it is in reality (RFC 6528).
     fn draw_isn(&mut self, syn: &Segment<'_>) -> u32 {
         let place = |address: SocketAddr| match address.ip() {
             IpAddr::V4(ip) => u32::from(ip.octets()[3]),
             IpAddr::V6(ip) => u32::from(ip.octets()[15]),
         };
-        const PLACES: u32 = 32;
         let (place, drawn) = (place(syn.dst) % 8 + 8 * place(syn.src), draw_isn(&mut self.rng));
-        match place % PLACES == syn.seq.wrapping_mul(0x9e37_79b1) >> 27 {
-            true => drawn,
-            false => {
-                let of_opening = syn.seq.wrapping_add(place.wrapping_mul(0x51ed_270b));
-                drawn.wrapping_mul(0x9e37_79b1) ^ of_opening.wrapping_mul(0x85eb_ca6b)
-            }
+        if self.may_wrap {
+            return drawn;
         }
+        let of_opening = syn.seq.wrapping_add(place.wrapping_mul(0x51ed_270b));
+        drawn.wrapping_mul(0x9e37_79b1) ^ of_opening.wrapping_mul(0x85eb_ca6b)
+    }
+
+    /// Whether a connection that begins now may have numbers that wrap soon. Directors tell connections by
+    /// their numbers: of those that are to be told apart, only one may begin near 2^32.
+    pub fn let_wrap(&mut self, may: bool) {
+        self.may_wrap = may;
     }
 
     /// The client's address has to be in what completes the handshake, and in the first data. (Others

@@ -7,6 +7,7 @@ use super::excuses::Loss;
 use super::happening::{Happening, Place};
 use super::marks::Mark;
 use super::rules::Rule;
+use super::wraps::Wraps;
 use super::{Event, World};
 use crate::director::frame;
 use crate::endpoint::segment::Flags;
@@ -30,6 +31,8 @@ struct Host<H> {
 pub(super) struct Hosts {
     clients: Vec<Host<Client>>,
     backends: Vec<Host<Backend>>,
+    /// Whose numbers wrap soon.
+    pub(super) wraps: Wraps,
 }
 
 /// The sockets of the end that a client has, from what either end says.
@@ -90,7 +93,8 @@ impl Hosts {
             };
             Host { host: Backend::new(config, rng.draw()), wake_us: None }
         });
-        Hosts { clients, backends: backends.collect() }
+        let wraps = Wraps::new(Rng::new(plan.seed, "wraps").draw());
+        Hosts { clients, backends: backends.collect(), wraps }
     }
 
     /// Whether no client has anything open.
@@ -177,7 +181,9 @@ impl World {
 
     pub(super) fn at_backend(&mut self, n: u32, packet: &[u8]) {
         let now_us = self.queue.now_us();
+        let may_wrap = self.may_wrap(n, packet);
         let Some(backend) = self.hosts.backends.get_mut(n as usize) else { return };
+        backend.host.let_wrap(may_wrap);
         let mut out = Vec::new();
         backend.host.packet(now_us, packet, &mut out);
         self.backend_did(n, out);

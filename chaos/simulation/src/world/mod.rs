@@ -21,6 +21,7 @@ pub mod trace;
 mod unanswered;
 mod unheard;
 mod watch;
+mod wraps;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
