@@ -32,6 +32,8 @@ pub struct YoungSessions {
     keeper: Arc<Mutex<Keeper>>,
     homes: Homes,
     walk: Option<YoungWalk>,
+    /// Twins of what was opened here that had expired.
+    pub expired_twins: u64,
 }
 
 impl YoungSessions {
@@ -58,6 +60,7 @@ impl YoungSessions {
             keeper: Arc::new(Mutex::new(keeper)),
             homes: Homes::of(cluster),
             walk: None,
+            expired_twins: 0,
         }
     }
 
@@ -85,6 +88,7 @@ impl YoungSessions {
         let Some(record) = self.table.young(slot, now_ms) else { return };
         // This director may be a home of the connection that this one is a twin of.
         if let Some(first) = self.keeper.lock().twin_of(now_ms, &record) {
+            self.expired_twins += u64::from(first.idle_ms() >= first.idle_limit_ms());
             self.table.twin(&first);
         }
         self.saying.opened(now_ms, &record);

@@ -319,6 +319,7 @@ impl World {
             }
         });
         self.excuses.looked_us.insert(id, now_us);
+        self.note_half_open(id);
         for record in records {
             let Some(flow) = client(&record) else { continue };
             if !self.could_tell(id, &record) && !self.known_by_others(id, &record) {

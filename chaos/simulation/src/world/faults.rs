@@ -169,6 +169,7 @@ impl World {
         });
         self.director(id).ended_us.insert(process.incarnation, now_us);
         known.retain(|(record, _)| !self.is_over(id, record));
+        self.note_last_news(id, &known);
         let open = |record: &SessionRecord| record.flags.established() && !record.flags.closing();
         let reused = known.iter().filter(|(record, _)| open(record) && self.is_reused(record));
         let reused = reused.count() as u64;

@@ -238,6 +238,7 @@ impl World {
             && let (Place::Client(_), Some(flow)) = (place, flow)
         {
             self.excuses.begin(flow, event.connection);
+            self.paths.begin(flow);
             if !self.sockets_used.insert(flow) {
                 self.sockets_reused.insert(flow);
                 let lingers = self.lingers(flow);

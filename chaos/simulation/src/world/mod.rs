@@ -10,6 +10,7 @@ pub mod marks;
 mod oracle;
 mod orphans;
 mod packets;
+mod paths;
 mod peers;
 mod phases;
 mod queue;
@@ -40,6 +41,7 @@ use happening::Happening;
 use hosts::Hosts;
 use marks::{Mark, Marks};
 use oracle::Oracle;
+use paths::Paths;
 use peers::Peers;
 use queue::Queue;
 use refusing::STORE_WATCH_US;
@@ -117,6 +119,8 @@ pub struct World {
     excuses: Excuses,
     /// Where packets have to go.
     oracle: Oracle,
+    /// What has begun on a rare path.
+    paths: Paths,
     /// Client sockets that had a connection, and those that had several.
     sockets_used: BTreeSet<FlowId>,
     sockets_reused: BTreeSet<FlowId>,
@@ -182,6 +186,7 @@ impl World {
             healed: false,
             excuses: Excuses::default(),
             oracle: Oracle::default(),
+            paths: Paths::default(),
             sockets_used: BTreeSet::new(),
             sockets_reused: BTreeSet::new(),
             changed_us: 0,

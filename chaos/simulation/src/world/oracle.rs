@@ -12,6 +12,7 @@ use holdfast_schema::flow::Protocol;
 use holdfast_schema::session::SessionRecord;
 
 use super::World;
+use super::paths::Meeting;
 use super::rules::Rule;
 use super::trace::FlowId;
 use crate::director::frame;
@@ -34,14 +35,24 @@ struct Opening {
     tried: BTreeSet<u32>,
     /// The one whose answer the client took; several, if their numbers do not tell.
     taken: BTreeSet<u32>,
+    /// The first number of that answer, and to which of the directors' sockets it went.
+    answer: Option<u32>,
+    locals: BTreeSet<u64>,
+}
+
+impl Opening {
+    fn of(isn: u32) -> Opening {
+        let (tried, taken, locals) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        Opening { isn, tried, taken, answer: None, locals }
+    }
 }
 
 /// What is known of all clients.
 #[derive(Default)]
 pub(super) struct Oracle {
     openings: BTreeMap<FlowId, Vec<Opening>>,
-    /// Who has answered an opening with which number.
-    answers: BTreeMap<(FlowId, u32, u32), BTreeSet<u32>>,
+    /// Who has answered an opening with which number, and to which of the directors' sockets.
+    answers: BTreeMap<(FlowId, u32, u32), BTreeSet<(u32, u64)>>,
     /// Where each UDP flow goes, and those that went elsewhere with good reason.
     flows: BTreeMap<FlowId, u32>,
     moved: BTreeSet<FlowId>,
@@ -51,13 +62,14 @@ pub(super) struct Oracle {
 
 /// What tells a packet from others, on both legs.
 #[derive(PartialEq, Eq)]
-enum Token<'a> {
+pub(super) enum Token<'a> {
     Segment(u32, u32, u8, &'a [u8]),
     Datagram(&'a [u8]),
     Other,
 }
 
-fn token(packet: &[u8]) -> Token<'_> {
+/// What tells this packet.
+pub(super) fn token(packet: &[u8]) -> Token<'_> {
     let Ok(ip) = Packet::parse(packet) else { return Token::Other };
     match ip.protocol {
         TCP if ip.payload.len() >= 20 => {
@@ -92,15 +104,54 @@ impl Oracle {
     }
 
     /// A backend answers a SYN.
-    fn answered(&mut self, flow: FlowId, backend: u32, client_isn: u32, isn: u32) {
-        self.answers.entry((flow, client_isn, isn)).or_default().insert(backend);
+    fn answered(&mut self, flow: FlowId, from: (u32, u64), client_isn: u32, isn: u32) {
+        self.answers.entry((flow, client_isn, isn)).or_default().insert(from);
     }
 
     /// A client takes the answer with these numbers.
     fn taken(&mut self, flow: FlowId, client_isn: u32, isn: u32) {
-        let backends = self.answers.get(&(flow, client_isn, isn)).cloned().unwrap_or_default();
+        let from = self.answers.get(&(flow, client_isn, isn)).cloned().unwrap_or_default();
         let openings = self.openings.get_mut(&flow).into_iter().flatten();
-        openings.filter(|o| o.isn == client_isn).for_each(|o| o.taken.clone_from(&backends));
+        for opening in openings.filter(|o| o.isn == client_isn) {
+            opening.taken = from.iter().map(|(backend, _)| *backend).collect();
+            opening.locals = from.iter().map(|(_, local)| *local).collect();
+            opening.answer = Some(isn);
+        }
+    }
+
+    /// The first number of a client's latest opening.
+    pub(super) fn latest(&self, flow: FlowId) -> Option<u32> {
+        self.openings.get(&flow)?.last().map(|opening| opening.isn)
+    }
+
+    /// Whether of two openings of a client the second came after the first.
+    pub(super) fn follow(&self, flow: FlowId, (first, second): (u32, u32)) -> bool {
+        let at = |isn: u32| self.openings.get(&flow)?.iter().position(|opening| opening.isn == isn);
+        at(first).zip(at(second)).is_some_and(|(first, second)| first < second)
+    }
+
+    /// What a client's segment has to do with a record that a director knows, if it has anything.
+    pub(super) fn meets(
+        &self,
+        flow: FlowId,
+        known: &SessionRecord,
+        seq: u32,
+        ack: u32,
+    ) -> Option<Meeting> {
+        let (_, opening) = self.opening(flow, seq)?;
+        let local = match known.reply.destination() {
+            SocketAddr::V4(local) => frame::socket_number(&local),
+            SocketAddr::V6(_) => return None,
+        };
+        if opening.isn != known.incarnation.isn {
+            let later = self.follow(flow, (known.incarnation.isn, opening.isn));
+            return later.then_some(Meeting::EarlierUse);
+        }
+        let beyond = |answer: u32| (2..REACH).contains(&ack.wrapping_sub(answer));
+        match opening.locals.contains(&local) {
+            true => Some(Meeting::Own { further_on: opening.answer.is_some_and(beyond) }),
+            false => (!opening.locals.is_empty()).then_some(Meeting::OtherTwin),
+        }
     }
 
     /// A segment of a client goes to a backend. What is wrong with that.
@@ -113,7 +164,7 @@ impl Oracle {
                     openings[at].tried.insert(backend); // A late one of an earlier opening.
                     return None;
                 }
-                openings.push(Opening { isn: seq, tried: [].into(), taken: [].into() });
+                openings.push(Opening::of(seq));
             }
             openings.last_mut()?.tried.insert(backend);
             return None;
@@ -204,7 +255,7 @@ impl Oracle {
 }
 
 /// Reasons that a packet of a session has that the director does not know.
-fn is_of_unknown(reason: DropReason) -> bool {
+pub(super) fn is_of_unknown(reason: DropReason) -> bool {
     matches!(
         reason,
         DropReason::AskBudget
@@ -227,7 +278,8 @@ impl World {
         if Flags(flags).has(Flags::SYN)
             && let Some(flow) = self.flow_of(packet)
         {
-            self.oracle.answered(flow, backend, ack.wrapping_sub(1), seq);
+            let local = frame::tuple(packet).map_or(0, |(_, dst, _)| frame::socket_number(&dst));
+            self.oracle.answered(flow, (backend, local), ack.wrapping_sub(1), seq);
         }
     }
 
@@ -346,8 +398,8 @@ mod tests {
         for backend in [1, 2] {
             assert_eq!(oracle.segment(7, backend, isn, SYN), None);
         }
-        oracle.answered(7, 1, isn, 500);
-        oracle.answered(7, 2, isn, 900);
+        oracle.answered(7, (1, 11), isn, 500);
+        oracle.answered(7, (2, 12), isn, 900);
         oracle.taken(7, isn, 500);
         oracle
     }
@@ -367,7 +419,7 @@ mod tests {
         assert_eq!(oracle.segment(7, 3, 500_000, SYN), None);
         assert_eq!(oracle.segment(7, 3, 1_001, ACK), None);
         assert!(oracle.segment(7, 2, 1_001, ACK).is_some());
-        oracle.answered(7, 3, 500_000, 1);
+        oracle.answered(7, (3, 13), 500_000, 1);
         oracle.taken(7, 500_000, 1);
         assert!(oracle.segment(7, 1, 500_001, ACK).is_some(), "the new one at the old backend");
     }

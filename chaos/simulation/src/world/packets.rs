@@ -104,6 +104,7 @@ impl World {
         }
         if let Some(flow) = flow {
             self.note_heard(flow, &packet);
+            self.note_arrival(id, flow, &packet);
         }
         self.note(flow, Happening::Packet(place, glance));
         if self.director(id).runs() && self.working.insert(id) {
@@ -140,6 +141,11 @@ impl World {
         let waited = self.judge_sent(id, &sent);
         let before = waited.as_deref().or(sent.before.as_deref());
         let flow = before.and_then(|before| self.flow_of(before));
+        match (&sent.packet, flow, before) {
+            (Some(packet), Some(flow), _) => self.note_passed(id, flow, &sent, packet),
+            (None, Some(flow), Some(before)) => self.note_unsent(id, flow, &sent, before),
+            _ => {}
+        }
         let Some(packet) = sent.packet else {
             let glance = before.and_then(Glance::at);
             match (sent.dropped, glance) {

@@ -8,6 +8,7 @@ use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::session::{Known, SessionSink};
 
 use super::World;
+use super::marks::Mark;
 use super::rules::Rule;
 use crate::director::frame;
 
@@ -33,7 +34,9 @@ impl World {
             "announcing-vips" => {
                 let Some(since_us) = self.flushing_us.remove(&id) else { return };
                 let flush_ms = (now_us - since_us) / 1_000;
-                if let Some((flow, what)) = self.lacks(id, flush_ms + BEGIN_MS) {
+                let (lacking, over) = self.lacks(id, flush_ms + BEGIN_MS);
+                self.marks.reach(Mark::LackedNothing, over);
+                if let Some((flow, what)) = lacking {
                     self.violate(
                         Rule::Ready,
                         format!("director {id} announces VIPs: {what}"),
@@ -53,14 +56,17 @@ impl World {
         }
     }
 
-    /// An open session, older than this, that another director in service knows and this one does not.
-    fn lacks(&self, id: u32, older_ms: u64) -> Option<(Option<u64>, String)> {
+    /// An open session, older than this, that another director in service knows and this one does not; and how
+    /// many there are of connections that are over.
+    fn lacks(&self, id: u32, older_ms: u64) -> (Option<(Option<u64>, String)>, u64) {
         let now_us = self.queue.now_us();
-        let joiner = self.directors[id as usize - 1].process.as_deref()?;
+        let Some(joiner) = self.directors[id as usize - 1].process.as_deref() else {
+            return (None, 0);
+        };
         let (table, members) = (&joiner.table, &joiner.cluster().members);
         // A record may outlive its connection: nobody can attract a client that is gone.
         let used = self.hosts.sockets();
-        let mut lacking = None;
+        let (mut lacking, mut over) = (None, 0);
         for other in self.directors.iter().filter(|d| d.id != id && d.runs()) {
             let Some(process) = other.process.as_deref() else { continue };
             // One that is cut off is asked in vain, and known to be: nobody waits for its flush.
@@ -80,10 +86,13 @@ impl World {
                     && u64::from(record.created_age_ms) > older_ms
                     && record.owner.0 == other.id
                     && lacking.is_none()
-                    && used.contains(&client.into())
                     && !self.excuses.has(flow)
                     && !known()
                 {
+                    if !used.contains(&client.into()) {
+                        over += 1;
+                        return;
+                    }
                     let what = format!(
                         "director {} knows {} for {} ms, and it does not",
                         other.id, record.key, record.created_age_ms
@@ -92,7 +101,7 @@ impl World {
                 }
             });
         }
-        lacking
+        (lacking, over)
     }
 }
 
