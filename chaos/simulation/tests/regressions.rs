@@ -322,3 +322,17 @@ fn a_record_of_what_just_ended_does_not_take_the_next_connection() {
 fn what_comes_to_somebody_who_can_ask_nobody_expires() {
     holds_with_all(2538).excusing(Cause::InVain);
 }
+
+/// The client had agreed with the session of a director that died, which nobody else knew. What made up for that was
+/// taken back because another director knew a session of the same opening, with another backend's connection.
+#[test]
+fn a_twin_that_the_client_has_not_agreed_on_is_not_its_session() {
+    holds_with_all(1743).excusing(Cause::Orphaned);
+}
+
+/// Both ends had parted at a director that was cut off, and it died while data that were lost on the way were still to
+/// be repeated: nobody else could know them.
+#[test]
+fn what_only_a_dead_director_knew_of_a_closing_connection_is_lost() {
+    holds(9059).excusing(Cause::Orphaned);
+}

@@ -348,7 +348,8 @@ impl World {
                 continue;
             }
             process.table.for_each(director.clock.local_us(now_us) / 1_000, |record, _| {
-                let of_it = |flow: &FlowId| open(record) && self.oracle.is_of_latest(*flow, record);
+                let of_it =
+                    |flow: &FlowId| open(record) && self.oracle.may_be_agreed(*flow, record);
                 known.extend(client(record).filter(of_it));
             });
         }

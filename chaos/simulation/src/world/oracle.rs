@@ -97,6 +97,16 @@ impl Oracle {
             || latest.is_none_or(|latest| latest.isn == record.incarnation.isn)
     }
 
+    /// Whether a record may be of the connection that this client has agreed on: not of another one of the same
+    /// opening.
+    pub(super) fn may_be_agreed(&self, flow: FlowId, record: &SessionRecord) -> bool {
+        let latest = self.openings.get(&flow).and_then(|openings| openings.last());
+        let SocketAddr::V4(local) = record.reply.destination() else { return true };
+        let local = frame::socket_number(&local);
+        self.is_of_latest(flow, record)
+            && latest.is_none_or(|o| o.locals.is_empty() || o.locals.contains(&local))
+    }
+
     /// Whether a SYN with this number was sent to this backend.
     pub(super) fn was_offered(&self, flow: FlowId, backend: u32, isn: u32) -> bool {
         let of_it = |opening: &Opening| opening.isn == isn && opening.tried.contains(&backend);

@@ -61,10 +61,9 @@ impl World {
         for (record, acknowledged) in known {
             // The client may hold for established what has been answered only.
             let answered = record.flags.has(SessionFlags::BACKEND_ANSWERED);
-            let open = answered && !record.flags.closing();
             // Idle for too long, it may have expired.
             let lives = record.idle_ms() < record.idle_limit_ms();
-            if !open || !lives || self.held_elsewhere(id, &record) {
+            if !answered || !lives || self.held_elsewhere(id, &record) {
                 continue;
             }
             let SocketAddr::V4(client) = record.key.source() else { continue };
@@ -78,14 +77,18 @@ impl World {
             if quorum_ms == 0 && on_disk {
                 continue; // With a majority gone it is on disks, and comes back with them.
             }
-            self.excuses.grant(flow, Cause::Orphaned);
-            if !record.flags.established() {
-                continue; // Nobody was promised anything.
-            }
             let long = record.created_age_ms.saturating_sub(cut_ms)
                 > self.plan.replicate_after_ms + PROMOTION_MS
                 && quorum_ms.min(heard_ms) > PROMOTION_MS;
             let young = u64::from(record.created_age_ms) > REGISTRATION_MS && calm;
+            let closing = record.flags.closing();
+            if closing && (acknowledged || long || young) {
+                continue; // Whoever has heard that both ends have parted may have forgotten it.
+            }
+            self.excuses.grant(flow, Cause::Orphaned);
+            if closing || !record.flags.established() {
+                continue; // What is still on its way nobody else knows, or nobody was promised anything.
+            }
             let rule = match (acknowledged, long, young) {
                 // More than a minority: the others are gone, and this replica lost what it had.
                 (true, ..) if quorum_ms == 0 => continue,
