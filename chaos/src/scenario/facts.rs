@@ -28,9 +28,9 @@ pub struct Facts {
     pub missing: Vec<String>,
     /// What else is worth knowing.
     pub notes: Vec<String>,
-    /// See [`StepReport::routes_moved_ms`].
+    /// See [`StepReport::routes_moved_ms`](super::report::StepReport::routes_moved_ms).
     pub routes_moved_ms: Option<u64>,
-    /// See [`StepReport::bfd_ms`].
+    /// See [`StepReport::bfd_ms`](super::report::StepReport::bfd_ms).
     pub bfd_ms: Option<u64>,
     /// The directors that failed, or were restarted: nothing stays on them.
     pub failed: BTreeSet<String>,
