@@ -336,3 +336,10 @@ fn a_twin_that_the_client_has_not_agreed_on_is_not_its_session() {
 fn what_only_a_dead_director_knew_of_a_closing_connection_is_lost() {
     holds(9059).excusing(Cause::Orphaned);
 }
+
+/// A slow disk stalled, and its jobs followed one another: each took as long as when it was said, and none shared a
+/// sync. So it was busy for a minute after it was fast again, and a director that started was not recorded.
+#[test]
+fn a_disk_that_was_slow_and_stalled_catches_up() {
+    holds_with_all(6783);
+}

@@ -8,6 +8,7 @@ pub mod frame;
 pub mod message;
 pub mod packets;
 pub mod process;
+pub mod runs;
 pub mod sessions;
 pub mod share;
 pub mod sink;
@@ -19,6 +20,7 @@ use clock::Clock;
 use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{Incarnation, SessionRecord};
 use process::Process;
+use runs::Runs;
 use share::{Disks, Which};
 
 /// A machine and its process.
@@ -37,8 +39,8 @@ pub struct Director {
     pub disk_stalls: u32,
     /// Jobs that were due meanwhile, and of which life.
     pub disk_owes: Vec<(u32, Which)>,
-    /// When (us) its disk has caught up with what has waited for it.
-    pub disk_busy_until: u64,
+    /// What its disk writes behind what has waited for it.
+    pub disk_runs: Runs,
     /// The process that runs, if one does.
     pub process: Option<Box<Process>>,
     /// The process is stopped; since when (us).
@@ -98,14 +100,5 @@ impl Director {
             }
             _ => {}
         }
-    }
-
-    /// When (us) a job of the disk is done that takes so long: behind what has waited for the disk.
-    pub fn writes_at(&mut self, now_us: u64, takes_us: u64) -> u64 {
-        if self.disk_busy_until <= now_us {
-            return now_us + takes_us;
-        }
-        self.disk_busy_until += takes_us;
-        self.disk_busy_until
     }
 }

@@ -52,7 +52,7 @@ pub enum Fault {
     },
     /// One stream from the first to the second stands still: what is sent on it waits.
     StallStream(u32, u32, Stream),
-    /// A director's disk does nothing until the fault ends; then its jobs follow one another.
+    /// A director's disk does nothing until the fault ends; then runs of its jobs follow one another.
     StallDisk(u32),
 }
 

@@ -33,6 +33,7 @@ use crate::director::Director;
 use crate::director::clock::Clock;
 use crate::director::message::Message;
 use crate::director::process::{Birth, Effects, Miss, Process, TURN_US};
+use crate::director::runs::Runs;
 use crate::director::share::{Disks, Which};
 use crate::plan::{PacketWeather, Plan, cluster};
 use crate::rng::Rng;
@@ -150,7 +151,7 @@ impl World {
             disk_full: false,
             disk_stalls: 0,
             disk_owes: Vec::new(),
-            disk_busy_until: 0,
+            disk_runs: Runs::default(),
             process: None,
             frozen_since: None,
             cut_since: None,
@@ -428,7 +429,7 @@ impl World {
             let director = self.director(id);
             let (life, most_us) = (director.life, director.disk_us);
             let takes_us = self.net.between(50, most_us);
-            let at_us = self.director(id).writes_at(now_us, takes_us);
+            let at_us = self.director(id).disk_runs.done_at(now_us, takes_us);
             self.queue.at(at_us, Event::Written(id, life, which));
         }
         self.marks.reach(Mark::PlannedChange, u64::from(effects.planned_ended));
