@@ -337,6 +337,14 @@ fn what_only_a_dead_director_knew_of_a_closing_connection_is_lost() {
     holds(9059).excusing(Cause::Orphaned);
 }
 
+/// Both ends of a connection that had expired answered their probes at a director that had to ask about it, and their
+/// answers waited: the client's was dropped, and the backend's was turned into its reset. The simulation knew what was
+/// sent in the place of a client's packet only, and missed the backend's.
+#[test]
+fn a_reset_for_a_backend_may_be_in_the_place_of_what_it_had_said() {
+    holds_with_all(7150).reaching(Mark::BackendResetInPlace);
+}
+
 /// A slow disk stalled, and its jobs followed one another: each took as long as when it was said, and none shared a
 /// sync. So it was busy for a minute after it was fast again, and a director that started was not recorded.
 #[test]

@@ -111,11 +111,13 @@ pub enum Mark {
     WentOnAfterRest,
     /// A director began to attract clients without the record of a connection that was over, which another had.
     LackedNothing,
+    /// A reset for a backend went out in the place of a packet of it that had waited.
+    BackendResetInPlace,
 }
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Mark; 50] = [
+    pub const ALL: [Mark; 51] = [
         Mark::MissFound,
         Mark::MissDenied,
         Mark::AuthorityWithheld,
@@ -166,6 +168,7 @@ impl Mark {
         Mark::OpenedUnannounced,
         Mark::WentOnAfterRest,
         Mark::LackedNothing,
+        Mark::BackendResetInPlace,
     ];
 
     /// Those that a few hundred seeds may well miss: regression tests reach them.
@@ -183,7 +186,8 @@ impl Mark {
     ];
 
     /// Those that hardly one of ten thousand seeds reaches: regression tests have to.
-    pub const OF_TESTS: &[Mark] = &[Mark::LackedNothing];
+    pub const OF_TESTS: &[Mark] =
+        &[Mark::LackedNothing, Mark::BackendResetInPlace];
 
     /// Those that so many seeds have to reach between them.
     pub fn due(seeds: u64) -> impl Iterator<Item = Mark> {

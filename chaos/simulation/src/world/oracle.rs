@@ -12,6 +12,7 @@ use holdfast_schema::flow::Protocol;
 use holdfast_schema::session::SessionRecord;
 
 use super::World;
+use super::marks::Mark;
 use super::paths::Meeting;
 use super::rules::Rule;
 use super::trace::FlowId;
@@ -80,6 +81,22 @@ pub(super) fn token(packet: &[u8]) -> Token<'_> {
         UDP => Token::Datagram(ip.payload.get(8..).unwrap_or(&[])),
         _ => Token::Other,
     }
+}
+
+/// Whether this is the reset that a backend gets for what it has said: where it expects it (RFC 9293 section 3.5.2).
+fn resets_backend(answer: &[u8], said: &[u8]) -> bool {
+    let (Some((lip, to, _)), Some((from, dst, _))) = (frame::tuple(answer), frame::tuple(said))
+    else {
+        return false;
+    };
+    let (Token::Segment(seq, _, reset, _), Token::Segment(_, ack, flags, _)) =
+        (token(answer), token(said))
+    else {
+        return false;
+    };
+    cluster::backend_at(*to.ip()).is_some()
+        && (to, lip) == (from, dst)
+        && (Flags(reset).has(Flags::RST) && Flags(flags).has(Flags::ACK) && seq == ack)
 }
 
 impl Oracle {
@@ -240,16 +257,21 @@ impl Oracle {
     }
 
     /// A director sends something of its own to an end of this client's connection: a reset, or a question to
-    /// the backend, that may be the answer to what has waited longest, in its place.
-    fn answered_in_place(&mut self, id: u32, flow: FlowId) {
-        let of_client = |(before, answered): &&mut (Vec<u8>, bool)| {
-            let src = frame::tuple(before).map(|(src, ..)| frame::socket_number(&src));
-            !*answered && src == Some(flow)
+    /// the backend, that may be the answer to what has waited longest, in its place. Whether it is the reset that a
+    /// backend gets for what it has said.
+    fn answered_in_place(&mut self, id: u32, flow: FlowId, answer: &[u8]) -> bool {
+        let Some(waiting) = self.waiting.get_mut(&id) else { return false };
+        let first = |such: &dyn Fn(&[u8]) -> bool| {
+            waiting.iter().position(|(before, answered)| !answered && such(before))
         };
-        let mut waiting = self.waiting.get_mut(&id).into_iter().flatten();
-        if let Some((_, answered)) = waiting.find(of_client) {
-            *answered = true;
+        let backends = first(&|before| resets_backend(answer, before));
+        let of_client = |before: &[u8]| {
+            frame::tuple(before).is_some_and(|(src, ..)| frame::socket_number(&src) == flow)
+        };
+        if let Some(at) = backends.or_else(|| first(&of_client)) {
+            waiting[at].1 = true;
         }
+        backends.is_some()
     }
 
     /// The packets that have begun to wait at a director, and were neither sent nor answered nor dropped.
@@ -312,7 +334,8 @@ impl World {
         if let (true, None, Some(packet)) = (sent.waited, &waited, &sent.packet)
             && let Some(flow) = self.flow_of(packet)
         {
-            self.oracle.answered_in_place(id, flow);
+            let backend = self.oracle.answered_in_place(id, flow, packet);
+            self.marks.reach(Mark::BackendResetInPlace, u64::from(backend));
         }
         let before = waited.as_deref().or(sent.before.as_deref().filter(|_| !sent.waited));
         if let (Some(reason), Some(before), Some(known)) = (sent.dropped, before, &sent.known)
@@ -398,6 +421,7 @@ impl World {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint::segment::Segment;
 
     const SYN: Flags = Flags::SYN;
     const ACK: Flags = Flags::ACK;
@@ -442,6 +466,31 @@ mod tests {
         assert!(oracle.datagram(7, 2, |_, _| false).is_some() && !oracle.has_moved(7));
         assert_eq!(oracle.datagram(7, 1, |from, to| (from, to) == (2, 1)), None);
         assert!(oracle.has_moved(7));
+    }
+
+    #[test]
+    fn a_reset_for_a_backend_is_in_the_place_of_what_that_has_said() {
+        let segment = |src: &str, dst: &str, seq: u32, flags: Flags| {
+            let (src, dst) = (src.parse().unwrap(), dst.parse().unwrap());
+            Segment { seq, ack: 9, ..Segment::bare(src, dst, flags) }.encode(&[])
+        };
+        let (client, vip) = ("198.51.100.1:1000", "203.0.113.10:80");
+        let (local, backend) = ("10.9.0.1:1063", "10.1.0.1:8080");
+        let flow = frame::socket_number(&client.parse().unwrap());
+        let mut oracle = Oracle::default();
+        for (src, dst) in [(client, vip), (backend, local)] {
+            oracle.waits(1, segment(src, dst, 7, ACK));
+        }
+        let (reset, other) = (Flags::RST, "10.9.0.1:1064");
+        assert!(!oracle.answered_in_place(1, flow, &segment(other, backend, 9, reset)));
+        let left = |oracle: &Oracle| oracle.waiting_at(1).map(<[u8]>::to_vec).collect::<Vec<_>>();
+        assert_eq!(left(&oracle), [segment(backend, local, 7, ACK)], "the client's may be");
+        for (seq, flags) in [(9, ACK), (8, reset)] {
+            assert!(!oracle.answered_in_place(1, flow, &segment(local, backend, seq, flags)));
+        }
+        assert_eq!(left(&oracle).len(), 1, "a question, or a reset where it is not expected");
+        assert!(oracle.answered_in_place(1, flow, &segment(local, backend, 9, reset)));
+        assert_eq!(left(&oracle).len(), 0);
     }
 
     #[test]
