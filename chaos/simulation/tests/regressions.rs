@@ -351,3 +351,11 @@ fn a_reset_for_a_backend_may_be_in_the_place_of_what_it_had_said() {
 fn a_disk_that_was_slow_and_stalled_catches_up() {
     holds_with_all(6783);
 }
+
+/// Of two directors one had started again, and did not know yet that this was recorded, because the log came to it by
+/// a stream that stood still. It was declared down, and the other one, which had nobody to tell of its young sessions,
+/// died.
+#[test]
+fn young_sessions_have_no_home_while_the_log_stands_still_that_makes_one() {
+    holds_with_all(8774).reaching(Mark::HomesDeaf);
+}

@@ -63,6 +63,8 @@ pub struct Director {
     pub stored: Vec<(FlowKey, Incarnation)>,
     /// When its process started (us).
     pub started_us: u64,
+    /// Since when (us) its process knows that its start is recorded.
+    pub recorded_us: Option<u64>,
     /// When it looks at everything next.
     pub turn_us: u64,
 }

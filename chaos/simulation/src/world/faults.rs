@@ -40,7 +40,9 @@ impl World {
             Fault::BadPeers { of, lost, late, late_us } => {
                 self.peers.worsen(n as u64, Weather { of, lost, late, late_us });
             }
-            Fault::StallStream(from, to, stream) => self.peers.hold(n as u64, from, to, stream),
+            Fault::StallStream(from, to, stream) => {
+                self.peers.hold(n as u64, self.queue.now_us(), (from, to, stream));
+            }
             Fault::StallDisk(id) => self.stall_disk(id, true),
             Fault::Partition(group) => {
                 let all = 1..=self.plan.directors;
@@ -174,7 +176,7 @@ impl World {
         let reused = known.iter().filter(|(record, _)| open(record) && self.is_reused(record));
         let reused = reused.count() as u64;
         self.marks.reach(Mark::DeathAfterReuse, reused);
-        self.judge_death(id, death, known);
+        self.judge_death(id, death, known, &process);
         self.judge_home(id, kept);
         self.working.remove(&id);
         let disks = self.director(id).disks.clone();

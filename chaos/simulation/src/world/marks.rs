@@ -113,11 +113,14 @@ pub enum Mark {
     LackedNothing,
     /// A reset for a backend went out in the place of a packet of it that had waited.
     BackendResetInPlace,
+    /// A young session died with its director, and what that had to tell its homes waited for a stream that stood
+    /// still.
+    HomesDeaf,
 }
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Mark; 51] = [
+    pub const ALL: [Mark; 52] = [
         Mark::MissFound,
         Mark::MissDenied,
         Mark::AuthorityWithheld,
@@ -169,6 +172,7 @@ impl Mark {
         Mark::WentOnAfterRest,
         Mark::LackedNothing,
         Mark::BackendResetInPlace,
+        Mark::HomesDeaf,
     ];
 
     /// Those that a few hundred seeds may well miss: regression tests reach them.
@@ -187,7 +191,7 @@ impl Mark {
 
     /// Those that hardly one of ten thousand seeds reaches: regression tests have to.
     pub const OF_TESTS: &[Mark] =
-        &[Mark::LackedNothing, Mark::BackendResetInPlace];
+        &[Mark::LackedNothing, Mark::BackendResetInPlace, Mark::HomesDeaf];
 
     /// Those that so many seeds have to reach between them.
     pub fn due(seeds: u64) -> impl Iterator<Item = Mark> {

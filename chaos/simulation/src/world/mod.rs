@@ -1,5 +1,6 @@
 //! The world: everything there is, and what happens next.
 
+mod deaf;
 pub mod excuses;
 mod faults;
 pub mod happening;
@@ -163,6 +164,7 @@ impl World {
             ended_us: BTreeMap::new(),
             stored: Vec::new(),
             started_us: 0,
+            recorded_us: None,
             turn_us: u64::MAX,
         });
         let directors = directors.collect();
@@ -273,6 +275,7 @@ impl World {
         director.process = Some(Box::new(process));
         director.turn_us = u64::MAX;
         director.started_us = now_us;
+        director.recorded_us = None;
         let life = director.life;
         let planned = |p: &Process| p.cluster().planned.iter().any(|p| p.director.0 == id);
         let mut serving =

@@ -3,8 +3,8 @@
 //! Losing one is what rule 3 and the tiers are about, so it is judged at the death, by what the
 //! others hold, and not by when its client notices. Which losses are nobody's fault is stated here:
 //! the session was too young to be replicated, or its director was cut off from the quorum until its
-//! end, or the only memory of it in a cluster without a majority went with its machine or its disk. The client that
-//! has lost it is excused. A connection counts, and not a record: whose client is gone has lost nothing.
+//! end, or what it told all its homes waited on streams that stood still, or the only memory of it in a cluster
+//! without a majority went with its machine or its disk. The client that has lost it is excused. A connection counts, and not a record: whose client is gone has lost nothing.
 
 use std::net::SocketAddr;
 
@@ -24,8 +24,8 @@ pub(super) const PROMOTION_MS: u32 = 4_000;
 
 /// What a session may take to be with its homes (ms), and how long nothing must have happened to those
 /// who are to hear of it (us): a walk over all sessions makes up for what they have missed.
-const REGISTRATION_MS: u64 = 500;
-const CALM_US: u64 = 3_000_000;
+pub(super) const REGISTRATION_MS: u64 = 500;
+pub(super) const CALM_US: u64 = 3_000_000;
 
 /// How a process ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,7 +52,13 @@ impl World {
     }
 
     /// A director's process has ended; this is what it knew.
-    pub(super) fn judge_death(&mut self, id: u32, death: Death, known: Vec<(SessionRecord, bool)>) {
+    pub(super) fn judge_death(
+        &mut self,
+        id: u32,
+        death: Death,
+        known: Vec<(SessionRecord, bool)>,
+        process: &Process,
+    ) {
         self.note_quorum();
         let quorum_ms = self.quorum_for_ms();
         let (cut_ms, heard_ms) = self.cut_for_ms(id);
@@ -80,7 +86,10 @@ impl World {
             let long = record.created_age_ms.saturating_sub(cut_ms)
                 > self.plan.replicate_after_ms + PROMOTION_MS
                 && quorum_ms.min(heard_ms) > PROMOTION_MS;
-            let young = u64::from(record.created_age_ms) > REGISTRATION_MS && calm;
+            let due = u64::from(record.created_age_ms) > REGISTRATION_MS && calm;
+            let deaf = due && !acknowledged && !long && self.homes_are_deaf(id, process, &record);
+            self.marks.reach(Mark::HomesDeaf, u64::from(deaf));
+            let young = due && !deaf;
             let closing = record.flags.closing();
             if closing && (acknowledged || long || young) {
                 continue; // Whoever has heard that both ends have parted may have forgotten it.
@@ -171,6 +180,9 @@ impl World {
         for director in &mut self.directors {
             let hears = |p: &Process| p.share.has_quorum();
             director.hears(director.process.as_deref().is_some_and(hears), now_us);
+            if director.process.as_deref().is_some_and(|p| p.share.announced()) {
+                director.recorded_us.get_or_insert(now_us);
+            }
         }
         let reached = |id: DirectorId| {
             self.directors.iter().any(|d| {

@@ -71,6 +71,8 @@ pub struct Peers {
     /// Streams that stand still, by the number of the fault, and what waits for them.
     still: BTreeMap<u64, (u32, u32, Stream)>,
     waiting: BTreeMap<(u32, u32, Stream), Vec<Message>>,
+    /// Since when each stream stands still, or stood when it last did, and until when (us).
+    spells: BTreeMap<(u32, u32, Stream), (u64, Option<u64>)>,
     /// When the last message arrives that has a stream for itself.
     last_alone_us: BTreeMap<(u32, u32), u64>,
     /// What was rare.
@@ -89,6 +91,7 @@ impl Peers {
             weather: BTreeMap::new(),
             still: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            spells: BTreeMap::new(),
             last_alone_us: BTreeMap::new(),
             seen: Seen::default(),
         }
@@ -134,8 +137,16 @@ impl Peers {
     }
 
     /// A stream stands still, as the fault with this number.
-    pub fn hold(&mut self, fault: u64, from: u32, to: u32, stream: Stream) {
-        self.still.insert(fault, (from, to, stream));
+    pub fn hold(&mut self, fault: u64, now_us: u64, stream: (u32, u32, Stream)) {
+        if !self.still.values().any(|still| *still == stream) {
+            self.spells.insert(stream, (now_us, None));
+        }
+        self.still.insert(fault, stream);
+    }
+
+    /// Since when (us) a stream stands still, or stood when it last did, and until when.
+    pub fn spell(&self, from: u32, to: u32, stream: Stream) -> Option<(u64, Option<u64>)> {
+        self.spells.get(&(from, to, stream)).copied()
     }
 
     /// It moves on. Messages that waited, and when they arrive.
@@ -143,6 +154,9 @@ impl Peers {
         let Some(stream) = self.still.remove(&fault) else { return Vec::new() };
         if self.still.values().any(|other| *other == stream) {
             return Vec::new();
+        }
+        if let Some((_, until_us)) = self.spells.get_mut(&stream) {
+            *until_us = Some(now_us);
         }
         let (from, to, _) = stream;
         let mut waiting = self.waiting.remove(&stream).unwrap_or_default();
@@ -321,20 +335,22 @@ mod tests {
     #[test]
     fn a_stream_that_stands_still_delays_what_is_sent_on_it_and_nothing_else() {
         let mut peers = peers();
-        peers.hold(4, 1, 2, Stream::Control);
+        peers.hold(4, 0, (1, 2, Stream::Control));
         assert!((0..5).all(|now| peers.send(now, 1, 2, batch()).is_none()));
         assert!(peers.send(5, 1, 2, beat(1)).is_some() && peers.send(5, 2, 1, batch()).is_some());
         assert!(peers.send(5, 1, 2, Message::Applied).is_some(), "a request");
         let freed = peers.release(4, 4_000_000);
         assert!(freed.len() == 5 && freed.iter().map(|m| m.0).is_sorted());
         assert_eq!((freed[0].0 > 4_000_000, peers.seen.waited), (true, 5));
+        assert_eq!(peers.spell(1, 2, Stream::Control), Some((0, Some(4_000_000))));
+        assert_eq!(peers.spell(1, 2, Stream::Log), None);
     }
 
     #[test]
     fn what_waits_for_a_stream_is_lost_with_its_connection() {
         for (mended_us, left) in [(2_000_000, 2), (8_000_000, 0)] {
             let mut peers = peers();
-            peers.hold(4, 1, 2, Stream::Control);
+            peers.hold(4, 0, (1, 2, Stream::Control));
             assert!(peers.send(0, 1, 2, batch()).is_none());
             peers.cut(5, [(1, 2)].into());
             assert!(peers.send(1_000_000, 1, 2, batch()).is_none());
@@ -343,7 +359,7 @@ mod tests {
         }
         // And it moves on while the link is cut.
         let mut peers = peers();
-        peers.hold(4, 1, 2, Stream::Control);
+        peers.hold(4, 0, (1, 2, Stream::Control));
         assert!(peers.send(0, 1, 2, batch()).is_none());
         peers.cut(5, [(1, 2)].into());
         assert!(peers.release(4, 1_000_000).is_empty());
