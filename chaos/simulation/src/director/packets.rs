@@ -28,7 +28,7 @@ pub const MAX_SESSIONS: u32 = 1_024;
 pub struct Sent {
     /// The IP packet that came in; if it had waited, what is left of it when it is dropped.
     pub before: Option<Vec<u8>>,
-    /// It had waited, or nothing had come in.
+    /// It had waited.
     pub waited: bool,
     /// What the director knew of its session when it dropped it or let it wait.
     pub known: Option<Box<SessionRecord>>,
@@ -160,7 +160,7 @@ impl Packets {
         let workers = self.workers.len().max(1);
         if let Some(worker) = self.workers.get_mut(probe.slot().index() as usize % workers) {
             let release =
-                &mut |frame: &mut Frame<'_>, verdict| sent(outcome(table, None, frame, verdict));
+                &mut |frame: &mut Frame<'_>, verdict| sent(unasked(table, frame, verdict));
             worker.core.probe(tables, now_ns, probe, release);
         }
     }
@@ -178,6 +178,8 @@ impl Packets {
             let release =
                 &mut |frame: &mut Frame<'_>, verdict| sent(outcome(table, None, frame, verdict));
             worker.core.poll(tables, now_ns, release);
+            let release =
+                &mut |frame: &mut Frame<'_>, verdict| sent(unasked(table, frame, verdict));
             worker.core.reset_half_open(tables, now_ns, release);
             if worker.core.parked() > 0 {
                 worker.core.take_questions(now_ns, &mut self.questions);
@@ -247,6 +249,11 @@ fn outcome(
     let known = unsent.and_then(key).map(|key| table.find(&key));
     let known = known.and_then(Known::session).map(Box::new);
     Sent { before, waited, known, packet, dropped }
+}
+
+/// What a director says by itself, and not in the place of anything that has come in.
+fn unasked(table: &SessionTable, frame: &Frame<'_>, verdict: Verdict) -> Sent {
+    Sent { waited: false, ..outcome(table, None, frame, verdict) }
 }
 
 /// The flow of a packet.
