@@ -232,7 +232,16 @@ fn the_packet_path_allocates_nothing() {
             assert_eq!(bench.tell_all(&known), usize::from(FLOWS));
         }
         assert!(bench.process(&flows(&moved)).iter().all(Option::is_some));
-        // Unknown ones: they wait, are asked about, and are reset or dropped for their time.
+        // Unknown ones: they wait, are asked about, and are reset when they are denied again, or dropped for their
+        // time.
+        let denied = |port| Packet::tcp(at(CLIENT, port + 30_000), at(VIP, WEB), ACK, 1, 1);
+        for _ in 0..2 {
+            bench.process(&flows(&denied));
+            assert_eq!(bench.ask(), usize::from(FLOWS));
+            assert_eq!(bench.deny_all(), usize::from(FLOWS));
+            bench.lab.pass(200);
+        }
+        assert!(bench.lab.counters().count(Count::AnsweredReset) > 0);
         let unknown = |port| Packet::tcp(at(CLIENT, port), at(VIP, QUIET), ACK, 1, 1);
         bench.process(&flows(&unknown));
         assert_eq!(bench.ask(), usize::from(FLOWS));

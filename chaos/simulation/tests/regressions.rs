@@ -3,7 +3,7 @@
 //! seeds of one cause have to hold, and one of them has to get there; when none does any more, another one has to be
 //! found that does (`soak --mild --reaching MARK`).
 
-use holdfast_simulation::plan::Plan;
+use holdfast_simulation::plan::{Fault, Plan, Planned};
 use holdfast_simulation::run::{self, Outcome};
 use holdfast_simulation::world::excuses::Cause;
 use holdfast_simulation::world::marks::Mark;
@@ -358,4 +358,28 @@ fn a_disk_that_was_slow_and_stalled_catches_up() {
 #[test]
 fn young_sessions_have_no_home_while_the_log_stands_still_that_makes_one() {
     holds_with_all(8774).reaching(Mark::HomesDeaf);
+}
+
+/// A router that hashes anew every 4 ms, in a world that is otherwise fair.
+#[track_caller]
+fn holds_before_a_restless_router(seed: u64) -> Held {
+    let fair = Plan::fair(seed);
+    let times = (fair.clients_from_us..fair.heal_us).step_by(4_000);
+    let reshuffle = |at_us| Planned { at_us, until_us: at_us, fault: Fault::Reshuffle };
+    held(run::plan(Plan {
+        peer_us: (300, 2_000),
+        replicate_after_ms: 300,
+        resilient: false,
+        faults: times.map(reshuffle).collect(),
+        ..fair
+    }))
+}
+
+/// The router moved a connection in its first milliseconds, while its registration was on the way to its homes:
+/// everybody denied it, and it was reset.
+#[test]
+fn a_denial_while_the_registration_is_on_its_way_resets_nobody() {
+    for seed in [10, 25, 26] {
+        holds_before_a_restless_router(seed).reaching(Mark::WentOnAfterDenial);
+    }
 }

@@ -20,6 +20,9 @@ pub struct CoreConfig {
     pub repeat_ns: u64,
     /// How long (ns) a denial is remembered.
     pub remember_denial_ns: u64,
+    /// How long (ns) after a client was refused first another denial resets it: longer than the news of a session
+    /// are on their way to its homes, and shorter than a client waits before it tries again (200 ms in Linux).
+    pub confirm_denial_ns: u64,
     /// Questions a second, on average.
     pub asks_per_second: u32,
     /// Questions at once.
@@ -56,6 +59,7 @@ impl CoreConfig {
             wait_ns: 20_000_000,
             repeat_ns: 5_000_000,
             remember_denial_ns: 100_000_000,
+            confirm_denial_ns: 150_000_000,
             asks_per_second: share(20_000, 1_000),
             ask_burst: share(2_000, 200),
             prefix_asks_per_second: share(5_000, 500),

@@ -65,16 +65,59 @@ impl MissAnswer {
     }
 }
 
-/// How many denials are remembered. A newer one takes the place of an older one.
-const PLACES: usize = 1024;
+/// How many denials are remembered. A newer one takes the place of an older one: then its client is asked about
+/// again, and reset later.
+const PLACES: usize = 16_384;
+
+/// How long (ns) a first refusal counts: longer than the longest pause between two tries of a client (two minutes in
+/// Linux).
+const FORGOTTEN_NS: u64 = 150_000_000_000;
+
+/// How far apart the numbers of two segments of one client may be that nobody answered between them: it repeats
+/// what it last sent, a window at the most, and acknowledges hardly more.
+const NEAR: (u32, u32) = (1 << 24, 1 << 20);
+
+/// What is remembered of a denial.
+#[derive(Clone, Copy, Debug)]
+struct Denial {
+    key: FlowKey,
+    /// When an answer denied it last.
+    last_ns: u64,
+    /// The first segment of its client that was refused for it.
+    first: Option<Refusal>,
+}
+
+/// A segment of a client that was refused.
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    at_ns: u64,
+    seq: u32,
+    ack: u32,
+}
+
+impl Refusal {
+    /// Whether a segment may be another try of the same connection: a later one of the same port has other numbers.
+    fn may_precede(&self, seq: u32, ack: u32, now_ns: u64) -> bool {
+        let near = |one: u32, other: u32, distance: u32| {
+            one.wrapping_sub(other).wrapping_add(distance) <= 2 * distance
+        };
+        now_ns.saturating_sub(self.at_ns) < FORGOTTEN_NS
+            && near(seq, self.seq, NEAR.0)
+            && near(ack, self.ack, NEAR.1)
+    }
+}
 
 /// Denials of the last moment, so that a flow's next packets need not ask again. A session that
 /// comes into the tables is found before anybody looks here, so nothing has to be forgotten for it; one
 /// that this director hears of as a home makes them worth nothing ([`SessionTable::heard_since`]).
 ///
+/// One denial resets nobody: a session that has just begun is denied by all while the news of it are on their way to
+/// its homes. So it is remembered for longer when a client was refused first, and it is reset when it tries again
+/// and was denied again, for good.
+///
 /// [`SessionTable::heard_since`]: crate::session::SessionTable::heard_since
 pub(super) struct Denials {
-    places: Vec<Option<(FlowKey, u64)>>,
+    places: Vec<Option<Denial>>,
     hasher: RandomState,
 }
 
@@ -87,18 +130,52 @@ impl Denials {
         self.hasher.hash_one(key) as usize % PLACES
     }
 
-    pub(super) fn remember(&mut self, key: &FlowKey, until_ns: u64) {
+    fn of(&mut self, key: &FlowKey) -> Option<&mut Denial> {
+        let place = self.place(key);
+        let denial = self.places.get_mut(place)?.as_mut();
+        denial.filter(|denial| denial.key == *key)
+    }
+
+    /// Notes an answer that denies this key.
+    pub(super) fn remember(&mut self, key: &FlowKey, now_ns: u64) {
+        let first = self.of(key).and_then(|denial| denial.first);
         let place = self.place(key);
         if let Some(slot) = self.places.get_mut(place) {
-            *slot = Some((*key, until_ns));
+            *slot = Some(Denial { key: *key, last_ns: now_ns, first });
         }
     }
 
-    /// Until when a denial of this key counts, if it does.
-    pub(super) fn until_ns(&self, key: &FlowKey, now_ns: u64) -> Option<u64> {
-        let slot = self.places.get(self.place(key)).copied().flatten();
-        let (_, until_ns) = slot.filter(|(denied, _)| denied == key)?;
-        (now_ns < until_ns).then_some(until_ns)
+    /// Somebody knows this key: what was denied before is over.
+    pub(super) fn forget(&mut self, key: &FlowKey) {
+        let place = self.place(key);
+        if let Some(slot) = self.places.get_mut(place) {
+            slot.take_if(|denial| denial.key == *key);
+        }
+    }
+
+    /// When an answer denied this key last.
+    pub(super) fn last_ns(&self, key: &FlowKey) -> Option<u64> {
+        let denial = self.places.get(self.place(key))?.as_ref();
+        denial.filter(|denial| denial.key == *key).map(|denial| denial.last_ns)
+    }
+
+    /// Whether a client, of which this segment is denied, was refused before, and denied again at least so long (ns)
+    /// after that. If not, it is refused now.
+    pub(super) fn confirm(
+        &mut self,
+        key: &FlowKey,
+        (seq, ack): (u32, u32),
+        now_ns: u64,
+        after_ns: u64,
+    ) -> bool {
+        let Some(denial) = self.of(key) else { return false };
+        match denial.first.filter(|first| first.may_precede(seq, ack, now_ns)) {
+            Some(first) => denial.last_ns.saturating_sub(first.at_ns) >= after_ns,
+            None => {
+                denial.first = Some(Refusal { at_ns: now_ns, seq, ack });
+                false
+            }
+        }
     }
 }
 
@@ -107,15 +184,72 @@ mod tests {
     use super::*;
     use holdfast_schema::flow::Protocol;
 
+    const AFTER_NS: u64 = 150;
+
+    fn key(port: u16) -> FlowKey {
+        FlowKey::new(Protocol::Tcp, ([192, 0, 2, 1], port).into(), ([10, 0, 0, 1], 80).into())
+    }
+
+    fn denials() -> Denials {
+        Denials::new(RandomState::with_seeds(1, 2, 3, 4))
+    }
+
     #[test]
-    fn a_denial_is_remembered_for_its_time_and_its_key() {
-        let key = |port: u16| {
-            FlowKey::new(Protocol::Tcp, ([192, 0, 2, 1], port).into(), ([10, 0, 0, 1], 80).into())
+    fn a_denial_counts_for_its_key_until_somebody_knows_it() {
+        let mut denials = denials();
+        denials.remember(&key(1), 60);
+        assert_eq!((denials.last_ns(&key(1)), denials.last_ns(&key(2))), (Some(60), None));
+        denials.forget(&key(2));
+        denials.remember(&key(1), 70);
+        assert_eq!(denials.last_ns(&key(1)), Some(70));
+        denials.forget(&key(1));
+        assert_eq!(denials.last_ns(&key(1)), None);
+    }
+
+    #[test]
+    fn a_denial_is_confirmed_by_a_later_one_of_the_same_connection() {
+        let mut denials = denials();
+        let (key, numbers) = (key(1), (100, 200));
+        assert!(!denials.confirm(&key, numbers, 0, AFTER_NS), "nobody denied it");
+        denials.remember(&key, 10);
+        for at_ns in [10, 100, 400] {
+            assert!(!denials.confirm(&key, numbers, at_ns, AFTER_NS), "denied once");
+        }
+        denials.remember(&key, 159);
+        assert!(!denials.confirm(&key, numbers, 500, AFTER_NS), "too early");
+        denials.remember(&key, 160);
+        assert!(denials.confirm(&key, numbers, 500, AFTER_NS));
+        assert!(denials.confirm(&key, (u32::MAX, 0), 600, AFTER_NS), "near");
+    }
+
+    #[test]
+    fn what_was_denied_long_ago_or_of_another_connection_is_no_first_denial() {
+        let (key, numbers) = (key(1), (100, 200));
+        let refused = || {
+            let mut denials = denials();
+            denials.remember(&key, 10);
+            assert!(!denials.confirm(&key, numbers, 10, AFTER_NS));
+            denials
         };
-        let mut denials = Denials::new(RandomState::with_seeds(1, 2, 3, 4));
-        denials.remember(&key(1), 100);
-        assert_eq!(denials.until_ns(&key(1), 99), Some(100));
-        assert_eq!(denials.until_ns(&key(1), 100), None);
-        assert_eq!(denials.until_ns(&key(2), 0), None);
+        for (next, at_ns, confirmed) in [
+            (numbers, 9 + FORGOTTEN_NS, true),
+            (numbers, 10 + FORGOTTEN_NS, false),
+            ((100 + NEAR.0, 200 + NEAR.1), 500, true),
+            ((101 + NEAR.0, 200), 500, false),
+            ((100, 201 + NEAR.1), 500, false),
+        ] {
+            let mut denials = refused();
+            denials.remember(&key, at_ns);
+            assert_eq!(denials.confirm(&key, next, at_ns, AFTER_NS), confirmed, "{next:?}");
+            if !confirmed {
+                let at_ns = at_ns + AFTER_NS;
+                denials.remember(&key, at_ns);
+                assert!(denials.confirm(&key, next, at_ns, AFTER_NS), "{next:?} again");
+            }
+        }
+        let mut denials = refused();
+        denials.forget(&key);
+        denials.remember(&key, 500);
+        assert!(!denials.confirm(&key, numbers, 500, AFTER_NS), "somebody knew it meanwhile");
     }
 }

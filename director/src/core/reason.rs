@@ -70,6 +70,7 @@ reasons! {
     MissUnknown "miss_unknown" "Others were asked for the packet's session, and could not tell.";
     OtherBackend "other_backend" "The client answers another backend than its session's here (its SYN came to two directors), or perhaps does, and nobody told of that session in time; or a backend denies a connection that nobody saw begin.";
     SessionDenied "session_denied" "Everybody denies the packet's session, and its listener drops such packets.";
+    DeniedOnce "denied_once" "Everybody denies the packet's session for the first time: the news of it may be on their way. Its sender is reset when it tries again.";
     ReplyDenied "reply_denied" "Everybody denies the session of a backend's packet.";
     IcmpDenied "icmp_denied" "Everybody denies the session that an ICMP error is about.";
     EndAtRest "end_at_rest" "An end of an expired connection answered its probe for the first time, and the other end did not yet.";

@@ -57,6 +57,9 @@ impl Core {
         match answer {
             MissAnswer::Found { record, .. } => {
                 self.counters.add(Count::AnswersFound, 1);
+                if let Some(key) = &asked {
+                    self.denials.forget(key);
+                }
                 // Also when nobody waits any more: the sender will try again. A refusal means that a
                 // session with a better claim is here, or that there is no room; a packet that still
                 // finds nothing is asked about again, until its time is over.
@@ -101,7 +104,7 @@ impl Core {
                         }
                     }
                     Some(key) => {
-                        self.denials.remember(&key, now_ns + self.config.remember_denial_ns);
+                        self.denials.remember(&key, now_ns);
                         self.release(&at, &key, true, release);
                     }
                     None => {}

@@ -28,9 +28,9 @@ pub(super) fn may_be_client(tables: &ForwardingTables, src: &Addr) -> bool {
 impl Core {
     /// Whether a session was denied a moment ago, and nobody has said since then that there is one.
     fn remembers_denial(&self, at: &Moment<'_>, key: &FlowKey) -> bool {
-        self.denials.until_ns(key, at.now_ns).is_some_and(|until_ns| {
-            let denied_ns = until_ns.saturating_sub(self.config.remember_denial_ns);
-            !self.table.heard_since(key, denied_ns / 1_000_000)
+        self.denials.last_ns(key).is_some_and(|denied_ns| {
+            at.now_ns.saturating_sub(denied_ns) < self.config.remember_denial_ns
+                && !self.table.heard_since(key, denied_ns / 1_000_000)
         })
     }
 
@@ -97,8 +97,13 @@ impl Core {
         if !denied {
             return self.ask(at, frame, key, meta);
         }
-        if listener.unknown_session == UnknownSession::Drop {
+        if listener.unknown_session == UnknownSession::Drop || segment.flags.has(TcpFlags::RST) {
             return self.drop(DropReason::SessionDenied);
+        }
+        // The news of it may be on their way to its homes, and its client will say this again.
+        let numbers = (segment.seq, segment.ack);
+        if !self.denials.confirm(key, numbers, at.now_ns, self.config.confirm_denial_ns) {
+            return self.drop(DropReason::DeniedOnce);
         }
         let Some(hop) = at.tables.next_hop(&key.src) else {
             return self.drop(DropReason::NoRoute);

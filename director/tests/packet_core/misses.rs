@@ -250,9 +250,16 @@ fn a_session_that_the_store_brings_releases_its_packets() {
     assert_eq!(released, expected);
 }
 
+/// What becomes of a packet that nobody here knows, when everybody denies its session.
+pub(super) fn is_denied(lab: &mut Lab, packet: &[u8]) -> Vec<(Verdict, Vec<u8>)> {
+    assert_eq!(lab.one(packet).0, Verdict::Parked);
+    let id = lab.questions()[0].id;
+    lab.answer(MissAnswer::NoWithAuthority { id })
+}
+
 /// What a denied TCP segment gets (RFC 9293 section 3.10.7.1).
 #[test]
-fn a_denied_session_is_reset() {
+fn a_denied_session_is_reset_when_it_is_denied_again() {
     let (client, vip) = (at(CLIENT, 44_004), at(VIP, WEB));
     for (flags, seq, ack, payload, answer) in [
         (ACK, 1_000, 2_000, 0, Some((RST, 2_000, 0))),
@@ -266,13 +273,16 @@ fn a_denied_session_is_reset() {
     ] {
         let mut lab = Lab::new();
         let packet = Packet::tcp(client, vip, flags, seq, ack).payload(&vec![5; payload]);
-        assert_eq!(lab.one(&packet.bytes()).0, Verdict::Parked);
-        let id = lab.questions()[0].id;
-        let released = lab.answer(MissAnswer::NoWithAuthority { id });
+        let released = is_denied(&mut lab, &packet.bytes());
         assert_eq!(released.len(), 1);
         let direct = lab.one(&packet.bytes());
         match answer {
             Some((flags, seq, ack)) => {
+                let once = (Verdict::Drop(DropReason::DeniedOnce), packet.bytes());
+                assert_eq!((&released[0], &direct), (&once, &once), "the news may be on their way");
+                lab.pass(200);
+                let released = is_denied(&mut lab, &packet.bytes());
+                let direct = lab.one(&packet.bytes());
                 let reset = Packet {
                     src_mac: MAC_ME,
                     dst_mac: MAC_ROUTER,
@@ -299,9 +309,9 @@ fn a_denial_is_remembered_for_100_ms_and_forgotten_for_a_new_session() {
     let (client, vip) = (at(CLIENT, 44_005), at(VIP, WEB));
     let packet = Packet::tcp(client, vip, ACK, 1, 1).bytes();
     let mut lab = Lab::new();
-    lab.one(&packet);
-    let id = lab.questions()[0].id;
-    lab.answer(MissAnswer::NoWithAuthority { id });
+    is_denied(&mut lab, &packet);
+    lab.pass(200);
+    is_denied(&mut lab, &packet);
     lab.pass(99);
     lab.sent(&packet);
     lab.pass(1);
@@ -319,9 +329,9 @@ fn a_denial_is_forgotten_when_a_registration_comes() {
     let f = foreign(44_014, false);
     let packet = Packet::tcp(f.client, f.vip, ACK, 1, 1).bytes();
     let mut lab = Lab::new();
-    lab.one(&packet);
-    let id = lab.questions()[0].id;
-    assert_eq!(lab.answer(MissAnswer::NoWithAuthority { id })[0].0, Verdict::Transmit, "a reset");
+    is_denied(&mut lab, &packet);
+    lab.pass(200);
+    assert_eq!(is_denied(&mut lab, &packet)[0].0, Verdict::Transmit, "a reset");
     lab.pass(10);
     assert_eq!(lab.one(&packet).0, Verdict::Transmit, "remembered");
     lab.table.registered(std::slice::from_ref(&f.record));
@@ -334,9 +344,53 @@ fn a_denial_is_forgotten_when_a_registration_comes() {
     let dropped = Verdict::Drop(DropReason::MissUnknown);
     assert_eq!(lab.answer(MissAnswer::NoWithAuthority { id }), [(dropped, packet.clone())]);
     lab.pass(1);
-    assert_eq!(lab.one(&packet).0, Verdict::Parked);
-    let id = lab.questions()[0].id;
-    assert_eq!(lab.answer(MissAnswer::NoWithAuthority { id })[0].0, Verdict::Transmit);
+    assert_eq!(is_denied(&mut lab, &packet)[0].0, Verdict::Transmit);
+}
+
+/// A connection's first packets came here while its registration was on its way: everybody denied it.
+#[test]
+fn one_denial_resets_nobody() {
+    let f = foreign(44_015, false);
+    let up = Packet::tcp(f.client, f.vip, ACK, 101, 501).payload(b"one");
+    let once = Verdict::Drop(DropReason::DeniedOnce);
+    let mut lab = Lab::new();
+    assert_eq!(is_denied(&mut lab, &up.bytes()), [(once, up.bytes())]);
+    // Nor do others that come as fast, or that are denied again soon.
+    for ms in [1, 98, 1, 49] {
+        lab.pass(ms);
+        let verdict = lab.one(&up.bytes()).0;
+        if verdict == Verdict::Parked {
+            let id = lab.questions()[0].id;
+            let released = lab.answer(MissAnswer::NoWithAuthority { id });
+            assert_eq!(released, [(once, up.bytes())]);
+        } else {
+            assert_eq!(verdict, once);
+        }
+    }
+    assert_eq!(lab.counters().count(Count::AnswersDenied), 2);
+    // The client tries again, and by now others know.
+    lab.pass(100);
+    assert_eq!(lab.one(&up.bytes()).0, Verdict::Parked);
+    let question = lab.questions()[0];
+    let to = up.forwarded(f.local, f.backend).bytes();
+    assert_eq!(lab.answer(found(&question, &f.record)), [(Verdict::Transmit, to)]);
+    assert_eq!(lab.counters().count(Count::AnsweredReset), 0);
+    lab.check_counters();
+}
+
+/// A late segment of a connection that is over was denied, and then the first one of the port's next connection is.
+#[test]
+fn a_denial_of_one_connection_is_not_the_first_one_of_the_next() {
+    let (client, vip) = (at(CLIENT, 44_016), at(VIP, WEB));
+    let last = Packet::tcp(client, vip, ACK, 1_000, 1 << 30).bytes();
+    let next = Packet::tcp(client, vip, ACK, 2_000, 1 << 31).bytes();
+    let once = Verdict::Drop(DropReason::DeniedOnce);
+    let mut lab = Lab::new();
+    assert_eq!(is_denied(&mut lab, &last)[0].0, once);
+    lab.pass(1_000);
+    assert_eq!(is_denied(&mut lab, &next)[0].0, once);
+    lab.pass(200);
+    assert_eq!(is_denied(&mut lab, &next)[0].0, Verdict::Transmit);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use holdfast_schema::flow::{FlowKey, Protocol};
 use holdfast_schema::session::{SessionFlags as F, SessionSink};
 
 use super::full_nat::{open, open_answered};
+use super::misses::is_denied;
 use super::support::packet::*;
 use super::support::*;
 
@@ -276,6 +277,9 @@ fn packets_of_a_removed_backend_are_those_of_unknown_sessions() {
     lab.pass(5);
     let question = lab.questions()[0];
     let released = lab.answer(MissAnswer::NoWithAuthority { id: question.id });
+    assert_eq!(released, [(Verdict::Drop(DropReason::DeniedOnce), up.bytes())]);
+    lab.pass(200);
+    let released = is_denied(&mut lab, &up.bytes());
     let reset = Packet {
         src_mac: MAC_ME,
         dst_mac: MAC_ROUTER,

@@ -109,6 +109,8 @@ pub enum Mark {
     OpenedUnannounced,
     /// An end of an expired connection had shown that it is at rest, and the connection went on.
     WentOnAfterRest,
+    /// A client was refused because everybody denied its session, and its connection went on.
+    WentOnAfterDenial,
     /// A director began to attract clients without the record of a connection that was over, which another had.
     LackedNothing,
     /// A reset for a backend went out in the place of a packet of it that had waited.
@@ -120,7 +122,7 @@ pub enum Mark {
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Mark; 52] = [
+    pub const ALL: [Mark; 53] = [
         Mark::MissFound,
         Mark::MissDenied,
         Mark::AuthorityWithheld,
@@ -170,6 +172,7 @@ impl Mark {
         Mark::ExpiredTwin,
         Mark::OpenedUnannounced,
         Mark::WentOnAfterRest,
+        Mark::WentOnAfterDenial,
         Mark::LackedNothing,
         Mark::BackendResetInPlace,
         Mark::HomesDeaf,
@@ -191,7 +194,7 @@ impl Mark {
 
     /// Those that hardly one of ten thousand seeds reaches: regression tests have to.
     pub const OF_TESTS: &[Mark] =
-        &[Mark::LackedNothing, Mark::BackendResetInPlace, Mark::HomesDeaf];
+        &[Mark::LackedNothing, Mark::BackendResetInPlace, Mark::HomesDeaf, Mark::WentOnAfterDenial];
 
     /// Those that so many seeds have to reach between them.
     pub fn due(seeds: u64) -> impl Iterator<Item = Mark> {

@@ -298,6 +298,7 @@ pub(super) fn is_of_unknown(reason: DropReason) -> bool {
             | DropReason::MissTimeout
             | DropReason::MissUnknown
             | DropReason::SessionDenied
+            | DropReason::DeniedOnce
             | DropReason::ReplyDenied
             | DropReason::Contended
     )

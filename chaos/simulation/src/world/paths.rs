@@ -28,6 +28,8 @@ pub(super) struct Paths {
     last_news: BTreeMap<FlowId, (u32, u64)>,
     /// Connections of which an end has answered a probe, at rest.
     rested: BTreeSet<FlowId>,
+    /// Connections whose client was refused because everybody denied them.
+    denied: BTreeSet<FlowId>,
     /// Half-open sessions that a director has kept beyond their limit.
     kept: BTreeSet<(u32, Incarnation)>,
 }
@@ -37,6 +39,7 @@ impl Paths {
     pub(super) fn begin(&mut self, flow: FlowId) {
         self.last_news.remove(&flow);
         self.rested.remove(&flow);
+        self.denied.remove(&flow);
     }
 }
 
@@ -84,6 +87,9 @@ impl World {
         if !data.is_empty() && self.paths.rested.remove(&flow) {
             self.marks.reach(Mark::WentOnAfterRest, 1);
         }
+        if !data.is_empty() && self.paths.denied.remove(&flow) {
+            self.marks.reach(Mark::WentOnAfterDenial, 1);
+        }
         let Some(before) = sent.before.as_deref() else { return };
         if Flags(flags).0 & 0x17 != Flags::SYN.0 {
             return;
@@ -104,6 +110,9 @@ impl World {
     pub(super) fn note_unsent(&mut self, id: u32, flow: FlowId, sent: &Sent, before: &[u8]) {
         if sent.dropped == Some(DropReason::EndAtRest) {
             self.paths.rested.insert(flow);
+        }
+        if sent.dropped == Some(DropReason::DeniedOnce) {
+            self.paths.denied.insert(flow);
         }
         let (Some(known), Token::Segment(seq, ack, flags, _)) = (&sent.known, token(before)) else {
             return;
