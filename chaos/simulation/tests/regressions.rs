@@ -201,7 +201,7 @@ fn a_connection_may_lose_its_director_before_its_handshake_is_seen() {
 /// the homes could tell of the first session: the second backend reset the client.
 #[test]
 fn an_answer_to_another_backend_is_not_forwarded() {
-    one_reaches(Mark::OtherTwin, &[250, 1295, 5677]);
+    one_reaches(Mark::OtherTwin, &[250, 1295, 5677, 423]);
 }
 
 /// A SYN on a session that was not yet known to be over went through to its backend, which took it for a
@@ -381,5 +381,14 @@ fn holds_before_a_restless_router(seed: u64) -> Held {
 fn a_denial_while_the_registration_is_on_its_way_resets_nobody() {
     for seed in [10, 25, 26] {
         holds_before_a_restless_router(seed).reaching(Mark::WentOnAfterDenial);
+    }
+}
+
+/// A client took its port again milliseconds after its connection had closed, and came to a director that had seen
+/// only one end of that: what it had just heard it did not doubt, and the old backend reset the client.
+#[test]
+fn a_record_of_what_is_half_closed_does_not_take_the_next_connection() {
+    for seed in [1, 4, 18] {
+        holds_before_a_restless_router(seed).reaching(Mark::JustHalfOver);
     }
 }

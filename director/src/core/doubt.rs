@@ -9,7 +9,8 @@
 //! - A segment is in doubt whose numbers are far from all that is known of the connection. Initial numbers
 //!   are hashes and a clock (RFC 6528), so those of another connection seldom fit. Those of a fast session
 //!   that moves here may not fit either; that costs it one question. Of a session that is over, only what
-//!   its client says is, but however lately it was seen here, and also if no numbers are known.
+//!   its client says is, but however lately it was seen here, and also if no numbers are known. What the client says is
+//!   as well however lately one of its ends was seen to close: the other one may have closed elsewhere.
 //! - Of an open session, a SYN or its answer is that is not of this connection's opening.
 //!
 //! What others have seen of the connection since may show that the packet fits after all. Otherwise, if
@@ -106,32 +107,36 @@ impl Core {
         self.table.session(slot).unseen_ms(side, now_ms) >= QUIET_MS
     }
 
-    /// Whether a record may be of an earlier use of its key than a packet: it is hearsay, or the connection is
-    /// over, and the next one may have begun at another director a moment ago.
+    /// Whether a record may be of an earlier use of its key than a packet: it is hearsay, or the connection is over,
+    /// or at one end, and the next one may have begun at another director a moment ago.
     #[inline]
     pub(super) fn may_be_earlier(&self, now_ms: u64, found: (Slot, Side)) -> bool {
-        self.is_hearsay(now_ms, found) || self.table.session(found.0).flags().closing()
+        self.is_hearsay(now_ms, found) || self.table.session(found.0).flags().ending()
     }
 
     /// Whether a packet may be of a later connection than such a record of its key.
     pub(super) fn is_in_doubt(
         &self,
+        now_ms: u64,
         key: &FlowKey,
         meta: &Meta,
-        (slot, side): (Slot, Side),
+        found: (Slot, Side),
     ) -> bool {
         use holdfast_schema::flow::Protocol::Tcp;
         let Content::Transport(segment) = &meta.content else { return false };
+        let (slot, side) = found;
         let session = self.table.session(slot);
         let (flags, expiring) = session.standing();
+        // (A SYN begins a new session.)
+        let speaks = side == Side::Client && meta.continues();
         if flags.closing() {
             let unknown = at_rest(&session, side).next == [None, None];
-            // (A SYN begins a new session.)
-            return side == Side::Client
-                && meta.continues()
-                && (unknown || misfits(&session, side, segment));
+            return speaks && (unknown || misfits(&session, side, segment));
         }
-        key.protocol == Tcp && !(expiring && meta.opens()) && misfits(&session, side, segment)
+        key.protocol == Tcp
+            && (speaks || self.is_hearsay(now_ms, found))
+            && !(expiring && meta.opens())
+            && misfits(&session, side, segment)
     }
 
     /// Judges a packet in doubt about which nobody knows better, or can be asked (then `reason` says why).

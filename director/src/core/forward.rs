@@ -47,8 +47,7 @@ impl Core {
     fn may_be_reborn(&self, now_ms: u64, found: (Slot, Side)) -> bool {
         let session = self.table.session(found.0);
         let (flags, expiring) = session.standing();
-        let ends = [SessionFlags::CLIENT_FIN, SessionFlags::BACKEND_FIN];
-        let over = flags.closing() || expiring || ends.into_iter().any(|fin| flags.has(fin));
+        let over = flags.ending() || expiring;
         !session.is_detached()
             && (over || session.had_foreign_syn() || self.is_hearsay(now_ms, found))
     }

@@ -276,7 +276,7 @@ impl Core {
                 }
             }
         };
-        if self.may_be_earlier(at.now_ms, found) && self.is_in_doubt(key, meta, found) {
+        if self.may_be_earlier(at.now_ms, found) && self.is_in_doubt(at.now_ms, key, meta, found) {
             if standing == Standing::Fresh {
                 return self.ask_in_doubt(at, frame, key, meta, found);
             }

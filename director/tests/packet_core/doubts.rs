@@ -458,6 +458,68 @@ fn what_comes_right_behind_the_end_of_a_connection_may_be_of_the_next_one() {
     assert_eq!(stale.lab.answer(found(&question, &new)), [(Verdict::Transmit, to)]);
 }
 
+/// One end of a connection is seen to close here, the other one elsewhere.
+#[test]
+fn what_comes_right_behind_one_end_of_a_connection_may_be_of_the_next_one() {
+    for client_closes in [true, false] {
+        let half_closed = |port| {
+            let mut stale = Stale::new(port);
+            stale.goes_on(&stale.data(OLD));
+            let (f, next) = (&stale.f, OLD.0 + 4);
+            let (client, vip, local, backend) = (f.client, f.vip, f.local, f.backend);
+            if client_closes {
+                stale.goes_on(&Packet::tcp(client, vip, FIN | ACK, next, OLD.1));
+            } else {
+                let fin = Packet::tcp(backend, local, FIN | ACK, OLD.1, next);
+                assert_eq!(stale.lab.sent(&fin.bytes()), fin.forwarded(vip, client).bytes());
+            }
+            stale
+        };
+        let mut stale = half_closed(44_212);
+        let data = stale.data(NEW);
+        assert_eq!(stale.lab.one(&data.bytes()).0, Verdict::Parked);
+        let question = stale.lab.questions()[0];
+        let to = data.forwarded(stale.new_local, stale.f.backend).bytes();
+        let new = stale.new.clone();
+        assert_eq!(stale.lab.answer(found(&question, &new)), [(Verdict::Transmit, to)]);
+        // Nor does it go to the old backend if nobody knows.
+        let mut stale = half_closed(44_213);
+        assert_eq!(stale.lab.one(&stale.data(NEW).bytes()).0, Verdict::Parked);
+        let id = stale.lab.questions()[0].id;
+        let released = stale.lab.answer(MissAnswer::DontKnow { id });
+        assert_eq!(released.len(), 1);
+        assert_ne!(verified_endpoints(&released[0].1).1, stale.f.client);
+        assert!(released[0].1.len() < stale.data(NEW).bytes().len(), "no data");
+        stale.lab.check_counters();
+    }
+}
+
+/// A connection lives on for as long as one end still sends.
+#[test]
+fn a_half_closed_connection_goes_on() {
+    const FAR: u32 = (1 << 24) + 1;
+    let mut stale = Stale::new(44_214);
+    let (client, vip) = (stale.f.client, stale.f.vip);
+    stale.goes_on(&stale.data(OLD));
+    stale.goes_on(&Packet::tcp(client, vip, FIN | ACK, OLD.0 + 4, OLD.1));
+    let acked = |ack| Packet::tcp(client, vip, ACK, OLD.0 + 5, ack);
+    // What its backend sends is forwarded at once, whatever came by other directors meanwhile.
+    let (local, backend) = (stale.f.local, stale.f.backend);
+    for seq in [OLD.1, OLD.1 + 1_000, OLD.1 + 1_000 + FAR] {
+        let down = Packet::tcp(backend, local, ACK, seq, OLD.0 + 5).payload(b"more");
+        assert_eq!(stale.lab.sent(&down.bytes()), down.forwarded(vip, client).bytes());
+        stale.goes_on(&acked(seq + 4));
+    }
+    // Its client acknowledges what nobody told of: that is asked about once, and goes on.
+    let far = acked(OLD.1 + 1_000 + 3 * FAR);
+    assert_eq!(stale.lab.one(&far.bytes()).0, Verdict::Parked);
+    let id = stale.lab.questions()[0].id;
+    let to = far.forwarded(local, backend).bytes();
+    assert_eq!(stale.lab.answer(MissAnswer::DontKnow { id }), [(Verdict::Transmit, to)]);
+    stale.goes_on(&far);
+    stale.lab.check_counters();
+}
+
 /// A client acknowledges late what came with the backend's FIN; a director that nobody answers forwards it.
 #[test]
 fn the_last_segments_of_a_connection_are_not_asked_about() {

@@ -97,6 +97,13 @@ impl SessionFlags {
         self.has(Self::RESET) || self.has(Self::CLIENT_FIN.with(Self::BACKEND_FIN))
     }
 
+    /// Whether at least one side has ended the session.
+    #[inline]
+    pub fn ending(self) -> bool {
+        let ends = Self::RESET.with(Self::CLIENT_FIN).with(Self::BACKEND_FIN);
+        self.0 & ends.0 != 0
+    }
+
     /// How long a session with these flags may go without a packet before it is forgotten.
     #[inline]
     pub fn idle_limit_ms(self, idle_timeout_ms: u32) -> u32 {

@@ -82,6 +82,8 @@ pub enum Mark {
     EarlierUseOver,
     /// The same, and that one had been heard milliseconds before.
     JustOver,
+    /// The same, and one end of that one had been seen to close milliseconds before.
+    JustHalfOver,
     /// A client's segment met a record of an earlier use of its port which the director itself had made, in an
     /// earlier life.
     OwnEarlierLife,
@@ -122,7 +124,7 @@ pub enum Mark {
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Mark; 53] = [
+    pub const ALL: [Mark; 54] = [
         Mark::MissFound,
         Mark::MissDenied,
         Mark::AuthorityWithheld,
@@ -162,6 +164,7 @@ impl Mark {
         Mark::OwnEarlierLife,
         Mark::Refuted,
         Mark::JustOver,
+        Mark::JustHalfOver,
         Mark::OtherTwin,
         Mark::FurtherOn,
         Mark::SynByEarlierUse,
@@ -184,6 +187,7 @@ impl Mark {
         Mark::EndFollowed,
         Mark::StartHindered,
         Mark::JustOver,
+        Mark::JustHalfOver,
         Mark::OtherTwin,
         Mark::FurtherOn,
         Mark::HalfOpenKept,

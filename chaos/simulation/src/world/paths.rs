@@ -128,12 +128,14 @@ impl World {
         let parked = sent.dropped.is_none();
         let refused = sent.dropped.is_some_and(super::oracle::is_of_unknown);
         let half_open = !known.flags.established();
+        let half_over = known.flags.ending() && !over;
         let mut reach = |mark, reached: bool| self.marks.reach(mark, u64::from(reached));
         match met {
             Meeting::EarlierUse => {
                 reach(Mark::EarlierUse, parked && !over);
                 reach(Mark::EarlierUseOver, parked && over);
                 reach(Mark::JustOver, parked && over && known.idle_ms() < JUST_MS);
+                reach(Mark::JustHalfOver, half_over && parked && known.idle_ms() < JUST_MS);
                 reach(Mark::OwnEarlierLife, parked && own);
                 reach(Mark::Refuted, refused);
             }
