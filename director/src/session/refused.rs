@@ -196,7 +196,7 @@ impl Refused {
         }
         let mut record = aside.at(now);
         record.flags = record.flags.with(update.flags);
-        record.owner = update.owner;
+        record.owner = update.new_owner().unwrap_or(record.owner);
         for (kept, seen) in
             [(&mut record.client, &update.client), (&mut record.backend_seen, &update.backend_seen)]
         {

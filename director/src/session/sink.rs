@@ -57,10 +57,9 @@ impl SessionSink for SessionTable {
                     record.report(first, seen, now);
                 }
             }
-            // Only the word of the one who forwards the client's side moves the ownership.
-            if update.owner == update.from && record.owner() != update.owner {
+            if let Some(owner) = update.new_owner().filter(|owner| *owner != record.owner()) {
                 let generation = record.get(word::OWNER) as u32;
-                self.set_owner(record, update.owner, generation.wrapping_add(1));
+                self.set_owner(record, owner, generation.wrapping_add(1));
                 self.change(record, |bits| bits & !state::ADOPTED);
             }
             if !record.flags().has(update.flags) {

@@ -294,6 +294,14 @@ pub struct SessionUpdate {
     pub backend_seen: Option<HalfSeen>,
 }
 
+impl SessionUpdate {
+    /// To whom it moves the session: only the word of the one who forwards the client's side does. Others tell whom
+    /// they hold for the owner, and an adoption may be under way that they do not know of.
+    pub fn new_owner(&self) -> Option<DirectorId> {
+        (self.owner == self.from).then_some(self.owner)
+    }
+}
+
 /// One change to a shard's sessions, as directors propose them.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub enum SessionChange {

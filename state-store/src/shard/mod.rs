@@ -187,9 +187,8 @@ impl Shard {
         let was_established = kept.record.flags.established();
         merge_flags(kept, update.flags, clock);
         kept.record.generation = kept.record.generation.wrapping_add(1);
-        // Only the word of the one who forwards the client's side moves the ownership.
-        if update.owner == update.from {
-            kept.record.owner = update.owner;
+        if let Some(owner) = update.new_owner() {
+            kept.record.owner = owner;
         }
         if let Some(seen) = update.client {
             merge_half(&mut kept.record.client, &mut kept.client_ms, seen, clock);

@@ -44,15 +44,18 @@ fn a_record_without_a_place_is_told_of_and_gets_the_next_one() {
         assert_eq!(told.incarnation, said.incarnation);
         assert_eq!(told.client.age_ms, said.client.age_ms + 1_000, "it has aged");
     }
-    table.updated(&SessionUpdate {
-        key: said.key,
-        incarnation: said.incarnation,
-        from: OTHER,
-        owner: DirectorId(3),
-        flags: SessionFlags::CLIENT_FIN,
-        client: Some(HalfSeen { age_ms: 5, seq: 77, ack: 78 }),
-        backend_seen: None,
-    });
+    // The second one forwards what the backend says, and has not heard of the adoption.
+    for (from, owner) in [(DirectorId(3), DirectorId(3)), (DirectorId(4), said.owner)] {
+        table.updated(&SessionUpdate {
+            key: said.key,
+            incarnation: said.incarnation,
+            from,
+            owner,
+            flags: SessionFlags::CLIENT_FIN,
+            client: Some(HalfSeen { age_ms: 5, seq: 77, ack: 78 }),
+            backend_seen: None,
+        });
+    }
     offer(&table);
     assert_eq!(found(&table, &said.key), None, "still no room");
     end(&table, &handle, 0);
