@@ -12,6 +12,10 @@ use super::record::{
 use super::table::SessionTable;
 use super::{Side, Slot};
 
+/// A backend counts as asked twice when there was this much time (ms) between: a client repeats what was lost
+/// later than that.
+const ASKED_AGAIN_MS: u64 = 100;
+
 /// A session in the slab.
 ///
 /// For a worker, everything here stays true from its lookup to its next quiescent point, even if
@@ -179,10 +183,11 @@ impl Session<'_> {
         self.record.get(word::STATE) & state::PROBED != 0
     }
 
-    /// Notes that it was.
+    /// Notes that it was. What is asked of one burst of packets may be lost together: it counts once.
     pub fn note_probed(&self, now_ms: u64) {
         let before = self.record.get(word::STATE);
-        if before & state::PROBED_TWICE == 0 {
+        let anew = before & state::PROBED == 0 || since_probed_ms(before, now_ms) >= ASKED_AGAIN_MS;
+        if anew && before & state::PROBED_TWICE == 0 {
             let bit = if before & state::PROBED == 0 { state::PROBED } else { state::PROBED_TWICE };
             let then = (now_ms / PROBED_UNIT_MS) << state::PROBED_AT_SHIFT;
             self.table.change(self.record, |bits| bits & !state::PROBED_AT | bit | then);
@@ -194,11 +199,7 @@ impl Session<'_> {
     pub fn not_denied_for_ms(&self, twice: bool, now_ms: u64) -> Option<u64> {
         let bits = self.record.get(word::STATE);
         let asked = if twice { state::PROBED_TWICE } else { state::PROBED };
-        let then = bits >> state::PROBED_AT_SHIFT;
-        let since = (now_ms / PROBED_UNIT_MS).wrapping_sub(then) & 0xffff;
-        // Another worker's clock may be a little ahead.
-        let since = if since < 0x8000 { since } else { 0 };
-        (bits & (asked | state::DENIED) == asked).then_some(since * PROBED_UNIT_MS)
+        (bits & (asked | state::DENIED) == asked).then_some(since_probed_ms(bits, now_ms))
     }
 
     /// Notes that its backend has denied the connection with the client.
@@ -229,4 +230,13 @@ impl Session<'_> {
     pub fn describe(&self, now_ms: u64) -> SessionRecord {
         self.record.describe(now_ms + TIME_BASE_MS)
     }
+}
+
+/// How long (ms) it is since the backend was asked, as far as that counts.
+fn since_probed_ms(bits: u64, now_ms: u64) -> u64 {
+    let then = bits >> state::PROBED_AT_SHIFT;
+    let since = (now_ms / PROBED_UNIT_MS).wrapping_sub(then) & 0xffff;
+    // Another worker's clock may be a little ahead.
+    let since = if since < 0x8000 { since } else { 0 };
+    since * PROBED_UNIT_MS
 }
