@@ -2,11 +2,17 @@
 
 mod lab;
 
-use std::time::Duration;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
+use holdfast_schema::bucket::ShardId;
 use holdfast_schema::cluster::{ControlCommand, ControlOutcome, MemberState};
-use holdfast_state_store::{MissVerdict, Phase, StoreError};
+use holdfast_schema::flow::FlowKey;
+use holdfast_schema::session::{Incarnation, Known, SessionRecord, SessionSink, SessionUpdate};
+use holdfast_state_store::memory::MemoryNetwork;
+use holdfast_state_store::{MissVerdict, Phase, Store, StoreError};
 use lab::{Lab, Owner, PATIENCE, key, record};
+use parking_lot::Mutex;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_of_one_works_and_survives_restarts() {
@@ -331,6 +337,53 @@ async fn of_two_directors_the_learner_must_have_it_too() {
     voter.store.applied_everywhere(PATIENCE).await.unwrap();
     // The answer may be that of a learner that is declared down still: wait for it in any case.
     lab.until("the learner has it", || learner.sessions() == 1).await;
+}
+
+/// A table that waits before it takes what a shard has.
+struct Hesitant {
+    waits: Mutex<mpsc::Receiver<()>>,
+}
+
+impl SessionSink for Hesitant {
+    fn created(&self, _: &SessionRecord) {}
+    fn updated(&self, _: &SessionUpdate) {}
+    fn expired(&self, _: &FlowKey, _: &Incarnation) {}
+    fn installed(&self, _: ShardId, _: &[SessionRecord]) {
+        let _ = self.waits.lock().recv();
+    }
+    fn twin(&self, _: &SessionRecord) {}
+    fn find(&self, _: &FlowKey) -> Known {
+        Known::Nobody
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_director_has_not_caught_up_before_its_forwarder_was_told_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = lab::config(&dir, 1, &Arc::default());
+    let store = Store::open_with(config, Arc::new(MemoryNetwork::new())).await.unwrap();
+    store.init_cluster(lab::SHARDS).await.unwrap();
+    let until = |what: &'static str, done: fn(&Result<(), String>) -> bool| {
+        let store = &store;
+        async move {
+            let deadline = Instant::now() + PATIENCE;
+            while !done(&store.caught_up()) {
+                assert!(Instant::now() < deadline, "never {what}: {:?}", store.caught_up());
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    };
+    until("caught up", |caught_up| caught_up.is_ok()).await;
+    let (tell, waits) = mpsc::channel();
+    store.attach_sink(Arc::new(Hesitant { waits: Mutex::new(waits) }));
+    for _ in 0..lab::SHARDS {
+        assert!(
+            store.caught_up().is_err_and(|why| why.contains("the forwarder has not been told"))
+        );
+        tell.send(()).unwrap();
+    }
+    until("told", |caught_up| caught_up.is_ok()).await;
+    store.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,8 +21,10 @@ pub trait Machine: Send + 'static {
     /// Takes a snapshot's records in place of everything.
     fn install(&mut self, records: Records) -> Result<(), String>;
 
-    /// Somebody who is told what is applied has been attached.
-    fn attached(&mut self) {}
+    /// Somebody who is told what is applied may have been attached. Tells everything; false: there is nobody.
+    fn attached(&mut self) -> bool {
+        false
+    }
 
     /// How many sessions it holds.
     fn sessions(&self) -> u64 {

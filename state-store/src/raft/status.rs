@@ -17,6 +17,7 @@ pub struct GroupState {
     sessions: AtomicU64,
     leads: AtomicBool,
     caught_up: AtomicBool,
+    told: AtomicBool,
     replica: AtomicU64,
     generation: AtomicU32,
     conf: Mutex<ConfState>,
@@ -47,7 +48,7 @@ impl GroupState {
         self.committed.store(p.committed, Ordering::Relaxed);
         self.sessions.store(p.sessions, Ordering::Relaxed);
         self.leads.store(p.leads, Ordering::Relaxed);
-        // Whoever reads this index also sees what the sink was told up to it.
+        // Whoever reads this index also sees what a sink that was told all was told up to it.
         self.applied.store(p.applied, Ordering::Release);
     }
 
@@ -114,6 +115,20 @@ impl GroupState {
     /// Whether this replica has caught up with its leader once since it started.
     pub fn caught_up(&self) -> bool {
         self.caught_up.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_told(&self, told: bool) {
+        self.told.store(told, Ordering::Release);
+    }
+
+    /// Whether the sink has been told everything once: groups tell a new one by turns, and others go on meanwhile.
+    pub fn told(&self) -> bool {
+        self.told.load(Ordering::Acquire)
+    }
+
+    /// Whether the sink knows all that this replica could deny: what it has not, the group has not.
+    pub fn sink_knows_all(&self) -> bool {
+        self.caught_up() && self.told() && self.halted().is_none()
     }
 
     /// Why this replica stopped working, if it did.

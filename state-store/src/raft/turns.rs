@@ -23,7 +23,8 @@ impl<M: Machine> Driver<M> {
     pub(super) fn take_turns(&mut self, now: Duration) -> Result<(), String> {
         if let Some(group) = self.groups.get_mut(self.untold) {
             self.untold += 1;
-            group.machine.attached();
+            let told = group.machine.attached();
+            group.state.set_told(told);
         }
         // By turns: no group waits for ever behind one that needs a new image again and again.
         for _ in 0..self.groups.len() {

@@ -19,7 +19,7 @@ use super::types::MissVerdict;
 use crate::codec::wire::{Request, Response};
 use crate::homes::{Answer, Asking, bucket_of, known};
 use crate::metrics::count;
-use crate::raft::{GroupState, Input};
+use crate::raft::Input;
 
 /// A change of membership this recent makes a no uncertain.
 const SETTLED: Duration = Duration::from_secs(10);
@@ -134,8 +134,7 @@ impl Store {
             // The no of a leader that was deposed is worth as much as anybody's.
             _ => false,
         };
-        let caught_up = |s: &Arc<GroupState>| s.caught_up() && s.halted().is_none();
-        if !member.shard_state(shard).is_some_and(caught_up) {
+        if !member.shard_state(shard).is_some_and(|s| s.sink_knows_all()) {
             return Answer::DontKnow;
         }
         // What was committed before the confirmation has been applied now.

@@ -234,11 +234,12 @@ impl Machine for ShardMachine {
         Ok(())
     }
 
-    fn attached(&mut self) {
+    fn attached(&mut self) -> bool {
         let keeping = self.context.keeping.clone();
         let sink = self.context.sink.read().clone();
         self.sink = sink.map(|sink| Arc::new(Applied { sink, keeping }) as Arc<dyn SessionSink>);
         self.tell_all();
+        self.sink.is_some()
     }
 
     fn sessions(&self) -> u64 {

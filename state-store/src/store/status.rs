@@ -141,8 +141,12 @@ impl Store {
             Ok(())
         };
         behind("the control group".to_owned(), &member.control.states[0])?;
+        let attached = self.shared.sink.read().is_some();
         for (shard, state) in sessions.states.iter().enumerate() {
             behind(format!("shard {shard}"), state)?;
+            if attached && !state.told() {
+                return Err(format!("the forwarder has not been told yet what shard {shard} has"));
+            }
         }
         Ok(())
     }

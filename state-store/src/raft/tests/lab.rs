@@ -83,9 +83,10 @@ impl Machine for Memory {
         self.replaced = true;
         Ok(())
     }
-    fn attached(&mut self) {
+    fn attached(&mut self) -> bool {
         self.take_long();
         self.attached.store(true, Ordering::Relaxed);
+        true
     }
     fn as_leader(&mut self, _: u64) -> Vec<Vec<u8>> {
         Vec::new()

@@ -128,11 +128,19 @@ impl Pair {
         self.members.lock().push(MemberView { replica, live: true, serving: true });
     }
 
+    /// The second director becomes a learner of all groups, and catches up.
+    fn learn(&mut self) {
+        self.member(2);
+        self.until("all groups have caught up", |pair| {
+            pair.both[1].driver.states().iter().all(|s| s.conf().learners == [2])
+        });
+    }
+
     fn now(&self) -> Duration {
         Duration::from_millis(self.clock.load(Ordering::Relaxed))
     }
 
-    fn until(&mut self, what: &str, done: impl Fn(&Pair) -> bool) {
+    fn until(&mut self, what: &str, mut done: impl FnMut(&Pair) -> bool) {
         let end = self.now() + Duration::from_secs(60);
         while !done(self) {
             assert!(self.now() < end, "never: {what}");
@@ -157,46 +165,63 @@ impl Pair {
         }
     }
 
-    fn silence(&self) -> Duration {
-        Duration::from_millis(self.both[0].out.silence.load(Ordering::Relaxed))
+    /// Nobody has waited for the leader for so long that he would elect another one.
+    fn assert_heard(&self) {
+        let silence = Duration::from_millis(self.both[0].out.silence.load(Ordering::Relaxed));
+        assert!(silence < TICK * ELECTION_TICKS as u32, "silent for {silence:?}");
     }
 }
 
 #[test]
 fn a_leader_of_all_groups_is_heard_while_a_new_learner_gets_their_snapshots() {
     let mut pair = Pair::new();
-    pair.member(2);
-    pair.until("all groups have caught up", |pair| {
-        pair.both[1].driver.states().iter().all(|s| s.conf().learners == [2])
-    });
-    let longest = TICK * ELECTION_TICKS as u32;
-    assert!(pair.silence() < longest, "silent for {:?}: others would elect", pair.silence());
+    pair.learn();
+    pair.assert_heard();
 }
 
 #[test]
 fn a_leader_of_all_groups_is_heard_while_a_sink_is_told_everything() {
     let mut pair = Pair::new();
-    pair.member(2);
-    pair.until("all groups have caught up", |pair| {
-        pair.both[1].driver.states().iter().all(|s| s.conf().learners == [2])
-    });
+    pair.learn();
     let now = pair.now();
     pair.both[0].driver.take(Input::Attached, now).unwrap();
     let told = |pair: &Pair| pair.both[0].attached.iter().all(|a| a.load(Ordering::Relaxed));
     pair.until("every group was told", told);
     let until = pair.now() + Duration::from_secs(1);
     pair.until("a second passes", |pair| pair.now() >= until);
-    let longest = TICK * ELECTION_TICKS as u32;
-    assert!(pair.silence() < longest, "silent for {:?}: others would elect", pair.silence());
+    pair.assert_heard();
+}
+
+#[test]
+fn only_who_has_told_a_sink_everything_says_so_although_all_answer_meanwhile() {
+    let mut pair = Pair::new();
+    let told = |pair: &Pair| -> Vec<bool> {
+        pair.both[0].driver.states().iter().map(|state| state.told()).collect()
+    };
+    pair.until("all groups have caught up", |pair| {
+        pair.both[0].driver.states().iter().all(|s| s.caught_up())
+    });
+    assert_eq!(told(&pair), [false; GROUPS as usize]);
+    let now = pair.now();
+    pair.both[0].driver.take(Input::Attached, now).unwrap();
+    let (reply, mut confirmed) = tokio::sync::oneshot::channel();
+    pair.both[0].driver.take(Input::Confirm(GROUPS - 1, reply), now).unwrap();
+    pair.until("the last group is confirmed", |pair| {
+        let attached = pair.both[0].attached.iter().map(|a| a.load(Ordering::Relaxed));
+        assert!(attached.eq(told(pair)));
+        confirmed.try_recv().is_ok()
+    });
+    let knows_all = |pair: &Pair| -> Vec<bool> {
+        pair.both[0].driver.states().iter().map(|state| state.sink_knows_all()).collect()
+    };
+    assert_eq!(knows_all(&pair).last(), Some(&false), "it answers, but has not told");
+    pair.until("every group was told", |pair| !knows_all(pair).contains(&false));
 }
 
 #[test]
 fn changes_wait_in_the_feed_while_the_way_to_their_leader_is_crowded() {
     let mut pair = Pair::new();
-    pair.member(2);
-    pair.until("all groups have caught up", |pair| {
-        pair.both[1].driver.states().iter().all(|s| s.conf().learners == [2])
-    });
+    pair.learn();
     let (feed, out) = (pair.both[1].feed.clone(), pair.both[1].out.clone());
     out.crowded.store(true, Ordering::Relaxed);
     feed.push(3, (0..3).map(|n| SessionChange::Create(record(n, 1, 0))).collect()).unwrap();
