@@ -27,13 +27,7 @@ fn models_a_cached_slot_that_was_used_again_is_noticed() {
         let slot = table.open(flow(1), 1).unwrap();
         assert_eq!(forward(&table, &mut cache, &key(1)), Some(slot));
         let other = table.clone();
-        let control = thread::spawn(move || {
-            assert!(other.remove(slot, &key(1)));
-            // Twice: the epoch begins with the first.
-            other.reclaim(1);
-            other.reclaim(1);
-            other.open(flow(2), 1).is_ok()
-        });
+        let control = thread::spawn(move || begins_in_its_place(&other, slot));
         for _ in 0..2 {
             worker.quiescent();
             for n in [2, 1] {

@@ -16,13 +16,7 @@ fn models_a_lookup_yields_its_own_flow_or_none() {
         let (table, worker) = table_of(1);
         let slot = table.open(flow(1), 1).unwrap();
         let other = table.clone();
-        let control = thread::spawn(move || {
-            assert!(other.remove(slot, &key(1)));
-            // Twice: the epoch begins with the first.
-            other.reclaim(1);
-            other.reclaim(1);
-            other.open(flow(2), 1).is_ok()
-        });
+        let control = thread::spawn(move || begins_in_its_place(&other, slot));
         for _ in 0..2 {
             worker.quiescent();
             for n in [1, 2] {

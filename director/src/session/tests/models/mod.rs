@@ -72,6 +72,15 @@ fn flow(n: u32) -> NewSession {
     NewSession { backend: BackendId(n), isn_delta: n, ..new }
 }
 
+/// The first flow ends, and the second one begins as soon as the slot may be used again. Whether it did.
+fn begins_in_its_place(table: &SessionTable, slot: Slot) -> bool {
+    assert!(table.remove(slot, &key(1)));
+    // Twice: the epoch begins with the first.
+    table.reclaim(1);
+    table.reclaim(1);
+    table.open(flow(2), 1).is_ok()
+}
+
 /// Panics unless the slot shows one session of the client key `client`, made by `flow` or like it. Returns
 /// which.
 fn check_whole(table: &SessionTable, slot: Slot, client: u32) -> u32 {

@@ -23,6 +23,14 @@ impl Bench {
         Bench { slab: Slab::new(capacity), entry: AtomicU64::new(0) }
     }
 
+    /// One slot, and a session (7) in it.
+    fn with_session() -> (Arc<Bench>, Slot, u64) {
+        let bench = Arc::new(Bench::new(1));
+        let slot = bench.slab.take().unwrap();
+        let version = bench.open(slot, 7);
+        (bench, slot, version)
+    }
+
     /// Writes a session into a slot, and publishes it: its key is in all the words that say something.
     fn open(&self, slot: Slot, key: u64) -> u64 {
         let record = self.slab.record(slot);
@@ -81,9 +89,7 @@ fn models_a_published_session_is_found_whole() {
 #[test]
 fn models_a_slot_in_use_is_not_used_again() {
     check(|| {
-        let bench = Arc::new(Bench::new(1));
-        let slot = bench.slab.take().unwrap();
-        let version = bench.open(slot, 7);
+        let (bench, slot, version) = Bench::with_session();
         let worker = bench.slab.epochs.register();
         let other = bench.clone();
         let ending = thread::spawn(move || {
@@ -108,9 +114,7 @@ fn models_a_slot_in_use_is_not_used_again() {
 #[test]
 fn models_a_stale_slot_never_passes_for_another_session() {
     check(|| {
-        let bench = Arc::new(Bench::new(1));
-        let slot = bench.slab.take().unwrap();
-        let version = bench.open(slot, 7);
+        let (bench, slot, version) = Bench::with_session();
         let worker = bench.slab.epochs.register();
         let other = bench.clone();
         let ending = thread::spawn(move || {
@@ -135,9 +139,7 @@ fn models_a_stale_slot_never_passes_for_another_session() {
 #[test]
 fn models_what_is_read_outside_the_epochs_is_one_session_s_or_refused() {
     check(|| {
-        let bench = Arc::new(Bench::new(1));
-        let slot = bench.slab.take().unwrap();
-        let version = bench.open(slot, 7);
+        let (bench, slot, version) = Bench::with_session();
         let other = bench.clone();
         let ending = thread::spawn(move || {
             assert!(other.slab.record(slot).end(version));
@@ -160,9 +162,7 @@ fn models_what_is_read_outside_the_epochs_is_one_session_s_or_refused() {
 #[test]
 fn models_a_guest_keeps_slots_from_being_used_again() {
     check(|| {
-        let bench = Arc::new(Bench::new(1));
-        let slot = bench.slab.take().unwrap();
-        let version = bench.open(slot, 7);
+        let (bench, slot, version) = Bench::with_session();
         let other = bench.clone();
         let ending = thread::spawn(move || {
             assert!(other.slab.record(slot).end(version));
@@ -188,9 +188,7 @@ fn models_a_guest_keeps_slots_from_being_used_again() {
 #[test]
 fn models_one_of_two_threads_ends_a_session() {
     check(|| {
-        let bench = Arc::new(Bench::new(1));
-        let slot = bench.slab.take().unwrap();
-        let version = bench.open(slot, 7);
+        let (bench, slot, version) = Bench::with_session();
         let other = bench.clone();
         let ending = thread::spawn(move || other.slab.record(slot).end(version));
         let here = bench.slab.record(slot).end(version);
