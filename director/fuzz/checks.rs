@@ -219,7 +219,7 @@ fn record(asked: &FlowKey) -> SessionRecord {
             _ => ForwardingMode::FullNat,
         },
         owner: OTHER,
-        flags: SessionFlags(asked.src_port & 0x7f),
+        flags: SessionFlags(asked.src_port & 0xff),
         created_age_ms: 10,
         idle_timeout_ms: if asked.protocol == Protocol::Tcp { 900_000 } else { 120_000 },
         isn_delta: 0,

@@ -346,10 +346,12 @@ fn a_reset_for_a_backend_may_be_in_the_place_of_what_it_had_said() {
 }
 
 /// A slow disk stalled, and its jobs followed one another: each took as long as when it was said, and none shared a
-/// sync. So it was busy for a minute after it was fast again, and a director that started was not recorded.
+/// sync. So it was busy for a minute after it was fast again, and a director that started was not recorded (6783), or a
+/// shard had no leader, because that disk's director could not vote, and a new UDP flow waited in vain (9935).
 #[test]
 fn a_disk_that_was_slow_and_stalled_catches_up() {
     holds_with_all(6783);
+    holds_with_all(9935);
 }
 
 /// Of two directors one had started again, and did not know yet that this was recorded, because the log came to it by
@@ -391,4 +393,12 @@ fn a_record_of_what_is_half_closed_does_not_take_the_next_connection() {
     for seed in [1, 4, 18] {
         holds_before_a_restless_router(seed).reaching(Mark::JustHalfOver);
     }
+}
+
+/// A second SYN had made a twin at another director, its backend denied what the client had agreed on with the first,
+/// and the denial came to the director whose address the replies go to. A third one, which the client's packets came to
+/// since, heard nothing of it, and believed its silence.
+#[test]
+fn what_one_director_was_denied_no_other_one_believes() {
+    holds_with_all(5675).reaching(Mark::OtherTwin);
 }

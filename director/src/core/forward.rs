@@ -189,7 +189,11 @@ impl Core {
             && !track::reset_is_believed(flags, side, segment, isn, |of| session.numbers(of))
         {
             if track::denies_agreement(flags, side, segment) {
-                session.note_denied();
+                if !flags.has(SessionFlags::DENIED) {
+                    // Those hear of it who carry the client's side on: the answer came here.
+                    session.set_flags(SessionFlags::DENIED);
+                    self.note_young(slot);
+                }
                 return Err(Obstacle::Reason(DropReason::OtherBackend));
             }
             // Nothing is noted of it: its number would pass for the sender's at the next one.

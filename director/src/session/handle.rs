@@ -183,7 +183,8 @@ impl Session<'_> {
         self.record.get(word::STATE) & state::PROBED != 0
     }
 
-    /// Notes that it was. What is asked of one burst of packets may be lost together: it counts once.
+    /// Notes that it was. What is asked of one burst of packets may be lost together: it counts once. The answer may
+    /// come to another director: what the others have said before counts no more.
     pub fn note_probed(&self, now_ms: u64) {
         let before = self.record.get(word::STATE);
         let anew = before & state::PROBED == 0 || since_probed_ms(before, now_ms) >= ASKED_AGAIN_MS;
@@ -192,6 +193,9 @@ impl Session<'_> {
             let then = (now_ms / PROBED_UNIT_MS) << state::PROBED_AT_SHIFT;
             self.table.change(self.record, |bits| bits & !state::PROBED_AT | bit | then);
         }
+        if before & state::ASKED != 0 {
+            self.table.change(self.record, |bits| bits & !state::ASKED);
+        }
     }
 
     /// For how long (ms, to 64) its backend has not denied the connection with the client since it was asked, or
@@ -199,14 +203,8 @@ impl Session<'_> {
     pub fn not_denied_for_ms(&self, twice: bool, now_ms: u64) -> Option<u64> {
         let bits = self.record.get(word::STATE);
         let asked = if twice { state::PROBED_TWICE } else { state::PROBED };
-        (bits & (asked | state::DENIED) == asked).then_some(since_probed_ms(bits, now_ms))
-    }
-
-    /// Notes that its backend has denied the connection with the client.
-    pub fn note_denied(&self) {
-        if self.record.get(word::STATE) & state::DENIED == 0 {
-            self.table.change(self.record, |bits| bits | state::DENIED);
-        }
+        let asked = bits & asked != 0 && !self.flags().has(SessionFlags::DENIED);
+        asked.then_some(since_probed_ms(bits, now_ms))
     }
 
     /// Whether its backend was sent a SYN of another opening of its client.

@@ -125,8 +125,6 @@ pub(super) mod state {
     pub const PROBED: u64 = 1 << 44;
     /// It was asked again.
     pub const PROBED_TWICE: u64 = 1 << 45;
-    /// It has denied the connection with the client.
-    pub const DENIED: u64 = 1 << 46;
     /// The lowest of the 16 bits that tell when it was asked last, of the first two times ([`PROBED_UNIT_MS`]).
     pub const PROBED_AT_SHIFT: u32 = 48;
     /// All of them.

@@ -71,6 +71,8 @@ impl SessionFlags {
     pub const RESET: SessionFlags = SessionFlags(1 << 5);
     /// The backend's FIN came before the client's: it keeps the TIME_WAIT, so the local port rests.
     pub const BACKEND_CLOSED_FIRST: SessionFlags = SessionFlags(1 << 6);
+    /// The backend has denied that it agreed with the client on this connection. Nothing, once it is established.
+    pub const DENIED: SessionFlags = SessionFlags(1 << 7);
 
     /// Whether every flag of `other` is set.
     #[inline]

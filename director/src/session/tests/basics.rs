@@ -275,6 +275,6 @@ fn a_backend_is_given_time_to_deny_also_if_clocks_differ_a_little() {
     session.note_probed(12_800);
     session.note_probed(13_200);
     assert_eq!(since(13_312), [Some(512); 2], "since the second time");
-    session.note_denied();
+    session.set_flags(SessionFlags::DENIED);
     assert_eq!(since(20_000), [None, None]);
 }

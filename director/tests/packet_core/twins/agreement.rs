@@ -1,8 +1,9 @@
 //! What a client acknowledges of a backend whose number nobody knows: that one is asked.
 
 use holdfast_director::core::{DropReason, MissAnswer, Verdict};
-use holdfast_schema::session::SessionFlags;
+use holdfast_schema::session::{SessionFlags, SessionRecord};
 
+use super::super::support::Lab;
 use super::super::support::packet::*;
 use super::{FIRST_ISN, OWN_ISN, Second, reply_of};
 
@@ -154,6 +155,55 @@ fn a_backend_is_asked_once_for_what_only_acknowledges() {
         let left = second.asked_in_vain(&ack);
         assert_eq!(left, if to_own { second.to_own(&ack) } else { to_nobody }, "{shown}");
         second.lab.check_counters();
+    }
+}
+
+/// The router sends the client's packets to a third director, and the replies still to the one that opened the
+/// session: that one hears the denial of what the other has asked.
+#[test]
+fn what_a_backend_denies_to_one_director_it_denies_to_all() {
+    for bare in [false, true] {
+        for told in [false, true] {
+            let mut second = Second::new(46_027);
+            let ack = second.ack(FIRST_ISN);
+            let segment = if bare { ack } else { ack.payload(b"data") };
+            let early = second.record();
+            second.asked_in_vain(&segment);
+            second.hears("reset");
+            let denied = second.record();
+            assert!(denied.flags.has(SessionFlags::DENIED));
+            let mut registered = 0;
+            second.lab.core.take_young(|_| {
+                registered += 1;
+                true
+            });
+            assert_eq!(registered, 2, "when it began, and now that others have to know this of it");
+
+            second.lab = Lab::new();
+            let ask = |second: &mut Second, known: &SessionRecord| {
+                let question = second.is_asked_about(&segment);
+                let mut left = second.found(&question, known);
+                second.lab.pass(20);
+                left.extend(second.lab.poll());
+                left
+            };
+            let probe = Packet::tcp(second.local, second.backend, ACK, 100, FIRST_ISN + 1);
+            let probe = vec![(Verdict::Transmit, probe.own(false).bytes())];
+            assert_eq!(ask(&mut second, &early), probe);
+            second.lab.pass(7_500);
+            if !bare {
+                assert_eq!(ask(&mut second, &early), probe);
+                second.lab.pass(600);
+            }
+            let left = ask(&mut second, if told { &denied } else { &early });
+            let to_nobody = vec![(Verdict::Drop(DropReason::OtherBackend), segment.bytes())];
+            match (told, bare) {
+                (false, _) => assert_eq!(left, second.to_own(&segment), "nobody heard of a denial"),
+                (true, false) => assert_eq!(left, probe),
+                (true, true) => assert_eq!(left, to_nobody),
+            }
+            second.lab.check_counters();
+        }
     }
 }
 
