@@ -1,6 +1,8 @@
 //! What the core asks about sessions it does not know, what others answer, and which denials are
 //! remembered for a moment.
 
+use std::ops::Range;
+
 use ahash::RandomState;
 use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{Incarnation, SessionRecord};
@@ -65,9 +67,12 @@ impl MissAnswer {
     }
 }
 
-/// How many denials are remembered. A newer one takes the place of an older one: then its client is asked about
-/// again, and reset later.
+/// How many denials are remembered, [`SHARED`] for each hash. A newer one takes the place of the oldest of its hash:
+/// then that one's client is asked about again, and reset later.
 const PLACES: usize = 16_384;
+
+/// How many denials of one hash are remembered: two clients that try again in turns do not displace each other.
+const SHARED: usize = 2;
 
 /// How long (ns) a first refusal counts: longer than the longest pause between two tries of a client (two minutes in
 /// Linux).
@@ -126,37 +131,42 @@ impl Denials {
         Denials { places: vec![None; PLACES], hasher }
     }
 
-    fn place(&self, key: &FlowKey) -> usize {
-        self.hasher.hash_one(key) as usize % PLACES
+    /// The places of a key's hash.
+    fn shared(&self, key: &FlowKey) -> Range<usize> {
+        let first = self.hasher.hash_one(key) as usize % (PLACES / SHARED) * SHARED;
+        first..first + SHARED
     }
 
-    fn of(&mut self, key: &FlowKey) -> Option<&mut Denial> {
-        let place = self.place(key);
-        let denial = self.places.get_mut(place)?.as_mut();
-        denial.filter(|denial| denial.key == *key)
+    /// The place of this key's denial, or else the one that a new denial of it takes.
+    fn place(&mut self, key: &FlowKey) -> Option<&mut Option<Denial>> {
+        let shared = self.shared(key);
+        let worth = |place: &Option<Denial>| match place {
+            Some(denial) if denial.key == *key => (0, 0),
+            Some(denial) => (1, denial.last_ns + 1),
+            None => (1, 0),
+        };
+        self.places.get_mut(shared)?.iter_mut().min_by_key(|place| worth(place))
     }
 
     /// Notes an answer that denies this key.
     pub(super) fn remember(&mut self, key: &FlowKey, now_ns: u64) {
-        let first = self.of(key).and_then(|denial| denial.first);
-        let place = self.place(key);
-        if let Some(slot) = self.places.get_mut(place) {
-            *slot = Some(Denial { key: *key, last_ns: now_ns, first });
-        }
+        let Some(place) = self.place(key) else { return };
+        let before = place.as_ref().filter(|denial| denial.key == *key);
+        let first = before.and_then(|denial| denial.first);
+        *place = Some(Denial { key: *key, last_ns: now_ns, first });
     }
 
     /// Somebody knows this key: what was denied before is over.
     pub(super) fn forget(&mut self, key: &FlowKey) {
-        let place = self.place(key);
-        if let Some(slot) = self.places.get_mut(place) {
-            slot.take_if(|denial| denial.key == *key);
+        if let Some(place) = self.place(key) {
+            place.take_if(|denial| denial.key == *key);
         }
     }
 
     /// When an answer denied this key last.
     pub(super) fn last_ns(&self, key: &FlowKey) -> Option<u64> {
-        let denial = self.places.get(self.place(key))?.as_ref();
-        denial.filter(|denial| denial.key == *key).map(|denial| denial.last_ns)
+        let mut denials = self.places.get(self.shared(key))?.iter().flatten();
+        denials.find(|denial| denial.key == *key).map(|denial| denial.last_ns)
     }
 
     /// Whether a client, of which this segment is denied, was refused before, and denied again at least so long (ns)
@@ -168,7 +178,8 @@ impl Denials {
         now_ns: u64,
         after_ns: u64,
     ) -> bool {
-        let Some(denial) = self.of(key) else { return false };
+        let denial = self.place(key).and_then(Option::as_mut).filter(|denial| denial.key == *key);
+        let Some(denial) = denial else { return false };
         match denial.first.filter(|first| first.may_precede(seq, ack, now_ns)) {
             Some(first) => denial.last_ns.saturating_sub(first.at_ns) >= after_ns,
             None => {
@@ -220,6 +231,26 @@ mod tests {
         denials.remember(&key, 160);
         assert!(denials.confirm(&key, numbers, 500, AFTER_NS));
         assert!(denials.confirm(&key, (u32::MAX, 0), 600, AFTER_NS), "near");
+    }
+
+    /// Both clients are reset in the end; a third one takes the place of the one that was denied longest ago.
+    #[test]
+    fn two_denials_of_one_hash_do_not_displace_each_other() {
+        let mut denials = denials();
+        let first = denials.shared(&key(1));
+        let mut same = (2..).map(key).filter(|key| denials.shared(key) == first);
+        let (one, other, third) = (key(1), same.next().unwrap(), same.next().unwrap());
+        let numbers = (100, 200);
+        for (at_ns, confirmed) in [(0, false), (AFTER_NS, true)] {
+            for key in [&one, &other] {
+                denials.remember(key, at_ns);
+                assert_eq!(denials.confirm(key, numbers, at_ns, AFTER_NS), confirmed);
+            }
+        }
+        denials.remember(&one, 300);
+        denials.remember(&third, 400);
+        let last_ns = [&one, &other, &third].map(|key| denials.last_ns(key));
+        assert_eq!(last_ns, [Some(300), None, Some(400)]);
     }
 
     #[test]

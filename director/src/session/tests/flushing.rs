@@ -82,3 +82,26 @@ fn homes_are_told_of_a_handshake_that_the_store_does_not_know_yet() {
     table.session(slot).set_flags(established());
     assert_eq!(table.young(slot, 5), None);
 }
+
+/// Its answer may come to whom neither sees the client nor began the session, and whose owner is gone.
+#[test]
+fn homes_are_told_of_a_denial_by_whoever_heard_it() {
+    let bench = Bench::new();
+    let table = bench.table.clone();
+    let theirs = record(1, 1, 1_000, OPENED);
+    let slot = table.install(&theirs, 0).unwrap();
+    assert_eq!(table.young(slot, 1), None, "what is another's he tells");
+    table.session(slot).set_flags(SessionFlags::DENIED);
+    let mut walked = Vec::new();
+    YoungWalk::default().step(&table, 2, 256, 256, |young| walked.push(young));
+    assert_eq!(walked, [table.young(slot, 2).unwrap()]);
+    assert_eq!((walked[0].owner, walked[0].flags), (OTHER, OPENED.with(SessionFlags::DENIED)));
+    // The store has the session: homes still hear of it before the store does.
+    table.created(&theirs);
+    assert!(table.young(slot, 3).is_some());
+    table.created(&walked[0]);
+    assert_eq!(table.young(slot, 4), None, "everybody knows");
+    let established = record(2, 2, 1_000, established().with(SessionFlags::DENIED));
+    let slot = table.install(&established, 0).unwrap();
+    assert_eq!(table.young(slot, 5), None, "it means nothing any more");
+}
