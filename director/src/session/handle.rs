@@ -12,9 +12,10 @@ use super::record::{
 use super::table::SessionTable;
 use super::{Side, Slot};
 
-/// A backend counts as asked twice when there was this much time (ms) between: a client repeats what was lost
-/// later than that.
-const ASKED_AGAIN_MS: u64 = 100;
+/// A backend counts as asked twice when there was this much time (ms) between, by the rough clock of
+/// [`PROBED_UNIT_MS`]: 65 at least, 192 at most. What is sent in one burst comes within a few; a client repeats what
+/// was lost after 200.
+const ASKED_AGAIN_MS: u64 = 2 * PROBED_UNIT_MS;
 
 /// A session in the slab.
 ///
