@@ -112,6 +112,8 @@ pub(super) mod state {
     pub const ORPHANED: u64 = 1 << 31;
     /// Everything about the end of an expiring session.
     pub const ENDING: u64 = EXPIRING | CLIENT_RESET | BACKEND_RESET | 3 << PROBES_SHIFT | ORPHANED;
+    /// Nobody needs to hear more of it.
+    pub const SETTLED: u64 = NEVER | DETACHED | DEAD | EXPIRING;
     /// Another director has a session of the same opening; the client's next segment decides.
     pub const TWIN: u64 = 1 << 40;
     /// It came from another director, or the others were asked whether they have another one of the same
@@ -294,13 +296,23 @@ impl Record<'_> {
         self.lacks_handshake(bits, 0) && self.lacks_handshake(bits, SENT_SHIFT)
     }
 
+    /// Whether its backend has denied the connection with the client, and the store is not known to know that.
+    pub(super) fn has_news_of_denial(&self, bits: u64) -> bool {
+        let flags = SessionFlags((bits & state::FLAGS) as u16);
+        let stored = || SessionFlags(self.get(word::SAID) as u16).has(SessionFlags::DENIED);
+        flags.has(SessionFlags::DENIED)
+            && !flags.established()
+            && !flags.closing()
+            && bits & state::SETTLED == 0
+            && !(bits & state::ACKED != 0 && stored())
+    }
+
     fn lacks_handshake(&self, bits: u64, said_shift: u32) -> bool {
         const HANDSHAKE: u64 =
             (SessionFlags::BACKEND_ANSWERED.0 | SessionFlags::ESTABLISHED.0) as u64;
-        let settled = state::NEVER | state::DETACHED | state::DEAD | state::EXPIRING;
         // What is said lies in another cache line than the state.
         bits & state::ACKED != 0
-            && bits & settled == 0
+            && bits & state::SETTLED == 0
             && bits & HANDSHAKE != 0
             && !SessionFlags((bits & state::FLAGS) as u16).closing()
             && bits & !(self.get(word::SAID) >> said_shift) & HANDSHAKE != 0

@@ -9,14 +9,15 @@ use super::table::SessionTable;
 
 impl SessionTable {
     /// The session in this slot as its homes are to be told of it: one that this director owns and the
-    /// store does not have, or has without knowing how far its handshake is. Safe to call with any slot; it tells
-    /// of whatever session is there now.
+    /// store does not have, or has without knowing how far its handshake is; or any one whose backend has denied the
+    /// client: its owner may never hear of that, or be gone. Safe to call with any slot; it tells of whatever
+    /// session is there now.
     pub fn young(&self, slot: Slot, now_ms: u64) -> Option<SessionRecord> {
         let record = self.record(slot);
         let version = record.live()?;
         let bits = record.get(word::STATE);
         let news = bits & state::UNREPLICATED != 0 || record.untold(bits);
-        if bits & state::OWNED == 0 || !news {
+        if !(bits & state::OWNED != 0 && news || record.has_news_of_denial(bits)) {
             return None;
         }
         let description = record.describe(now_ms + TIME_BASE_MS);

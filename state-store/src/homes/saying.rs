@@ -1,7 +1,7 @@
 //! An owner's side: what it has to tell the homes of its young sessions, and in which batches.
 //!
 //! Each new session is queued for its homes and leaves with the next batch. Whoever was told
-//! everything (a *telling*: a walk over all own young sessions) and has missed no batch since then
+//! everything (a *telling*: a walk over all young sessions that it has to tell of) and has missed no batch since then
 //! may deny; so a home that missed one, a queue that overflowed, and every change of membership make
 //! a new telling necessary. Every live director hears from this one, if only that there is nothing
 //! new: silence would make its *no* worth nothing.
@@ -291,7 +291,7 @@ impl Saying {
         }
     }
 
-    /// Whether a walk over all own young sessions has to begin, for [`Saying::tell`].
+    /// Whether a walk over all young sessions has to begin, for [`Saying::tell`].
     pub fn wants_walk(&self, now_ms: u64) -> bool {
         let wanted = |q: &Queue| matches!(q.telling, Telling::Wanted(from) if now_ms >= from);
         let repeat = now_ms >= self.repeated_ms + REPEAT_MS && !self.queues.is_empty();

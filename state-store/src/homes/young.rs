@@ -270,13 +270,14 @@ impl Young {
         entries.map(|entry| (aged(entry, now_ms), entry.said_by)).collect()
     }
 
-    /// Takes a registration of a session of this bucket.
+    /// Takes a registration of a session of this bucket. What is kept of it already is merged with it; who does not
+    /// own the session (but has heard of it what its owner may not) leaves it to whoever has registered it.
     pub fn register(
         &mut self,
         now_ms: u64,
         bucket: Bucket,
-        said_by: Life,
-        record: SessionRecord,
+        mut said_by: Life,
+        mut record: SessionRecord,
     ) -> Registered {
         self.forget(now_ms, FORGOTTEN);
         let key = record.key;
@@ -287,7 +288,9 @@ impl Young {
             // Of datagrams that two directors have taken for the first, the flow stays with whoever
             // registered it before: there is no handshake to tell which the client has agreed with.
             let later = twin && !old.is_twin_of(new) && !record.flags.established();
-            if old != new && (later || !record.prevails_over(&kept.record)) {
+            // Who has only heard of one of two decides nothing between them.
+            let heard = twin && record.owner != said_by.0;
+            if old != new && (later || heard || !record.prevails_over(&kept.record)) {
                 return match twin {
                     true => {
                         let by = kept.said_by.0;
@@ -299,6 +302,17 @@ impl Young {
             loser = twin.then_some(kept.said_by.0);
             // Whoever is taken for dead and talks says it again and again: it keeps its place.
             turn = kept.turn.filter(|_| old == new);
+            if old == new {
+                let known = aged(kept, now_ms);
+                let whose = if record.owner == said_by.0 {
+                    (record.owner, record.generation)
+                } else {
+                    said_by = kept.said_by;
+                    (known.owner, known.generation)
+                };
+                record.merge(&known);
+                (record.owner, record.generation) = whose;
+            }
             self.remove(&key);
         } else if !self.make_room(now_ms, record.flags.established()) {
             self.turned_away += 1;

@@ -61,6 +61,48 @@ fn both_directions_find_it_and_it_grows_older() {
 }
 
 #[test]
+fn who_does_not_own_a_session_adds_what_it_has_heard_and_does_not_take_it() {
+    let (first, second) = (record(1, 1, 1, 7), record(2, 1, 1, 8));
+    let mut denied = first.clone();
+    denied.flags = denied.flags.with(SessionFlags::DENIED);
+    denied.backend_seen = HalfSeen { age_ms: 1, seq: 11, ack: 12 };
+    let mut answered = first.clone();
+    answered.flags = answered.flags.with(SessionFlags::BACKEND_ANSWERED);
+    answered.client.seq = 21;
+    // In whichever order they come.
+    for words in [[(LIFE, &answered), (OTHER, &denied)], [(OTHER, &denied), (LIFE, &answered)]] {
+        let mut young = Young::new(10);
+        young.set_live(&[LIFE, OTHER].into());
+        for (said_by, record) in words {
+            assert_eq!(young.register(0, bucket(1), said_by, record.clone()), Registered::Kept);
+        }
+        let Known::Session(found) = young.find(0, bucket(1), &first.key) else { panic!("lost") };
+        assert_eq!(found.flags, answered.flags.with(denied.flags));
+        assert_eq!((found.client, found.backend_seen), (answered.client, denied.backend_seen));
+        assert_eq!(found.owner, LIFE.0);
+        // It is the owner's: an orphan as soon as that one is gone.
+        young.register(1, bucket(1), LIFE, established(answered.clone()));
+        young.register(1, bucket(1), OTHER, denied.clone());
+        young.set_live(&[OTHER].into());
+        assert_eq!(young.orphans(2, 10).len(), 1);
+    }
+    // Nor does it take the place of a twin, which would give way.
+    let (older, newer) = (record(3, 1, 5, 7), record(3, 2, 6, 7));
+    let mut young = Young::new(10);
+    young.register(0, bucket(3), OTHER, newer.clone());
+    let registered = young.register(1, bucket(3), (DirectorId(3), 1), older.clone());
+    assert!(matches!(registered, Registered::Twin { by, .. } if by == OTHER.0));
+    assert_eq!(young.register(2, bucket(3), LIFE, older), Registered::Took(OTHER.0));
+    // Who adopts it says that it is his now.
+    let mut young = Young::new(10);
+    young.register(0, bucket(2), LIFE, second.clone());
+    let adopted = SessionRecord { owner: OTHER.0, ..second.clone() };
+    young.register(1, bucket(2), OTHER, adopted);
+    let Known::Session(found) = young.find(1, bucket(2), &second.key) else { panic!("lost") };
+    assert_eq!(found.owner, OTHER.0);
+}
+
+#[test]
 fn of_two_directors_that_saw_one_opening_the_later_is_told_of_the_earlier() {
     let (earlier, later) = (record(1, 1, 5, 7), record(1, 2, 6, 7));
     // Whoever is heard first: another home may hear them in the other order.
@@ -236,7 +278,8 @@ fn what_a_dead_director_has_said_is_handed_to_its_shard_until_it_is_applied() {
     assert!(young.orphans(22, 10).is_empty());
     young.applied(&said[0].key, &said[0].incarnation);
     // Somebody else carries the second one now.
-    young.register(30, bucket(2), OTHER, said[1].clone());
+    let adopted = SessionRecord { owner: OTHER.0, ..said[1].clone() };
+    young.register(30, bucket(2), OTHER, adopted);
     let again = young.orphans(21 + HAND_OVER_MS, 10);
     assert_eq!(
         again.iter().map(|o| (o.record.key.src_port, o.again)).collect::<Vec<_>>(),

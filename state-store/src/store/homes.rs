@@ -114,7 +114,7 @@ impl Registrar {
         young.saying.lock().missed(young.now_ms());
     }
 
-    /// Whether a walk over all own young sessions has to begin now; it has begun, then.
+    /// Whether a walk over all young sessions has to begin now; it has begun, then.
     pub fn begins_walk(&self) -> bool {
         let young = &self.member.young;
         let (now_ms, mut saying) = (young.now_ms(), young.saying.lock());
