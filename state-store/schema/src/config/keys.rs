@@ -348,7 +348,7 @@ pub static LISTENER: Section = Section {
             name: "unknown-session",
             kind: Kind::OneOf(&["reset", "drop"], &[]),
             presence: Presence::Absent("`\"reset\"` for TCP; UDP has nothing but `\"drop\"`"),
-            meaning: "What a packet of a TCP session gets that every director denies: a RST, or nothing.",
+            meaning: "What a packet of a TCP session gets that every director denies, twice: the second time 150 ms or more after the first, since the news of a new session may still be on their way. A RST, or nothing. The first time it is nothing in any case.",
         },
         Key {
             name: "new-udp",
