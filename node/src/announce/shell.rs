@@ -344,12 +344,16 @@ impl Announcer {
         let command = match ask {
             Ask::Begin(kind) => ControlCommand::BeginPlanned { director: me, kind },
             Ask::End(id) => ControlCommand::EndPlanned { id },
-            Ask::Active => {
-                ControlCommand::SetState { director: me, state: MemberState::Active, force: None }
-            }
-            Ask::Drained => {
-                ControlCommand::SetState { director: me, state: MemberState::Drained, force: None }
-            }
+            Ask::Active => ControlCommand::Proceed {
+                director: me,
+                from: MemberState::Joining,
+                to: MemberState::Active,
+            },
+            Ask::Drained => ControlCommand::Proceed {
+                director: me,
+                from: MemberState::Draining,
+                to: MemberState::Drained,
+            },
         };
         let store = self.node.store.clone();
         tokio::spawn(async move {

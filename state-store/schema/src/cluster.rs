@@ -315,6 +315,16 @@ pub enum ControlCommand {
         /// Which.
         lip: IpAddr,
     },
+    /// A member has done what it had to do in one state and goes on to the next. Its word may come late: if it is in
+    /// another state by now (an operator drains it, say), nothing changes.
+    Proceed {
+        /// Who.
+        director: DirectorId,
+        /// The state it was in.
+        from: MemberState,
+        /// Where to.
+        to: MemberState,
+    },
 }
 
 /// What came of a command.

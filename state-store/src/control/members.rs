@@ -211,6 +211,31 @@ pub(super) fn set_state(
     }
 }
 
+/// Moves a member on from one state to the next, if it still is in the one.
+pub(super) fn proceed(
+    cluster: &mut ClusterState,
+    director: DirectorId,
+    from: MemberState,
+    to: MemberState,
+) -> Verdict {
+    let member = find(cluster, director)?;
+    if member.state != from && member.state != to {
+        return refuse(
+            RefusalCode::Precondition,
+            format!(
+                "director {} is {} by now: it does not go from {} to {}",
+                member.name,
+                word(member.state),
+                word(from),
+                word(to)
+            ),
+            "nothing needs to be done",
+        );
+    }
+    set_state(cluster, director, to, false)?;
+    Ok(None)
+}
+
 /// Why this director cannot give its traffic away: nobody else would be left to take it.
 fn last_holder(cluster: &ClusterState, director: DirectorId) -> Option<Refusal> {
     let serving = |m: &&Member| m.state == MemberState::Active && !m.down;

@@ -202,6 +202,9 @@ fn command(record: &mut ControlRecord, proposal: &Proposal) -> Verdict {
             }
             Ok(None)
         }
+        ControlCommand::Proceed { director, from, to } => {
+            members::proceed(cluster, *director, *from, *to)
+        }
         ControlCommand::BeginPlanned { director, kind } => begin_planned(cluster, *director, *kind),
         ControlCommand::EndPlanned { id } => {
             let before = cluster.planned.len();

@@ -176,11 +176,11 @@ impl Announcer {
 
 /// What an ask says to the cluster.
 pub fn command(me: DirectorId, ask: Ask) -> ControlCommand {
-    let state = |state| ControlCommand::SetState { director: me, state, force: None };
+    let proceed = |from, to| ControlCommand::Proceed { director: me, from, to };
     match ask {
         Ask::Begin(kind) => ControlCommand::BeginPlanned { director: me, kind },
         Ask::End(id) => ControlCommand::EndPlanned { id },
-        Ask::Active => state(MemberState::Active),
-        Ask::Drained => state(MemberState::Drained),
+        Ask::Active => proceed(MemberState::Joining, MemberState::Active),
+        Ask::Drained => proceed(MemberState::Draining, MemberState::Drained),
     }
 }

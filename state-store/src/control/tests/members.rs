@@ -207,6 +207,29 @@ fn states_follow_their_order() {
     assert!(cluster.record.forced.is_empty(), "nothing needed force");
 }
 
+/// What it said before an operator's word came after it, repeated by a slow network.
+#[test]
+fn a_late_word_of_a_director_does_not_undo_a_drain() {
+    let mut cluster = Cluster::of(3);
+    let director = DirectorId(2);
+    let proceed = |from, to| ControlCommand::Proceed { director, from, to };
+    let serves = proceed(MemberState::Joining, MemberState::Active);
+    let now = |cluster: &Cluster| cluster.record.cluster.members[&director].state;
+    cluster.done(serves.clone());
+    cluster.done(state(2, MemberState::Draining));
+    let text = cluster.refused(RefusalCode::Precondition, serves.clone());
+    assert_eq!(text, "director d2 is draining by now: it does not go from joining to active");
+    let drained = proceed(MemberState::Draining, MemberState::Drained);
+    cluster.done(drained.clone());
+    cluster.refused(RefusalCode::Precondition, serves.clone());
+    assert_eq!(now(&cluster), MemberState::Drained);
+    // It joins again.
+    cluster.done(state(2, MemberState::Joining));
+    cluster.refused(RefusalCode::Precondition, drained);
+    cluster.done(serves);
+    assert_eq!(now(&cluster), MemberState::Active);
+}
+
 #[test]
 fn the_last_member_stays_and_others_are_drained_before_they_go() {
     let mut lone = Cluster::new();
