@@ -1,62 +1,70 @@
 //! Homes that hear of nothing, because a stream between directors stands still.
 //!
-//! What a director tells a home waits for their stream of control messages. And nobody is a home who has started and
-//! does not know yet that this is recorded, since he sends no heartbeats before: the entry that says so waits for the
-//! leader's stream of the log. That excuses the loss of a young session if it is so of all its homes, and not of what
-//! was told before.
+//! What a director tells a home waits for their stream of control messages. And who has started sends no heartbeats
+//! before he knows that this is recorded, and is told nothing once he is declared down for that: the entry that says so
+//! waits for the leader's stream of the log to him. No other stream excuses anybody. These excuse the loss of a young
+//! session if it is so of all its homes, if the stream stood still before the session had to be told, and from when it
+//! moves on for as long as telling takes.
 
+use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::session::SessionRecord;
 use holdfast_state_store::homes::bucket_of;
 
 use super::World;
-use super::orphans::{CALM_US, REGISTRATION_MS};
+use super::orphans::REGISTRATION_MS;
 use crate::director::process::Process;
 use crate::plan::Stream;
 
+/// What a session may take to be with its homes (us).
+const TOLD_US: u64 = REGISTRATION_MS * 1_000;
+
 impl World {
-    /// Whether no home could hear of a session of this director, whose process has just ended. Who knows of no home
-    /// could have told anybody.
+    /// Whether no home could hear of a session of this director, whose process has just ended.
     pub(super) fn homes_are_deaf(
         &self,
         id: u32,
         process: &Process,
         record: &SessionRecord,
     ) -> bool {
-        let local_us = self.directors[id as usize - 1].clock.local_us(self.queue.now_us());
+        let now_us = self.queue.now_us();
+        let age_us = u64::from(record.created_age_ms) * 1_000;
+        let told_us = now_us.saturating_sub(age_us) + TOLD_US;
+        let local_us = self.directors[id as usize - 1].clock.local_us(now_us);
         let bucket = bucket_of(process.cluster(), &record.key);
         let (homes, _) = process.young.homes().asked(local_us / 1_000, bucket);
         let homes: Vec<u32> = homes.iter().map(|home| home.0).filter(|home| *home != id).collect();
-        let age_us = u64::from(record.created_age_ms) * 1_000;
-        let deaf = |home: u32| self.hears_nothing_of(id, home, age_us) || self.is_unrecorded(home);
+        let unrecorded = |home: u32| self.is_unrecorded(home, process, told_us);
+        let unheard = |home: u32| self.stood_still((id, home, Stream::Control), told_us);
         match homes.is_empty() {
-            true => (1..=self.plan.directors).filter(|other| *other != id).all(deaf),
-            false => homes.into_iter().take(2).all(deaf),
+            // Who knows of no home could have told anybody.
+            true => (1..=self.plan.directors).filter(|other| *other != id).all(unrecorded),
+            false => homes.into_iter().take(2).all(|home| unheard(home) || unrecorded(home)),
         }
     }
 
-    /// Whether what one director tells another of a session of this age waits, or has just arrived.
-    fn hears_nothing_of(&self, id: u32, home: u32, age_us: u64) -> bool {
-        let (now_us, takes_us) = (self.queue.now_us(), REGISTRATION_MS * 1_000);
-        let told_us = now_us.saturating_sub(age_us) + takes_us;
-        let spell = self.peers.spell(id, home, Stream::Control);
-        spell.is_some_and(|(from_us, until_us)| {
-            from_us < told_us && until_us.is_none_or(|until_us| now_us < until_us + takes_us)
-        })
+    /// Whether a director was told nothing because the entry that records its start waits, or has just arrived. Until
+    /// it is declared down, as the process knows that has ended, it is told of sessions whatever it knows itself.
+    fn is_unrecorded(&self, home: u32, process: &Process, told_us: u64) -> bool {
+        let Some(leader) = process.share.control_leader() else { return false };
+        let stream = (leader.0, home, Stream::Log);
+        let members = &process.cluster().members;
+        let waited = match self.directors[home as usize - 1].recorded_us {
+            None => members.get(&DirectorId(home)).is_some_and(|m| m.down),
+            // What it knew before the stream moved on has not come by that.
+            Some(recorded_us) => {
+                let moved_us = self.peers.spell(stream).and_then(|(_, until_us)| until_us);
+                moved_us.is_some_and(|moved_us| moved_us <= recorded_us)
+            }
+        };
+        waited && self.stood_still(stream, told_us)
     }
 
-    /// Whether a director has not known for long that its start is recorded, and a stream of the log to it stood still
-    /// before it knew.
-    fn is_unrecorded(&self, id: u32) -> bool {
-        let director = &self.directors[id as usize - 1];
-        let (now_us, started_us) = (self.queue.now_us(), director.started_us);
-        let recorded_us = director.recorded_us.unwrap_or(now_us);
-        let waited = |from: u32| {
-            let spell = self.peers.spell(from, id, Stream::Log);
-            spell.is_some_and(|(from_us, until_us)| {
-                from_us < recorded_us && until_us.is_none_or(|until_us| until_us > started_us)
-            })
-        };
-        now_us < recorded_us + CALM_US && (1..=self.plan.directors).any(waited)
+    /// Whether a stream stood still before something had to be told, and does so still, or did until a moment ago.
+    fn stood_still(&self, stream: (u32, u32, Stream), told_us: u64) -> bool {
+        let now_us = self.queue.now_us();
+        self.peers.spell(stream).is_some_and(|(from_us, until_us)| {
+            from_us < told_us && until_us.is_none_or(|until_us| now_us < until_us + TOLD_US)
+        })
     }
 }
 
@@ -64,6 +72,7 @@ impl World {
 mod tests {
     use super::super::orphans::Death;
     use super::*;
+    use crate::director::Director;
     use crate::plan::{Fault, Plan, Planned};
     use crate::world::marks::Mark;
 
@@ -104,5 +113,49 @@ mod tests {
         let still = (12 * S, 20 * S, Fault::StallStream(1, 2, Stream::Log));
         assert!(untold(&[again.clone(), still], 18 * S) > 0);
         assert_eq!(untold(&[again], 18 * S), 0, "he knows");
+    }
+
+    /// Of three directors one that does not lead has started again at 12 s, while a stream of the log to it stands
+    /// still until 17 s: the leader's, or that of the third. Whether it had to be told nothing if the leader died now.
+    fn unrecorded(of_leader: bool, now_us: u64) -> bool {
+        let three = |plan: &Plan| plan.directors == 3 && plan.founding == 3;
+        let mut world = World::new((1..).map(Plan::fair).find(three).expect("one of them"));
+        world.begin();
+        while world.step(12 * S) {}
+        let leads = |d: &&Director| d.process.as_deref().is_some_and(|p| p.share.leads_control());
+        let leader = world.directors.iter().find(leads).expect("one leads").id;
+        let others: Vec<u32> = (1..=3).filter(|id| *id != leader).collect();
+        let (home, third) = (others[0], others[1]);
+        let from = if of_leader { leader } else { third };
+        let fault = Fault::StallStream(from, home, Stream::Log);
+        world.plan.faults.push(Planned { at_us: 12 * S, until_us: 17 * S, fault });
+        world.begin_fault(0);
+        world.kill(home, Death::Process);
+        world.start(home);
+        while world.step(now_us) {}
+        let process = world.directors[leader as usize - 1].process.as_deref().expect("it runs");
+        world.is_unrecorded(home, process, now_us)
+    }
+
+    #[test]
+    fn only_the_leaders_log_records_a_start() {
+        assert!(!unrecorded(true, 14 * S), "it is not declared down");
+        assert!(unrecorded(true, 17 * S - S / 2));
+        assert!(unrecorded(true, 17 * S + S / 4), "it has just heard");
+        assert!(!unrecorded(true, 18 * S), "and can have been told since");
+        for now_us in [14 * S, 17 * S - S / 2, 17 * S + S / 4] {
+            assert!(!unrecorded(false, now_us), "the third does not lead");
+        }
+    }
+
+    #[test]
+    fn what_should_have_been_told_before_a_stream_stood_still_is_not_excused() {
+        let mut world = World::new(Plan::fair(1));
+        let stream = (1, 2, Stream::Control);
+        world.peers.hold(0, 3 * S, stream);
+        assert!(world.stood_still(stream, 3 * S + 1));
+        assert!(!world.stood_still(stream, 3 * S));
+        assert!(!world.stood_still((2, 1, Stream::Control), 3 * S + 1), "the other way");
+        assert!(!world.stood_still((1, 2, Stream::Log), 3 * S + 1), "another stream");
     }
 }

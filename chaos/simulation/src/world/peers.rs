@@ -145,8 +145,8 @@ impl Peers {
     }
 
     /// Since when (us) a stream stands still, or stood when it last did, and until when.
-    pub fn spell(&self, from: u32, to: u32, stream: Stream) -> Option<(u64, Option<u64>)> {
-        self.spells.get(&(from, to, stream)).copied()
+    pub fn spell(&self, stream: (u32, u32, Stream)) -> Option<(u64, Option<u64>)> {
+        self.spells.get(&stream).copied()
     }
 
     /// It moves on. Messages that waited, and when they arrive.
@@ -342,8 +342,8 @@ mod tests {
         let freed = peers.release(4, 4_000_000);
         assert!(freed.len() == 5 && freed.iter().map(|m| m.0).is_sorted());
         assert_eq!((freed[0].0 > 4_000_000, peers.seen.waited), (true, 5));
-        assert_eq!(peers.spell(1, 2, Stream::Control), Some((0, Some(4_000_000))));
-        assert_eq!(peers.spell(1, 2, Stream::Log), None);
+        assert_eq!(peers.spell((1, 2, Stream::Control)), Some((0, Some(4_000_000))));
+        assert_eq!(peers.spell((1, 2, Stream::Log)), None);
     }
 
     #[test]

@@ -414,11 +414,6 @@ impl Share {
         }
     }
 
-    fn control_leader(&self) -> Option<DirectorId> {
-        let leader = self.states[0].progress().leader;
-        (leader != 0).then_some(DirectorId(leader as u32))
-    }
-
     /// Goes over to what the cluster has become.
     fn follow(&mut self, now_us: u64) {
         let Some(view) = self.published.view() else { return };

@@ -39,6 +39,12 @@ impl Share {
         self.states[0].progress().leads
     }
 
+    /// Who leads the control group, as far as is known here.
+    pub fn control_leader(&self) -> Option<DirectorId> {
+        let leader = self.states[0].progress().leader;
+        (leader != 0).then_some(DirectorId(leader as u32))
+    }
+
     /// Whether this start is recorded in the control group.
     pub fn announced(&self) -> bool {
         self.announced
