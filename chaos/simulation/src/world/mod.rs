@@ -22,6 +22,7 @@ pub mod rules;
 pub mod trace;
 mod unanswered;
 mod unheard;
+mod waiting;
 mod watch;
 mod wraps;
 
@@ -285,7 +286,7 @@ impl World {
         self.queue.after(STORE_WATCH_US, Event::StoreWatched(id, life));
         self.note(None, Happening::Started(id, incarnation));
         self.note_links();
-        self.oracle.forget_waiting(id);
+        self.oracle.waiting.forget(id);
         self.turn_at(id, now_us);
     }
 
@@ -441,7 +442,7 @@ impl World {
         }
         if effects.stalled {
             self.marks.reach(Mark::Stalled, 1);
-            self.oracle.forget_waiting(id);
+            self.oracle.waiting.forget(id);
             self.note(None, Happening::Stalled(id));
         }
         if let Some(wish) = effects.wish {

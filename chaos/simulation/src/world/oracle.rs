@@ -2,9 +2,9 @@
 //!
 //! Of every opening of a client (its socket and initial sequence number) it is known which backends got
 //! the SYN and whose answer the client took; of every UDP flow, where it went. Packets that wait at a
-//! director are known as well: what it sends later has to be one of them, once.
+//! director are known as well ([`Waiting`]).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use holdfast_director::core::DropReason;
@@ -16,6 +16,7 @@ use super::marks::Mark;
 use super::paths::Meeting;
 use super::rules::Rule;
 use super::trace::FlowId;
+use super::waiting::Waiting;
 use crate::director::frame;
 use crate::director::packets::Sent;
 use crate::endpoint::packet::{Packet, TCP, UDP};
@@ -24,9 +25,6 @@ use crate::plan::cluster;
 
 /// Sequence numbers of an opening lie within this beyond its first one.
 const REACH: u32 = 1 << 20;
-
-/// Packets that may wait at a director: more than all its waiting rooms hold.
-const WAITING: usize = 256;
 
 /// One opening of a client.
 #[derive(Debug)]
@@ -57,8 +55,8 @@ pub(super) struct Oracle {
     /// Where each UDP flow goes, and those that went elsewhere with good reason.
     flows: BTreeMap<FlowId, u32>,
     moved: BTreeSet<FlowId>,
-    /// What waits at each director, and whether something was sent since that may be in its place.
-    waiting: BTreeMap<u32, VecDeque<(Vec<u8>, bool)>>,
+    /// What waits at each director.
+    pub(super) waiting: Waiting,
 }
 
 /// What tells a packet from others, on both legs.
@@ -81,22 +79,6 @@ pub(super) fn token(packet: &[u8]) -> Token<'_> {
         UDP => Token::Datagram(ip.payload.get(8..).unwrap_or(&[])),
         _ => Token::Other,
     }
-}
-
-/// Whether this is the reset that a backend gets for what it has said: where it expects it (RFC 9293 section 3.5.2).
-fn resets_backend(answer: &[u8], said: &[u8]) -> bool {
-    let (Some((lip, to, _)), Some((from, dst, _))) = (frame::tuple(answer), frame::tuple(said))
-    else {
-        return false;
-    };
-    let (Token::Segment(seq, _, reset, _), Token::Segment(_, ack, flags, _)) =
-        (token(answer), token(said))
-    else {
-        return false;
-    };
-    cluster::backend_at(*to.ip()).is_some()
-        && (to, lip) == (from, dst)
-        && (Flags(reset).has(Flags::RST) && Flags(flags).has(Flags::ACK) && seq == ack)
 }
 
 impl Oracle {
@@ -236,54 +218,6 @@ impl Oracle {
     pub(super) fn has_moved(&self, flow: FlowId) -> bool {
         self.moved.contains(&flow)
     }
-
-    /// A packet waits at a director.
-    fn waits(&mut self, id: u32, packet: Vec<u8>) {
-        let waiting = self.waiting.entry(id).or_default();
-        waiting.push_back((packet, false));
-        if waiting.len() > WAITING {
-            waiting.pop_front();
-        }
-    }
-
-    /// The packet that has waited at a director and is this one now.
-    fn waited(&mut self, id: u32, now: &[u8]) -> Option<Vec<u8>> {
-        let waiting = self.waiting.get_mut(&id)?;
-        // The same one may have come again since something was sent in the place of the first.
-        let same = |(before, _): &(Vec<u8>, bool)| token(before) == token(now);
-        let open = waiting.iter().position(|waits| !waits.1 && same(waits));
-        let at = open.or_else(|| waiting.iter().position(same))?;
-        waiting.remove(at).map(|(before, _)| before)
-    }
-
-    /// A director sends something of its own to an end of this client's connection: a reset, or a question to
-    /// the backend, that may be the answer to what has waited longest, in its place. Whether it is the reset that a
-    /// backend gets for what it has said.
-    fn answered_in_place(&mut self, id: u32, flow: FlowId, answer: &[u8]) -> bool {
-        let Some(waiting) = self.waiting.get_mut(&id) else { return false };
-        let first = |such: &dyn Fn(&[u8]) -> bool| {
-            waiting.iter().position(|(before, answered)| !answered && such(before))
-        };
-        let backends = first(&|before| resets_backend(answer, before));
-        let of_client = |before: &[u8]| {
-            frame::tuple(before).is_some_and(|(src, ..)| frame::socket_number(&src) == flow)
-        };
-        if let Some(at) = backends.or_else(|| first(&of_client)) {
-            waiting[at].1 = true;
-        }
-        backends.is_some()
-    }
-
-    /// The packets that have begun to wait at a director, and were neither sent nor answered nor dropped.
-    pub(super) fn waiting_at(&self, id: u32) -> impl Iterator<Item = &[u8]> {
-        let waiting = self.waiting.get(&id).into_iter().flatten();
-        waiting.filter(|(_, answered)| !answered).map(|(packet, _)| packet.as_slice())
-    }
-
-    /// What waited at a director is gone.
-    pub(super) fn forget_waiting(&mut self, id: u32) {
-        self.waiting.remove(&id);
-    }
 }
 
 /// Reasons that a packet of a session has that the director does not know.
@@ -329,13 +263,13 @@ impl World {
     pub(super) fn judge_sent(&mut self, id: u32, sent: &Sent) -> Option<Vec<u8>> {
         let now = sent.packet.as_deref().or(sent.before.as_deref());
         let waited = match sent.waited {
-            true => now.and_then(|now| self.oracle.waited(id, now)),
+            true => now.and_then(|now| self.oracle.waiting.waited(id, now)),
             false => None,
         };
         if let (true, None, Some(packet)) = (sent.waited, &waited, &sent.packet)
             && let Some(flow) = self.flow_of(packet)
         {
-            let backend = self.oracle.answered_in_place(id, flow, packet);
+            let backend = self.oracle.waiting.answered_in_place(id, flow, packet);
             self.marks.reach(Mark::BackendResetInPlace, u64::from(backend));
         }
         let before = waited.as_deref().or(sent.before.as_deref().filter(|_| !sent.waited));
@@ -346,7 +280,7 @@ impl World {
         }
         let Some(packet) = &sent.packet else {
             if let (None, Some(before), false) = (sent.dropped, before, sent.waited) {
-                self.oracle.waits(id, before.to_vec());
+                self.oracle.waiting.waits(id, before.to_vec());
             }
             return waited;
         };
@@ -422,7 +356,6 @@ impl World {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoint::segment::Segment;
 
     const SYN: Flags = Flags::SYN;
     const ACK: Flags = Flags::ACK;
@@ -467,45 +400,5 @@ mod tests {
         assert!(oracle.datagram(7, 2, |_, _| false).is_some() && !oracle.has_moved(7));
         assert_eq!(oracle.datagram(7, 1, |from, to| (from, to) == (2, 1)), None);
         assert!(oracle.has_moved(7));
-    }
-
-    #[test]
-    fn a_reset_for_a_backend_is_in_the_place_of_what_that_has_said() {
-        let segment = |src: &str, dst: &str, seq: u32, flags: Flags| {
-            let (src, dst) = (src.parse().unwrap(), dst.parse().unwrap());
-            Segment { seq, ack: 9, ..Segment::bare(src, dst, flags) }.encode(&[])
-        };
-        let (client, vip) = ("198.51.100.1:1000", "203.0.113.10:80");
-        let (local, backend) = ("10.9.0.1:1063", "10.1.0.1:8080");
-        let flow = frame::socket_number(&client.parse().unwrap());
-        let mut oracle = Oracle::default();
-        for (src, dst) in [(client, vip), (backend, local)] {
-            oracle.waits(1, segment(src, dst, 7, ACK));
-        }
-        let (reset, other) = (Flags::RST, "10.9.0.1:1064");
-        assert!(!oracle.answered_in_place(1, flow, &segment(other, backend, 9, reset)));
-        let left = |oracle: &Oracle| oracle.waiting_at(1).map(<[u8]>::to_vec).collect::<Vec<_>>();
-        assert_eq!(left(&oracle), [segment(backend, local, 7, ACK)], "the client's may be");
-        for (seq, flags) in [(9, ACK), (8, reset)] {
-            assert!(!oracle.answered_in_place(1, flow, &segment(local, backend, seq, flags)));
-        }
-        assert_eq!(left(&oracle).len(), 1, "a question, or a reset where it is not expected");
-        assert!(oracle.answered_in_place(1, flow, &segment(local, backend, 9, reset)));
-        assert_eq!(left(&oracle).len(), 0);
-    }
-
-    #[test]
-    fn what_waited_leaves_once() {
-        let datagram = |client: &str, payload: &[u8]| {
-            let (src, dst) = (client.parse().unwrap(), "203.0.113.10:53".parse().unwrap());
-            crate::endpoint::datagram::Datagram { src, dst, payload }.encode()
-        };
-        let mut oracle = Oracle::default();
-        oracle.waits(1, datagram("198.51.100.1:1000", b"one"));
-        let rewritten = datagram("10.9.0.1:4000", b"one");
-        assert!(oracle.waited(1, &datagram("10.9.0.1:4000", b"two")).is_none());
-        assert!(oracle.waited(2, &rewritten).is_none(), "elsewhere");
-        assert_eq!(oracle.waited(1, &rewritten), Some(datagram("198.51.100.1:1000", b"one")));
-        assert!(oracle.waited(1, &rewritten).is_none(), "twice");
     }
 }

@@ -125,7 +125,7 @@ impl World {
     fn lost_packets(&self) -> impl Iterator<Item = (u32, &[u8])> {
         let at_rest = |d: &&Director| d.process.as_ref().is_some_and(|p| p.parked() == 0);
         let directors = self.directors.iter().filter(at_rest);
-        directors.flat_map(|d| self.oracle.waiting_at(d.id).map(|packet| (d.id, packet)))
+        directors.flat_map(|d| self.oracle.waiting.at(d.id).map(|packet| (d.id, packet)))
     }
 
     fn collect_marks(&mut self) {
