@@ -88,6 +88,22 @@ impl Stale {
         let sent = self.lab.sent(&packet.bytes());
         assert_eq!(sent, packet.forwarded(self.f.local, self.f.backend).bytes());
     }
+
+    /// Data of the next connection is asked about, and goes the way that its director tells.
+    #[track_caller]
+    fn begins_anew(&mut self) {
+        let data = self.data(NEW);
+        assert_eq!(self.lab.one(&data.bytes()).0, Verdict::Parked);
+        let question = self.lab.questions()[0];
+        let to = data.forwarded(self.new_local, self.f.backend).bytes();
+        assert_eq!(self.lab.answer(found(&question, &self.new)), [(Verdict::Transmit, to)]);
+    }
+
+    /// What waits is released because nobody knows about it.
+    fn nobody_knows(&mut self) -> Vec<(Verdict, Vec<u8>)> {
+        let id = self.lab.questions()[0].id;
+        self.lab.answer(MissAnswer::DontKnow { id })
+    }
 }
 
 #[test]
@@ -183,8 +199,7 @@ fn a_fast_session_goes_on_whoever_answers() {
         let (up, down) = if upload { (FAR, other_way) } else { (other_way, FAR) };
         let data = stale.data((OLD.0.wrapping_add(up), OLD.1.wrapping_add(down)));
         assert_eq!(stale.lab.one(&data.bytes()).0, Verdict::Parked);
-        let id = stale.lab.questions()[0].id;
-        let released = stale.lab.answer(MissAnswer::DontKnow { id });
+        let released = stale.nobody_knows();
         let to = data.forwarded(stale.f.local, stale.f.backend).bytes();
         let expected = if goes_on { to } else { stale.probe() };
         assert_eq!(released, [(Verdict::Transmit, expected)], "{upload} {other_way}");
@@ -193,8 +208,7 @@ fn a_fast_session_goes_on_whoever_answers() {
             let reply = (OLD.1.wrapping_add(down), OLD.0.wrapping_add(up));
             let reply = Packet::tcp(stale.f.backend, stale.f.local, ACK, reply.0, reply.1);
             assert_eq!(stale.lab.one(&reply.bytes()).0, Verdict::Parked);
-            let id = stale.lab.questions()[0].id;
-            let released = stale.lab.answer(MissAnswer::DontKnow { id });
+            let released = stale.nobody_knows();
             let to = reply.forwarded(stale.f.vip, stale.f.client).bytes();
             assert_eq!(released, [(Verdict::Transmit, to)]);
             // All hear of it at once: the client's next try may come to another director.
@@ -266,7 +280,7 @@ fn a_syn_of_another_opening_is_asked_about_and_then_its_backends_business() {
 #[test]
 fn a_connection_that_the_old_backend_accepts_gets_a_record_of_its_own() {
     let mut stale = Stale::new(44_207);
-    let (f, forget) = (&stale.f, |id| MissAnswer::DontKnow { id });
+    let f = &stale.f;
     let syn = Packet::tcp(f.client, f.vip, SYN, NEW.0 - 1, 0);
     let syn_ack = Packet::tcp(f.backend, f.local, SYN | ACK, NEW.1 - 1, NEW.0);
     let ack = Packet::tcp(f.client, f.vip, ACK, NEW.0, NEW.1);
@@ -274,8 +288,7 @@ fn a_connection_that_the_old_backend_accepts_gets_a_record_of_its_own() {
         (syn.forwarded(f.local, f.backend).bytes(), syn_ack.forwarded(f.vip, f.client).bytes());
     for (packet, to) in [(&syn, there), (&syn_ack, back)] {
         assert_eq!(stale.lab.one(&packet.bytes()).0, Verdict::Parked);
-        let id = stale.lab.questions()[0].id;
-        assert_eq!(stale.lab.answer(forget(id)), [(Verdict::Transmit, to)]);
+        assert_eq!(stale.nobody_knows(), [(Verdict::Transmit, to)]);
     }
     let record = |stale: &Stale| stale.lab.table.session_of(stale.f.client, stale.f.vip);
     let reborn = record(&stale);
@@ -325,8 +338,7 @@ fn a_backends_answer_to_another_opening_is_no_stray_one() {
         }
         if foreign_syn {
             assert_eq!(stale.lab.one(&syn.bytes()).0, Verdict::Parked);
-            let id = stale.lab.questions()[0].id;
-            let released = stale.lab.answer(MissAnswer::DontKnow { id });
+            let released = stale.nobody_knows();
             assert_eq!(released, [(Verdict::Transmit, there.bytes())]);
         }
         let mut now = stale.f.record.clone();
@@ -335,8 +347,7 @@ fn a_backends_answer_to_another_opening_is_no_stray_one() {
         let case = format!("{flags:?} {seen_here} {foreign_syn}");
         match stale.lab.one(&syn_ack.bytes()) {
             (Verdict::Parked, _) => {
-                let id = stale.lab.questions()[0].id;
-                let released = stale.lab.answer(MissAnswer::DontKnow { id });
+                let released = stale.nobody_knows();
                 assert_eq!(released, [(Verdict::Transmit, to.bytes())], "{case}");
             }
             sent => assert_eq!(sent, (Verdict::Transmit, to.bytes()), "{case}"),
@@ -450,12 +461,7 @@ fn what_comes_right_behind_the_end_of_a_connection_may_be_of_the_next_one() {
     over.flags = over.flags.with(F::CLIENT_FIN).with(F::BACKEND_FIN);
     stale.lab.table.created(&over);
     stale.goes_on(&stale.data((OLD.0 + 4, OLD.1)));
-    let data = stale.data(NEW);
-    assert_eq!(stale.lab.one(&data.bytes()).0, Verdict::Parked);
-    let question = stale.lab.questions()[0];
-    let to = data.forwarded(stale.new_local, stale.f.backend).bytes();
-    let new = stale.new.clone();
-    assert_eq!(stale.lab.answer(found(&question, &new)), [(Verdict::Transmit, to)]);
+    stale.begins_anew();
 }
 
 /// One end of a connection is seen to close here, the other one elsewhere.
@@ -476,17 +482,11 @@ fn what_comes_right_behind_one_end_of_a_connection_may_be_of_the_next_one() {
             stale
         };
         let mut stale = half_closed(44_212);
-        let data = stale.data(NEW);
-        assert_eq!(stale.lab.one(&data.bytes()).0, Verdict::Parked);
-        let question = stale.lab.questions()[0];
-        let to = data.forwarded(stale.new_local, stale.f.backend).bytes();
-        let new = stale.new.clone();
-        assert_eq!(stale.lab.answer(found(&question, &new)), [(Verdict::Transmit, to)]);
+        stale.begins_anew();
         // Nor does it go to the old backend if nobody knows.
         let mut stale = half_closed(44_213);
         assert_eq!(stale.lab.one(&stale.data(NEW).bytes()).0, Verdict::Parked);
-        let id = stale.lab.questions()[0].id;
-        let released = stale.lab.answer(MissAnswer::DontKnow { id });
+        let released = stale.nobody_knows();
         assert_eq!(released.len(), 1);
         assert_ne!(verified_endpoints(&released[0].1).1, stale.f.client);
         assert!(released[0].1.len() < stale.data(NEW).bytes().len(), "no data");
@@ -513,9 +513,8 @@ fn a_half_closed_connection_goes_on() {
     // Its client acknowledges what nobody told of: that is asked about once, and goes on.
     let far = acked(OLD.1 + 1_000 + 3 * FAR);
     assert_eq!(stale.lab.one(&far.bytes()).0, Verdict::Parked);
-    let id = stale.lab.questions()[0].id;
     let to = far.forwarded(local, backend).bytes();
-    assert_eq!(stale.lab.answer(MissAnswer::DontKnow { id }), [(Verdict::Transmit, to)]);
+    assert_eq!(stale.nobody_knows(), [(Verdict::Transmit, to)]);
     stale.goes_on(&far);
     stale.lab.check_counters();
 }
