@@ -23,6 +23,16 @@ impl Store {
     pub async fn init_cluster(&self, shards: u16) -> Result<(), StoreError> {
         let _alone = self.shared.becoming.lock().await;
         self.must_be_waiting()?;
+        let identity = self.found(shards)?;
+        let cluster = identity.cluster_id.clone();
+        let member = self.begin(identity).await?;
+        member.set_announced();
+        tracing::info!(%cluster, shards, "a cluster begins");
+        Ok(())
+    }
+
+    /// Writes a cluster of one to the disk, and who this director is in it.
+    pub(super) fn found(&self, shards: u16) -> Result<Identity, StoreError> {
         let config = &self.shared.config;
         if shards == 0 || usize::from(shards) > BUCKETS {
             return Err(StoreError::Storage {
@@ -77,10 +87,7 @@ impl Store {
         };
         // Last, because it makes this director a member.
         storage::identity::write(&self.shared.control_db, &identity)?;
-        let member = self.begin(identity).await?;
-        member.set_announced();
-        tracing::info!(%cluster, shards, "a cluster begins");
-        Ok(())
+        Ok(identity)
     }
 
     pub(super) fn must_be_waiting(&self) -> Result<(), StoreError> {

@@ -304,19 +304,7 @@ mod tests {
     use crate::control::tests::Cluster;
     use crate::shard::Shard;
     use crate::shard::tests::{entry, record};
-
-    struct Nowhere;
-
-    impl SessionSink for Nowhere {
-        fn created(&self, _: &SessionRecord) {}
-        fn updated(&self, _: &SessionUpdate) {}
-        fn expired(&self, _: &FlowKey, _: &Incarnation) {}
-        fn installed(&self, _: ShardId, _: &[SessionRecord]) {}
-        fn twin(&self, _: &SessionRecord) {}
-        fn find(&self, _: &FlowKey) -> Known {
-            Known::Nobody
-        }
-    }
+    use crate::store::tests::nowhere;
 
     /// A home that was told of sessions 1 to 3, stamp 5, whose owner has died.
     fn home() -> Applied {
@@ -327,7 +315,7 @@ mod tests {
         let heading = Register { epoch: 1, incarnation: 77, number: 0, told: None, records };
         keeper.register(0, DirectorId(2), heading, &[]);
         assert_eq!(keeper.stats(0).kept, 3);
-        Applied { sink: Arc::new(Nowhere), keeping: Arc::new(Mutex::new(keeper)) }
+        Applied { sink: nowhere().0, keeping: Arc::new(Mutex::new(keeper)) }
     }
 
     fn hand_over(home: &Applied, shard: &mut Shard, now_ms: u64) -> usize {

@@ -166,9 +166,14 @@ impl Member {
 
     /// Starts the session groups with the replica number of the identity.
     pub fn start_sessions(&self) -> Result<(), StoreError> {
-        if self.sessions.get().is_some() {
-            return Ok(());
+        if self.sessions.get().is_none() {
+            self.show_sessions(self.open_sessions()?);
         }
+        Ok(())
+    }
+
+    /// Opens the session groups. Nobody finds them yet.
+    pub fn open_sessions(&self) -> Result<Groups, StoreError> {
         let (replica, generations) = {
             let identity = self.identity.lock();
             (identity.replica, identity.generations.clone())
@@ -196,13 +201,24 @@ impl Member {
         let around = surroundings(&db, &self.transport);
         let running =
             raft::start(config, groups, around, routes, feed, inputs).map_err(thread_error)?;
-        let groups = Groups::new(running);
-        // A sink that was attached while the groups were being opened.
-        groups.handle.attached();
+        Ok(Groups::new(running))
+    }
+
+    /// Lets everybody find the session groups.
+    pub fn show_sessions(&self, groups: Groups) {
         if self.sessions.set(groups).is_err() {
             tracing::warn!("the session groups were started twice");
         }
-        Ok(())
+        self.sink_attached();
+    }
+
+    /// Lets the session groups, where they can be found, look for the sink and tell it everything. Said after
+    /// each step that may be the last one on the way from a sink to them: it was attached, they were shown,
+    /// their member was. So it does not matter in which order these come; to be told twice does no harm.
+    pub fn sink_attached(&self) {
+        if let Some(sessions) = self.sessions.get() {
+            sessions.handle.attached();
+        }
     }
 
     /// The replica on the disk, if it is ours; else a new empty one.

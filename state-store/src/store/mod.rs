@@ -17,6 +17,8 @@ mod removing;
 mod status;
 pub(crate) mod survey;
 mod sync;
+#[cfg(test)]
+mod tests;
 pub mod types;
 mod watch;
 
@@ -126,9 +128,8 @@ impl Store {
     /// shard with what is known so far, then every change.
     pub fn attach_sink(&self, sink: Arc<dyn SessionSink>) {
         *self.shared.sink.write() = Some(sink);
-        let member = self.shared.member();
-        if let Some(sessions) = member.as_ref().and_then(|m| m.sessions.get()) {
-            sessions.handle.attached();
+        if let Some(member) = self.shared.member() {
+            member.sink_attached();
         }
     }
 

@@ -136,12 +136,18 @@ impl Store {
             member.stop().await;
             return Err(e);
         }
-        *shared.member.write() = Some(member.clone());
-        if let Some(view) = shared.published.view() {
-            member.follow(&view, std::iter::empty());
-        }
+        self.show(&member);
         watch::start(self, &member);
         Ok(member)
+    }
+
+    /// Lets everybody find the member, and tells it what was said before.
+    pub(super) fn show(&self, member: &Arc<Member>) {
+        *self.shared.member.write() = Some(member.clone());
+        if let Some(view) = self.shared.published.view() {
+            member.follow(&view, std::iter::empty());
+        }
+        member.sink_attached();
     }
 
     /// Records this start in the control group, however long that takes.

@@ -22,7 +22,7 @@ use crate::pki::{Authority, ClusterId, DirectorKey};
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Far above what anything here takes, for a machine that is busy with other things.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits until `done` says yes.
 async fn until(what: &str, mut done: impl FnMut() -> bool) {
