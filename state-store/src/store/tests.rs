@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{self, BoxFuture};
 use holdfast_schema::bucket::ShardId;
 use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::flow::FlowKey;
@@ -14,8 +14,10 @@ use super::Store;
 use super::inbound::Inbox;
 use super::member::{Groups, Member};
 use super::types::{PeerCalls, StoreConfig};
+use crate::codec::wire::Response;
 use crate::memory::MemoryNetwork;
-use crate::peer::tests::PATIENCE;
+use crate::peer::tests::{PATIENCE, until};
+use crate::shard::tests::key;
 
 const SHARDS: u16 = 4;
 
@@ -115,4 +117,28 @@ async fn a_sink_is_told_everything_whenever_it_is_attached() {
         drop(told);
         store.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_not_told_its_sink_everything_denies_nothing() {
+    let (_dir, store) = waiting().await;
+    store.init_cluster(SHARDS).await.unwrap();
+    until("caught up", || store.caught_up().is_ok()).await;
+    let (member, key, last) = (store.member().unwrap(), key(1), SHARDS - 1);
+    let (sink, told) = nowhere();
+    store.attach_sink(sink);
+    let ask = || store.answer_miss(&member, &key, last);
+    // In this order: the leader is asked to confirm itself before the first shard is through, and does so
+    // between two of them.
+    let all_but_the_last = async {
+        for _ in 0..last {
+            told.recv_timeout(PATIENCE).unwrap();
+        }
+    };
+    let (answer, ()) = future::join(ask(), all_but_the_last).await;
+    assert_eq!(answer, Response::DontKnow);
+    drop(told);
+    until("told of the last one", || store.caught_up().is_ok()).await;
+    assert!(matches!(ask().await, Response::No { as_leader: true, .. }));
+    store.shutdown().await;
 }
