@@ -3,7 +3,7 @@
 mod lab;
 
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use holdfast_schema::bucket::ShardId;
 use holdfast_schema::cluster::{ControlCommand, ControlOutcome, MemberState};
@@ -11,7 +11,7 @@ use holdfast_schema::flow::FlowKey;
 use holdfast_schema::session::{Incarnation, Known, SessionRecord, SessionSink, SessionUpdate};
 use holdfast_state_store::memory::MemoryNetwork;
 use holdfast_state_store::{MissVerdict, Phase, Store, StoreError};
-use lab::{Lab, Owner, PATIENCE, key, record};
+use lab::{Lab, Node, Owner, PATIENCE, key, record};
 use parking_lot::Mutex;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -359,21 +359,16 @@ impl SessionSink for Hesitant {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_director_has_not_caught_up_before_its_forwarder_was_told_everything() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = lab::config(&dir, 1, &Arc::default());
-    let store = Store::open_with(config, Arc::new(MemoryNetwork::new())).await.unwrap();
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let (echo, network) = (Arc::default(), MemoryNetwork::new());
+    let config = lab::config(&dir, 1, &echo);
+    let store = Store::open_with(config.clone(), Arc::new(network.clone())).await.unwrap();
     store.init_cluster(lab::SHARDS).await.unwrap();
-    let until = |what: &'static str, done: fn(&Result<(), String>) -> bool| {
-        let store = &store;
-        async move {
-            let deadline = Instant::now() + PATIENCE;
-            while !done(&store.caught_up()) {
-                assert!(Instant::now() < deadline, "never {what}: {:?}", store.caught_up());
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        }
-    };
-    until("caught up", |caught_up| caught_up.is_ok()).await;
+    // Its table is not attached.
+    let node = Node { store, table: Arc::default(), echo, config, dir };
+    let lab = Lab { network, nodes: vec![node] };
+    let store = &lab.nodes[0].store;
+    lab.until("caught up", || store.caught_up().is_ok()).await;
     let (tell, waits) = mpsc::channel();
     store.attach_sink(Arc::new(Hesitant { waits: Mutex::new(waits) }));
     for _ in 0..lab::SHARDS {
@@ -382,8 +377,8 @@ async fn a_director_has_not_caught_up_before_its_forwarder_was_told_everything()
         );
         tell.send(()).unwrap();
     }
-    until("told", |caught_up| caught_up.is_ok()).await;
-    store.shutdown().await;
+    drop(tell);
+    lab.until("told", || store.caught_up().is_ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
