@@ -174,7 +174,13 @@ fn main() {
         None,
     );
     let mut sweeper = Sweeper::new(&table);
-    let policy = SweepPolicy { flush: false, quorum: ShardSet::ALL, departed: &[], leads: &[] };
+    let policy = SweepPolicy {
+        flush: false,
+        quorum: ShardSet::ALL,
+        full: ShardSet::NONE,
+        departed: &[],
+        leads: &[],
+    };
     let mut changes = Vec::with_capacity(sessions as usize);
     let mut pass = |name: &str, now_ms: u64, changes: &mut Vec<_>| {
         let begun = Cpu::now();

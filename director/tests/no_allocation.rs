@@ -331,7 +331,13 @@ fn telling_the_ends_of_expired_sessions_allocates_nothing() {
         ends.push((local, backend));
     }
     let mut sweeper = Sweeper::new(&bench.lab.table);
-    let policy = SweepPolicy { flush: false, quorum: ShardSet::ALL, departed: &[], leads: &[] };
+    let policy = SweepPolicy {
+        flush: false,
+        quorum: ShardSet::ALL,
+        full: ShardSet::NONE,
+        departed: &[],
+        leads: &[],
+    };
     let mut probed = 0;
     for wait_ms in [900_000, 2_000] {
         bench.lab.pass(wait_ms);

@@ -56,6 +56,9 @@ pub struct SweepPolicy<'a> {
     /// store was told are freed here although it has them, and what else is no open connection if room
     /// is needed. One that is without does not concern the others.
     pub quorum: ShardSet,
+    /// The shards that take nothing at the moment, because their changes pile up on the way: what is to be
+    /// said of their sessions waits for a later pass, and the others' does not.
+    pub full: ShardSet,
     /// Directors whose sessions may be adopted at once: down, draining, drained, or removed. (All
     /// numbers ever given away that do not serve, ascending.)
     pub departed: &'a [DirectorId],
@@ -319,6 +322,13 @@ impl Step<'_> {
         self.quorum_everywhere || self.quorum_since(record).is_some()
     }
 
+    /// Whether the store takes what it is to be told of a session.
+    fn is_heard(&self, record: Record<'_>) -> bool {
+        let full = self.policy.full;
+        let has_room = || !full.contains(self.forwarding.shard(record.bucket()));
+        self.has_quorum(record) && (full == ShardSet::NONE || has_room())
+    }
+
     /// Frees a session.
     pub(super) fn end(&mut self, slot: Slot, version: u64) {
         if self.table.free(slot, version, Wait::Yes) {
@@ -371,7 +381,7 @@ impl Step<'_> {
         let said = record.get(word::SAID);
         let (stored, sent) = (SessionFlags(said as u16), SessionFlags((said >> SENT_SHIFT) as u16));
         if !stored.has(flags) {
-            if !self.has_quorum(record) {
+            if !self.is_heard(record) {
                 return self.now + REPEAT_MS;
             }
             if sent == flags && self.now < due {
@@ -389,7 +399,7 @@ impl Step<'_> {
         if !adopted && (record.seen_here() <= last || flags.closing()) {
             return self.now + interval;
         }
-        if !self.has_quorum(record) {
+        if !self.is_heard(record) {
             return self.now + REPEAT_MS;
         }
         self.update(record, flags);
@@ -445,7 +455,7 @@ impl Step<'_> {
         if self.now < when {
             return when;
         }
-        if self.has_quorum(record) {
+        if self.is_heard(record) {
             let told = state::ADOPTED | state::FAR;
             self.table.change(record, |bits| bits & !told | state::PROPOSED);
             let description = record.describe(self.now);

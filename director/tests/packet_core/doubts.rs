@@ -68,7 +68,13 @@ impl Stale {
 
     /// What a pass of the sweep has to tell.
     fn updates(&mut self) -> Vec<SessionChange> {
-        let policy = SweepPolicy { departed: &[], flush: false, quorum: ShardSet::ALL, leads: &[] };
+        let policy = SweepPolicy {
+            departed: &[],
+            flush: false,
+            quorum: ShardSet::ALL,
+            full: ShardSet::NONE,
+            leads: &[],
+        };
         let mut told = Vec::new();
         let mut sweeper = Sweeper::new(&self.lab.table);
         sweeper.step(

@@ -96,6 +96,7 @@ impl Case {
         let policy = SweepPolicy {
             flush: false,
             quorum: ShardSet::ALL,
+            full: ShardSet::NONE,
             departed: &self.departed,
             leads: &ALL,
         };

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_director::session::{SweepPolicy, Sweeper};
-use holdfast_schema::bucket::ShardId;
+use holdfast_schema::bucket::{ShardId, ShardSet};
 use holdfast_schema::cluster::{ClusterState, DirectorId, MemberState};
 use holdfast_schema::session::SessionChange;
 
@@ -20,10 +20,13 @@ pub const STEP: Duration = Duration::from_millis(10);
 /// the rest of a slow pass.
 pub const FLUSH_BUDGET: usize = 65_536;
 
+/// Records that the sweep looks at in a step at the least, however much waits for room.
+pub const LEAST_BUDGET: usize = 64;
+
 /// Changes that the store takes or refuses together.
 const CHUNK: usize = 512;
 
-/// How long (ms) the walk waits for the store to take what it has found.
+/// How long (ms) a shard's changes wait for room while none of them finds any.
 const GIVE_UP_MS: u64 = 1_000;
 
 /// Sessions that found no room here, and were too many to remember, are asked of the store again this
@@ -42,20 +45,21 @@ pub fn run(node: &Arc<Node>) {
     while !node.stopping.load(Ordering::Relaxed) {
         std::thread::sleep(STEP);
         let now_ms = mono_ms();
-        if !unsaid.say(now_ms, |shard, changes| propose(node, shard, changes)) {
-            continue;
-        }
+        let full = unsaid.say(now_ms, |shard, changes| propose(node, shard, changes));
         let Some(cluster) = node.cluster() else { continue };
         let flush = cluster.change_planned() || node.leaving.load(Ordering::Relaxed);
         node.flushes.lock().begin(&cluster.planned, now_ms);
         let policy = SweepPolicy {
             flush,
             quorum: node.store.shards_with_quorum(),
+            full,
             departed: departed.of(&cluster),
             leads: &node.store.shards_led(),
         };
         let usual = Sweeper::budget(&table, STEP.as_millis() as u64);
         let budget = if flush { usual.max(FLUSH_BUDGET) } else { usual };
+        // What waits and what is found are together no more than one step finds, or hardly more: the walk goes on.
+        let budget = budget.saturating_sub(unsaid.waiting()).max(LEAST_BUDGET);
         let tables = forwarder.tables();
         let mut out = Vec::new();
         let progress = sweeper.step(&table, &tables, now_ms, &policy, budget, &mut out);
@@ -110,10 +114,15 @@ fn propose(node: &Node, shard: ShardId, changes: &[SessionChange]) -> bool {
 }
 
 /// Changes that the store had no room for yet. A step can find more than a shard's queue takes; its
-/// records count as said, so the rest must be said before the next step.
+/// records count as said, so the rest must be said before more is found of that shard.
 #[derive(Default)]
-pub struct Unsaid {
-    by_shard: BTreeMap<ShardId, Vec<SessionChange>>,
+pub struct Unsaid(BTreeMap<ShardId, Waiting>);
+
+/// Changes of one shard.
+#[derive(Default)]
+struct Waiting {
+    changes: Vec<SessionChange>,
+    /// Since when none of them has found room.
     since_ms: Option<u64>,
 }
 
@@ -121,33 +130,32 @@ impl Unsaid {
     /// Takes what a step of the sweep has found.
     pub fn add(&mut self, changes: Vec<(ShardId, SessionChange)>) {
         for (shard, change) in changes {
-            self.by_shard.entry(shard).or_default().push(change);
+            self.0.entry(shard).or_default().changes.push(change);
         }
     }
 
-    /// Says what finds room; true: nothing is left. What has found none for too long is given up,
-    /// for a later pass to say again: the walk also frees what is over, and must go on.
+    /// How many changes wait.
+    pub fn waiting(&self) -> usize {
+        self.0.values().map(|waiting| waiting.changes.len()).sum()
+    }
+
+    /// Says what finds room; returns the shards of which something is left. What has found none for too
+    /// long is given up, for a later pass to say again: by then it is old.
     pub fn say(
         &mut self,
         now_ms: u64,
         mut push: impl FnMut(ShardId, &[SessionChange]) -> bool,
-    ) -> bool {
-        let mut moved = false;
-        for (shard, changes) in &mut self.by_shard {
+    ) -> ShardSet {
+        self.0.retain(|shard, Waiting { changes, since_ms }| {
             let full = changes.chunks(CHUNK).position(|chunk| !push(*shard, chunk));
             let said = full.map_or(changes.len(), |chunks| chunks * CHUNK);
-            moved |= said > 0;
             changes.drain(..said);
-        }
-        self.by_shard.retain(|_, changes| !changes.is_empty());
-        let since_ms = match self.since_ms {
-            Some(since_ms) if !moved => since_ms,
-            _ => *self.since_ms.insert(now_ms),
-        };
-        if self.by_shard.is_empty() || now_ms >= since_ms + GIVE_UP_MS {
-            *self = Unsaid::default();
-        }
-        self.by_shard.is_empty()
+            if said > 0 {
+                *since_ms = None;
+            }
+            !changes.is_empty() && now_ms < *since_ms.get_or_insert(now_ms) + GIVE_UP_MS
+        });
+        self.0.keys().copied().collect()
     }
 }
 
@@ -195,7 +203,7 @@ mod tests {
         loop {
             steps += 1;
             let mut room = BTreeMap::from([(ShardId(0), 600usize), (ShardId(1), 1_100)]);
-            let done = unsaid.say(steps, |shard, chunk| {
+            let full = unsaid.say(steps, |shard, chunk| {
                 let left = room.get_mut(&shard).unwrap();
                 let fits = *left >= chunk.len();
                 if fits {
@@ -204,7 +212,7 @@ mod tests {
                 }
                 fits
             });
-            if done {
+            if full == ShardSet::NONE {
                 break;
             }
         }
@@ -215,11 +223,18 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_that_takes_nothing_holds_nobody_up_for_ever() {
+    fn a_shard_that_takes_nothing_holds_nobody_up_and_is_given_up_alone() {
         let mut unsaid = Unsaid::default();
         unsaid.add(changes(10));
-        assert!(!unsaid.say(5, |shard, _| shard == ShardId(1)));
-        assert!(!unsaid.say(5 + GIVE_UP_MS - 1, |_, _| false));
-        assert!(unsaid.say(5 + GIVE_UP_MS, |_, _| false));
+        let stuck = ShardSet::NONE.with(ShardId(0));
+        let other = |shard: ShardId, _: &[SessionChange]| shard == ShardId(1);
+        assert_eq!((unsaid.say(5, other), unsaid.waiting()), (stuck, 5));
+        // The others go on meanwhile.
+        let of_other = || changes(10).into_iter().filter(|(shard, _)| *shard == ShardId(1));
+        unsaid.add(of_other().collect());
+        assert_eq!((unsaid.say(5 + GIVE_UP_MS - 1, other), unsaid.waiting()), (stuck, 5));
+        unsaid.add(of_other().collect());
+        let late = unsaid.say(5 + GIVE_UP_MS, |_, _| false);
+        assert_eq!((late, unsaid.waiting()), (ShardSet::NONE.with(ShardId(1)), 5));
     }
 }

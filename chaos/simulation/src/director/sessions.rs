@@ -5,7 +5,7 @@ use std::sync::Arc;
 use holdfast_director::session::{Probe, SessionTable, SweepPolicy, Sweeper};
 use holdfast_director::tables::ForwardingTables;
 use holdfast_node::sessions::flushes::Flushes;
-use holdfast_node::sessions::sweep::{Departed, FLUSH_BUDGET, Unsaid};
+use holdfast_node::sessions::sweep::{Departed, FLUSH_BUDGET, LEAST_BUDGET, Unsaid};
 use holdfast_schema::bucket::{ShardId, ShardSet};
 use holdfast_schema::cluster::ClusterState;
 use holdfast_schema::session::SessionChange;
@@ -60,20 +60,19 @@ impl Sessions {
         mut propose: impl FnMut(ShardId, &[SessionChange]) -> bool,
     ) -> Vec<Probe> {
         let Around { now_ms, cluster, .. } = *around;
-        self.behind = !self.unsaid.say(now_ms, &mut propose);
-        if self.behind {
-            return Vec::new();
-        }
+        let full = self.unsaid.say(now_ms, &mut propose);
         let flush = cluster.change_planned() && around.flushes;
         self.flushes.begin(&cluster.planned, now_ms);
         let departed = self.departed.of(cluster);
-        let policy = SweepPolicy { flush, quorum: around.quorum, departed, leads: around.leads };
+        let policy =
+            SweepPolicy { flush, quorum: around.quorum, full, departed, leads: around.leads };
         let usual = Sweeper::budget(table, around.interval_ms);
         let budget = if flush { usual.max(FLUSH_BUDGET) } else { usual };
+        let budget = budget.saturating_sub(self.unsaid.waiting()).max(LEAST_BUDGET);
         let mut out = Vec::new();
         let progress = self.sweeper.step(table, around.tables, now_ms, &policy, budget, &mut out);
         self.unsaid.add(out);
-        self.behind = !self.unsaid.say(now_ms, &mut propose);
+        self.behind = self.unsaid.say(now_ms, &mut propose) != ShardSet::NONE;
         if progress.pass_complete && flush {
             self.flushes.pass_complete(|since_ms| table.unreplicated_before(since_ms));
         }

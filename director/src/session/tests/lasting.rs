@@ -1,6 +1,6 @@
 //! How long what is no open connection stays, and what waits for the quorum.
 
-use holdfast_schema::bucket::ShardSet;
+use holdfast_schema::bucket::{ShardId, ShardSet};
 use holdfast_schema::session::{
     HALF_OPEN_LINGER_MS, SessionFlags, SessionSink, SessionUpdate, TIME_WAIT_LINGER_MS,
 };
@@ -193,13 +193,14 @@ fn what_the_store_has_forgotten_does_not_stay_for_ever() {
     assert_eq!(table.stats().expired, 1);
 }
 
-#[test]
-fn a_shard_without_a_quorum_does_not_concern_the_others() {
-    let mut bench = Bench::new();
-    let shard =
-        |bench: &Bench, n: u32| bench.forwarding.shard(Bucket::of_local_port(reply(n).dst_port));
-    let other = (2..64).find(|n| shard(&bench, *n) != shard(&bench, 1)).unwrap();
-    let cut = SweepPolicy { quorum: ShardSet::ALL.without(shard(&bench, 1)), ..CALM };
+/// The shard of the first session, and a session of another one.
+fn apart(bench: &Bench) -> (ShardId, u32) {
+    let shard = |n: u32| bench.forwarding.shard(Bucket::of_local_port(reply(n).dst_port));
+    (shard(1), (2..64).find(|n| shard(*n) != shard(1)).unwrap())
+}
+
+/// Opens the first session and the other one. Under `cut` only the shard of the other one takes anything.
+fn the_other_is_told_of(bench: &mut Bench, other: u32, cut: SweepPolicy<'_>) -> [Slot; 2] {
     let flush = SweepPolicy { flush: true, ..cut };
     let table = bench.table.clone();
     let slots = [1, other].map(|n| bench.open(n, established(), 0));
@@ -214,6 +215,32 @@ fn a_shard_without_a_quorum_does_not_concern_the_others() {
     slots.iter().for_each(|slot| table.session(*slot).touch(Side::Client, 6_000, 1, 1));
     let told = bench.updates(300_000, cut);
     assert_eq!(told.iter().map(|u| u.key).collect::<Vec<_>>(), [key(other)]);
+    slots
+}
+
+#[test]
+fn a_shard_without_room_does_not_hold_up_the_others() {
+    let mut bench = Bench::new();
+    let (shard, other) = apart(&bench);
+    let full = SweepPolicy { full: ShardSet::NONE.with(shard), ..CALM };
+    let [slot, _] = the_other_is_told_of(&mut bench, other, full);
+    assert_eq!(bench.pass(300_999, full), []);
+    // It has not been lost, nor has its end.
+    let told = bench.updates(301_000, CALM);
+    assert_eq!(told.iter().map(|u| u.key).collect::<Vec<_>>(), [key(1)]);
+    bench.table.session(slot).set_flags(SessionFlags::RESET);
+    assert_eq!(bench.pass(302_000, full), []);
+    assert_eq!(bench.updates(303_000, CALM).len(), 1);
+    assert_eq!(bench.table.sessions(), 2);
+}
+
+#[test]
+fn a_shard_without_a_quorum_does_not_concern_the_others() {
+    let mut bench = Bench::new();
+    let (shard, other) = apart(&bench);
+    let cut = SweepPolicy { quorum: ShardSet::ALL.without(shard), ..CALM };
+    let slots = the_other_is_told_of(&mut bench, other, cut);
+    let table = bench.table.clone();
     // What ended is freed here only where no leader can have it expire.
     let ended = SessionFlags::CLIENT_FIN
         .with(SessionFlags::BACKEND_FIN)
