@@ -110,9 +110,12 @@ impl Handle {
         }
     }
 
-    /// The members have changed. Never gets lost.
-    pub fn members(&self, routes: Routes) {
-        *self.news.members.lock() = Some(Arc::new(routes));
+    /// The members have changed. Never gets lost. Of two who say so at once the one that has read them later is
+    /// heard.
+    pub fn members(&self, routes: impl FnOnce() -> Routes) {
+        let mut members = self.news.members.lock();
+        *members = Some(Arc::new(routes()));
+        drop(members);
         self.wake();
     }
 

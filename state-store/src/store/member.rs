@@ -209,6 +209,10 @@ impl Member {
         if self.sessions.set(groups).is_err() {
             tracing::warn!("the session groups were started twice");
         }
+        if let Some(sessions) = self.sessions.get() {
+            // Members may have changed while the groups were being opened.
+            sessions.handle.members(|| session_routes(&self.parts.published));
+        }
         self.sink_attached();
     }
 
@@ -298,9 +302,9 @@ impl Member {
         self.transport.set_numbers_given(DirectorId(view.cluster.next.director));
         drop(disowned);
         self.young.membership(&view.cluster);
-        self.control.handle.members(control_routes(&self.parts.published));
+        self.control.handle.members(|| control_routes(&self.parts.published));
         if let Some(sessions) = self.sessions.get() {
-            sessions.handle.members(session_routes(&self.parts.published));
+            sessions.handle.members(|| session_routes(&self.parts.published));
         }
     }
 

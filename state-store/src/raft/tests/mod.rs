@@ -219,7 +219,7 @@ fn news_get_through_a_full_queue() {
     let (handle, queue) = inputs(lab.metrics(1));
     while handle.say(Input::Fed) {}
     handle.attached();
-    handle.members(Routes::from([(2, DirectorId(2))]));
+    handle.members(|| Routes::from([(2, DirectorId(2))]));
     // Without them it would know nobody to send to.
     lab.start_with(1, Routes::new(), (handle, queue), attached.clone());
     lab.until("a message to the other one", |lab| !lab.net.leaders.lock().is_empty());
