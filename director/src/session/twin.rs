@@ -199,7 +199,8 @@ impl SessionTable {
         let Some(mut aside) = self.twins.aside.try_lock() else { return TwinVerdict::Contended };
         let is_its = |other: &SessionRecord| match other.flags.has(SessionFlags::BACKEND_ANSWERED) {
             true => other.backend_seen.seq == ack,
-            false => excluded,
+            // One that its backend has denied it is not: it is a third one's, or nobody's.
+            false => excluded && !other.flags.has(SessionFlags::DENIED),
         };
         if aside.get(&key).is_some_and(|(_, other)| !is_its(other)) {
             return TwinVerdict::Own;

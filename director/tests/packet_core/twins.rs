@@ -230,6 +230,23 @@ fn when_both_backends_have_answered_the_client_decides() {
     }
 }
 
+/// There may be a third one.
+#[test]
+fn a_twin_whose_backend_denies_the_client_is_not_chosen_because_the_other_is_not_either() {
+    let mut second = Second::answered(46_028);
+    let own = second.record().incarnation;
+    let mut denied = second.first.record.clone();
+    denied.flags = denied.flags.with(SessionFlags::DENIED);
+    second.lab.table.twin(&denied);
+    let ack = second.ack(FIRST_ISN);
+    let dropped = vec![(Verdict::Drop(DropReason::MissUnknown), ack.bytes())];
+    assert_eq!(second.asked_in_vain(&ack), dropped);
+    assert_eq!(second.record().incarnation, own);
+    let ack = second.ack(OWN_ISN);
+    assert_eq!(second.lab.sent(&ack.bytes()), second.to_own(&ack)[0].1);
+    second.lab.check_counters();
+}
+
 /// A client sends its request right behind its ACK: both come in one batch.
 #[test]
 fn what_comes_right_behind_the_deciding_segment_goes_the_same_way() {
