@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! Director::start(config, tables)   sessions allocated, XDP attached, one thread a receive queue
-//!   take_questions(..) ──▶ ask the others ──▶ answer(worker, answer)
+//!   wait_for_questions(..), take_questions(..) ──▶ ask the others ──▶ answer(worker, answer)
 //!   take_young(..)     ──▶ tell the homes of new sessions
 //!   install(tables)                   between two batches every worker goes over to them
 //! ```
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use holdfast_schema::cluster::DirectorId;
@@ -19,8 +20,8 @@ use crate::core::{AskLimits, CoreConfig, Count, Counters, MissAnswer, MissQuesti
 use crate::session::{Probe, SessionTable, Slot};
 use crate::tables::ForwardingTables;
 use crate::worker::{
-    Beat, DEFAULT_CHUNKS, Forwarder, Incoming, Pool, PoolConfig, QueueCounters, Shared, Waker,
-    rings,
+    Beat, DEFAULT_CHUNKS, Forwarder, Incoming, Pool, PoolConfig, QueueCounters, Shared, Taker,
+    Waker, rings,
 };
 use crate::xdp::{AttachedMode, Interface, SteerCounters};
 
@@ -116,6 +117,7 @@ pub struct Director {
     workers: Vec<(Arc<Shared>, Waker)>,
     /// What the workers have put down for others, by worker.
     incoming: Mutex<Vec<Incoming>>,
+    taker: Arc<Taker>,
     answers_refused: AtomicU64,
     probes_refused: AtomicU64,
 }
@@ -166,10 +168,11 @@ impl Director {
         let (vips, lips) = (tables.vips(), tables.lips());
         let tables = Arc::new(ArcSwap::new(tables));
         let (mut workers, mut incoming) = (Vec::new(), Vec::new());
+        let taker = Arc::new(Taker::default());
         let pool = Pool::start(&pool_config, vips, lips, |_queue, waker| {
             let shared = Arc::new(Shared::new());
             workers.push((shared.clone(), waker));
-            let (outgoing, taken) = rings();
+            let (outgoing, taken) = rings(taker.clone());
             incoming.push(taken);
             Forwarder::new(&sessions, tables.clone(), core.clone(), shared, outgoing)
         })?;
@@ -179,6 +182,7 @@ impl Director {
             sessions,
             workers,
             incoming: Mutex::new(incoming),
+            taker,
             answers_refused: AtomicU64::new(0),
             probes_refused: AtomicU64::new(0),
         })
@@ -205,31 +209,41 @@ impl Director {
         &self.sessions
     }
 
-    /// Takes at most so many of the workers' questions. They put them down without waking anybody, so
-    /// this has to be called often; what finds no room meanwhile comes again.
-    pub fn take_questions(&self, most: usize, mut take: impl FnMut(WorkerId, MissQuestion)) {
-        let mut incoming = self.incoming.lock();
-        let share = most.div_ceil(incoming.len().max(1));
-        for (worker, from) in (0..).zip(incoming.iter_mut()) {
-            for _ in 0..share {
-                let Ok(question) = from.questions.pop() else { break };
-                take(WorkerId(worker), question);
-            }
-        }
+    /// Waits until a worker puts down a question, so long at the most; returns at once if one did since the last
+    /// time. Always to be called by the same thread. Young sessions wake nobody: they have to be taken often, and
+    /// what finds no room meanwhile is counted.
+    pub fn wait_for_questions(&self, most: Duration) {
+        self.taker.wait(most);
+    }
+
+    /// Takes at most so many of the workers' questions. Returns whether there may be more. What finds no room
+    /// meanwhile comes again.
+    pub fn take_questions(&self, most: usize, take: impl FnMut(WorkerId, MissQuestion)) -> bool {
+        self.take(most, |from| &mut from.questions, take)
     }
 
     /// Takes at most so many of the sessions whose homes are to be told of them. Returns whether there may be
     /// more.
     pub fn take_young(&self, most: usize, mut take: impl FnMut(Slot)) -> bool {
+        self.take(most, |from| &mut from.young, |_, slot| take(slot))
+    }
+
+    /// Takes from one of the rings of each worker, from all of them alike.
+    fn take<T>(
+        &self,
+        most: usize,
+        ring: fn(&mut Incoming) -> &mut rtrb::Consumer<T>,
+        mut take: impl FnMut(WorkerId, T),
+    ) -> bool {
         let mut incoming = self.incoming.lock();
         let share = most.div_ceil(incoming.len().max(1));
         let mut more = false;
-        for from in incoming.iter_mut() {
+        for (worker, from) in (0..).zip(incoming.iter_mut()) {
             let mut left = share;
             while left > 0
-                && let Ok(slot) = from.young.pop()
+                && let Ok(taken) = ring(from).pop()
             {
-                take(slot);
+                take(WorkerId(worker), taken);
                 left -= 1;
             }
             more |= left == 0;

@@ -5,11 +5,10 @@ mod common;
 #[path = "common/cluster.rs"]
 mod testcluster;
 
-use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{DIRECTOR_MAC, Link, PEER_MAC, privileged, wait_for};
 use holdfast_director::core::{Count, DropReason, MissAnswer, MissKind, MissQuestion};
@@ -53,12 +52,14 @@ fn start(link: &Link, workers: u16, tables: Arc<ForwardingTables>) -> Director {
 
 /// The next question that a worker puts down.
 fn asked(director: &Director) -> (WorkerId, MissQuestion) {
-    let question = Cell::new(None);
-    wait_for("a question", || {
-        director.take_questions(1, |worker, asked| question.set(Some((worker, asked))));
-        question.get().is_some()
-    });
-    question.get().expect("it came")
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let (begun, mut question) = (Instant::now(), None);
+    while question.is_none() {
+        director.wait_for_questions(2 * PATIENCE);
+        assert!(begun.elapsed() < PATIENCE, "no question, or it has woken nobody");
+        director.take_questions(1, |worker, asked| question = Some((worker, asked)));
+    }
+    question.expect("it came")
 }
 
 /// Everything that was received is accounted for, once the workers are at rest.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use holdfast_director::core::{AskLimits, Count, MissAnswer, MissQuestion};
 use holdfast_director::director::{
@@ -70,9 +71,14 @@ impl Forwarder {
         self.director.sessions()
     }
 
-    /// Takes the workers' questions, at most so many.
-    pub fn take_questions(&self, most: usize, take: impl FnMut(WorkerId, MissQuestion)) {
-        self.director.take_questions(most, take);
+    /// Waits until a worker puts down a question, so long at the most. Always the same thread.
+    pub fn wait_for_questions(&self, most: Duration) {
+        self.director.wait_for_questions(most);
+    }
+
+    /// Takes the workers' questions, at most so many. Returns whether there may be more.
+    pub fn take_questions(&self, most: usize, take: impl FnMut(WorkerId, MissQuestion)) -> bool {
+        self.director.take_questions(most, take)
     }
 
     /// Takes the sessions whose homes are to be told of them, at most so many. Returns whether there may be

@@ -3,9 +3,10 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, Cache};
 use crossbeam_queue::ArrayQueue;
@@ -34,10 +35,31 @@ const CLOCK_INTERVAL_NS: u64 = 1_000_000_000;
 const QUESTIONS: usize = 4_096;
 const YOUNG: usize = 16_384;
 
-/// A worker's end of the rings to the node: it neither allocates, nor waits, nor wakes anybody.
+/// A worker's end of the rings to the node: it neither allocates nor waits.
 pub(crate) struct Outgoing {
     questions: rtrb::Producer<MissQuestion>,
     young: rtrb::Producer<Slot>,
+    taker: Arc<Taker>,
+}
+
+/// The thread that takes what workers put down.
+#[derive(Debug, Default)]
+pub(crate) struct Taker(OnceLock<Thread>);
+
+impl Taker {
+    /// Waits until a question is put down, so long at the most; returns at once if one was since the last time. For
+    /// one thread only, which is woken from the first time on.
+    pub(crate) fn wait(&self, most: Duration) {
+        self.0.get_or_init(std::thread::current);
+        std::thread::park_timeout(most);
+    }
+
+    /// Wakes it, if it waits: a system call in that case only.
+    fn wake(&self) {
+        if let Some(thread) = self.0.get() {
+            thread.unpark();
+        }
+    }
 }
 
 /// The node's end of them.
@@ -47,10 +69,10 @@ pub(crate) struct Incoming {
 }
 
 /// The rings of one worker.
-pub(crate) fn rings() -> (Outgoing, Incoming) {
+pub(crate) fn rings(taker: Arc<Taker>) -> (Outgoing, Incoming) {
     let (ask, questions) = rtrb::RingBuffer::new(QUESTIONS);
     let (tell, young) = rtrb::RingBuffer::new(YOUNG);
-    (Outgoing { questions: ask, young: tell }, Incoming { questions, young })
+    (Outgoing { questions: ask, young: tell, taker }, Incoming { questions, young })
 }
 
 /// What a worker's forwarder shares with other threads.
@@ -183,10 +205,14 @@ impl PacketCore for Forwarder {
         });
         if self.core.parked() > 0 {
             self.core.take_questions(now_ns, &mut self.questions);
-            for question in self.questions.drain(..) {
-                if self.outgoing.questions.push(question).is_err() {
-                    self.core.count_refused_question();
+            // Packets wait for the answers. Nothing else that is put down has to be taken at once.
+            if !self.questions.is_empty() {
+                for question in self.questions.drain(..) {
+                    if self.outgoing.questions.push(question).is_err() {
+                        self.core.count_refused_question();
+                    }
                 }
+                self.outgoing.taker.wake();
             }
         }
         let young = &mut self.outgoing.young;

@@ -16,7 +16,7 @@ use crate::core::{DropReason, Frame, Verdict};
 
 pub use beat::Beat;
 pub use counters::{IoCounters, IoSnapshot};
-pub(crate) use forwarder::{Forwarder, Incoming, Shared, rings};
+pub(crate) use forwarder::{Forwarder, Incoming, Shared, Taker, rings};
 pub use pool::{DEFAULT_CHUNKS, Pool, PoolConfig, PoolCounters, QueueCounters, Waker};
 
 /// Sends a packet; or tells why it could not be sent, as which it is to be counted.

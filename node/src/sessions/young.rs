@@ -1,9 +1,10 @@
 //! The thread that takes from the workers what they put down: questions about unknown sessions, and
-//! new sessions, which it tells to their homes. It comes by itself, because a worker wakes nobody.
+//! new sessions, which it tells to their homes. A question wakes it, because a packet waits for the answer; for new
+//! sessions it comes by itself.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use holdfast_director::core::Count;
 use holdfast_director::session::{SessionTable, YoungWalk};
@@ -15,12 +16,8 @@ use crate::clock::mono_ms;
 use crate::forward::Forwarder;
 use crate::node::Node;
 
-/// Time between two visits, and while packets wait for answers.
+/// Time between two visits, if nobody asks.
 const IDLE: Duration = Duration::from_micros(500);
-const BUSY: Duration = Duration::from_micros(100);
-
-/// How long after the last question it is busy.
-const BUSY_FOR: Duration = Duration::from_millis(50);
 
 /// Questions and new sessions taken at a visit: one kind must not keep the other waiting.
 const QUESTIONS: usize = 256;
@@ -34,14 +31,13 @@ pub fn run(node: &Arc<Node>, misses: &Misses) {
     let Some(forwarder) = node.forwarder.get() else { return };
     let table = forwarder.sessions().clone();
     let mut telling = Telling::default();
-    let mut busy_until = Instant::now();
+    let mut more = false;
     while !node.stopping.load(Ordering::Relaxed) {
-        let now = Instant::now();
-        std::thread::sleep(if now < busy_until { BUSY } else { IDLE });
-        forwarder.take_questions(QUESTIONS, |worker, question| {
-            busy_until = now + BUSY_FOR;
-            misses.ask(worker, question);
-        });
+        if !more {
+            forwarder.wait_for_questions(IDLE);
+        }
+        let ask = |worker, question| misses.ask(worker, question);
+        more = forwarder.take_questions(QUESTIONS, ask);
         if let Some(registrar) = node.store.registrar() {
             telling.visit(forwarder, &table, &registrar);
         }
