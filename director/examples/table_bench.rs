@@ -11,7 +11,7 @@ use holdfast_director::session::{
     FlowCache, Lookup, NewSession, SessionTable, Side, SweepPolicy, Sweeper,
 };
 use holdfast_director::tables::{ForwardingTables, NextHops};
-use holdfast_schema::bucket::{Bucket, BucketKey, ShardSet, ShardTable};
+use holdfast_schema::bucket::{Bucket, BucketKey, ShardTable};
 use holdfast_schema::cluster::{BackendId, ClusterState, DirectorId, ListenerId, NextIds};
 use holdfast_schema::config::{ClusterSpec, ReplicateAfter};
 use holdfast_schema::flow::{Addr, FlowKey, Protocol};
@@ -174,13 +174,7 @@ fn main() {
         None,
     );
     let mut sweeper = Sweeper::new(&table);
-    let policy = SweepPolicy {
-        flush: false,
-        quorum: ShardSet::ALL,
-        full: ShardSet::NONE,
-        departed: &[],
-        leads: &[],
-    };
+    let policy = SweepPolicy::CALM;
     let mut changes = Vec::with_capacity(sessions as usize);
     let mut pass = |name: &str, now_ms: u64, changes: &mut Vec<_>| {
         let begun = Cpu::now();

@@ -44,7 +44,6 @@ use std::sync::Arc;
 
 use holdfast_director::core::{CoreConfig, Count, Frame, MissAnswer, MissQuestion, Verdict};
 use holdfast_director::session::{SessionTable, Slot, SweepPolicy, Sweeper};
-use holdfast_schema::bucket::ShardSet;
 use holdfast_schema::session::{SessionFlags, SessionRecord, SessionSink};
 use support::packet::*;
 use support::*;
@@ -331,13 +330,7 @@ fn telling_the_ends_of_expired_sessions_allocates_nothing() {
         ends.push((local, backend));
     }
     let mut sweeper = Sweeper::new(&bench.lab.table);
-    let policy = SweepPolicy {
-        flush: false,
-        quorum: ShardSet::ALL,
-        full: ShardSet::NONE,
-        departed: &[],
-        leads: &[],
-    };
+    let policy = SweepPolicy::CALM;
     let mut probed = 0;
     for wait_ms in [900_000, 2_000] {
         bench.lab.pass(wait_ms);

@@ -66,6 +66,17 @@ pub struct SweepPolicy<'a> {
     pub leads: &'a [ShardId],
 }
 
+impl SweepPolicy<'static> {
+    /// Nothing is planned, everybody is there, the store takes everything, and others lead.
+    pub const CALM: SweepPolicy<'static> = SweepPolicy {
+        flush: false,
+        quorum: ShardSet::ALL,
+        full: ShardSet::NONE,
+        departed: &[],
+        leads: &[],
+    };
+}
+
 /// What one step did.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct SweepProgress {

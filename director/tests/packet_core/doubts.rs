@@ -4,7 +4,6 @@ use std::net::SocketAddrV4;
 
 use holdfast_director::core::{CoreConfig, Count, DropReason, MissAnswer, MissKind, Verdict};
 use holdfast_director::session::{SweepPolicy, Sweeper};
-use holdfast_schema::bucket::ShardSet;
 use holdfast_schema::session::{
     HalfSeen, SessionChange, SessionFlags as F, SessionRecord, SessionSink,
 };
@@ -68,13 +67,7 @@ impl Stale {
 
     /// What a pass of the sweep has to tell.
     fn updates(&mut self) -> Vec<SessionChange> {
-        let policy = SweepPolicy {
-            departed: &[],
-            flush: false,
-            quorum: ShardSet::ALL,
-            full: ShardSet::NONE,
-            leads: &[],
-        };
+        let policy = SweepPolicy::CALM;
         let mut told = Vec::new();
         let mut sweeper = Sweeper::new(&self.lab.table);
         sweeper.step(

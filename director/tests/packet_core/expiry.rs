@@ -2,7 +2,7 @@
 
 use holdfast_director::core::{Count, DropReason, MissAnswer, Verdict};
 use holdfast_director::session::{SweepPolicy, Sweeper};
-use holdfast_schema::bucket::{ShardId, ShardSet};
+use holdfast_schema::bucket::ShardId;
 use holdfast_schema::cluster::DirectorId;
 use holdfast_schema::flow::{FlowKey, Protocol};
 use holdfast_schema::session::{SessionChange, SessionFlags, SessionRecord, SessionSink};
@@ -93,13 +93,7 @@ impl Case {
 
     /// One pass of the sweep; the frames of the probes that it wants.
     fn sweep(&mut self) -> Vec<Vec<u8>> {
-        let policy = SweepPolicy {
-            flush: false,
-            quorum: ShardSet::ALL,
-            full: ShardSet::NONE,
-            departed: &self.departed,
-            leads: &ALL,
-        };
+        let policy = SweepPolicy { departed: &self.departed, leads: &ALL, ..SweepPolicy::CALM };
         let lab = &mut self.lab;
         let mut changes = Vec::new();
         let now_ms = lab.now_ns / MS;

@@ -4,7 +4,6 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use holdfast_schema::bucket::ShardSet;
 use holdfast_schema::session::SessionSink;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -161,13 +160,7 @@ fn a_slot_never_changes_its_session_under_a_worker() {
                 break; // it failed; the scope will say how
             }
             out.clear();
-            let policy = SweepPolicy {
-                flush: true,
-                quorum: ShardSet::ALL,
-                full: ShardSet::NONE,
-                departed: &[],
-                leads: &[],
-            };
+            let policy = SweepPolicy { flush: true, ..SweepPolicy::CALM };
             sweeper.step(&shared.table, &forwarding, 1, &policy, 100, &mut out);
             std::thread::yield_now();
         }
@@ -184,13 +177,7 @@ fn a_slot_never_changes_its_session_under_a_worker() {
     assert_eq!(table.stats().half_open, 0);
     // What workers could not finish is finished by the sweep; each round ends an epoch.
     let mut sweeper = Sweeper::new(table);
-    let policy = SweepPolicy {
-        flush: false,
-        quorum: ShardSet::ALL,
-        full: ShardSet::NONE,
-        departed: &[],
-        leads: &[],
-    };
+    let policy = SweepPolicy::CALM;
     for _ in 0..4 {
         sweeper.step(table, &forwarding, 1, &policy, 1_000, &mut Vec::new());
     }

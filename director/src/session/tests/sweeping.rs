@@ -11,13 +11,7 @@ use super::super::{OpenError, SweepPolicy, SweepProgress, Sweeper};
 use super::*;
 use crate::tables::{ForwardingTables, fixture};
 
-pub(super) const CALM: SweepPolicy<'static> = SweepPolicy {
-    flush: false,
-    quorum: ShardSet::ALL,
-    full: ShardSet::NONE,
-    departed: &[],
-    leads: &[],
-};
+pub(super) const CALM: SweepPolicy<'static> = SweepPolicy::CALM;
 pub(super) const FLUSH: SweepPolicy<'static> = SweepPolicy { flush: true, ..CALM };
 pub(super) const ALONE: SweepPolicy<'static> = SweepPolicy { quorum: ShardSet::NONE, ..CALM };
 pub(super) const OTHER_GONE: SweepPolicy<'static> = SweepPolicy { departed: &[OTHER], ..CALM };
